@@ -1,0 +1,478 @@
+"""The event engine, compiled. One running slot a device, one transfer at a time a link.
+
+Semantics (each stated once here; the plain twin in the tests follows the same words):
+
+- Sources (parameters, inputs) are there at time 0.
+- A task is ready when all tensors it reads are on its device. A free device takes, of its ready tasks, the one with
+  the earliest ready time, or, given priorities, the one with the highest priority (then the earliest ready time).
+  Ties break by task index, which is the order of the lowest op.
+- A tensor is pushed when its producer finishes, once to each other device that reads it. A link carries one transfer
+  at a time, in order of request, ties by tensor (so by producer), then by destination; a transfer takes
+  ``latency_s + bytes / bytes_per_s``. Transfers overlap compute.
+- At one instant every finish, of tasks and transfers, is taken in before anything starts. Work of no duration
+  finishes at the instant it started, in a further round.
+- Memory: parameters and optimiser state stay for the whole step. A storage is allocated on the producer's device when
+  the producer starts, and freed when the last task there that reads it and the last transfer out of it have finished
+  (when the producer finishes, where nobody reads it). A copy is allocated on the destination when its transfer
+  starts, and freed when the last task there that reads it has finished. A source's storage is allocated at time 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+INFINITY = np.inf
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _enqueue(task, device, ready, before, after, head, tail):
+    """Append to a device's queue; ready times never fall, so only ties move a task forward."""
+    other = tail[device]
+    while other != -1 and ready[other] == ready[task] and other > task:
+        other = before[other]
+    before[task] = other
+    if other == -1:
+        after[task] = head[device]
+        head[device] = task
+    else:
+        after[task] = after[other]
+        after[other] = task
+    if after[task] == -1:
+        tail[device] = task
+    else:
+        before[after[task]] = task
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _goes_first(a, b, priority, ready):
+    if priority[a] != priority[b]:
+        return priority[a] > priority[b]
+    if ready[a] != ready[b]:
+        return ready[a] < ready[b]
+    return a < b
+
+
+@njit(cache=True, nogil=True)
+def _heap_push(heap, base, heap_size, device, task, priority, ready):
+    position = heap_size[device]
+    heap_size[device] += 1
+    while position > 0:
+        parent = (position - 1) // 2
+        other = heap[base + parent]
+        if _goes_first(other, task, priority, ready):
+            break
+        heap[base + position] = other
+        position = parent
+    heap[base + position] = task
+
+
+@njit(cache=True, nogil=True)
+def _heap_pop(heap, base, heap_size, device, priority, ready):
+    top = heap[base]
+    heap_size[device] -= 1
+    size = heap_size[device]
+    if size > 0:
+        task = heap[base + size]
+        position = 0
+        while True:
+            child = 2 * position + 1
+            if child >= size:
+                break
+            if child + 1 < size and _goes_first(heap[base + child + 1], heap[base + child], priority, ready):
+                child += 1
+            if _goes_first(task, heap[base + child], priority, ready):
+                break
+            heap[base + position] = heap[base + child]
+            position = child
+        heap[base + position] = task
+    return top
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def run(
+    placement,  # int32 [K] device of each task
+    priority,  # float64 [K], or [0] for first come, first served
+    durations,  # float64 [types, K] seconds
+    device_type,  # int32 [D]
+    link_of,  # int32 [D, D]
+    link_latency_s,  # float64 [L]
+    link_bytes_per_s,  # float64 [L]
+    is_source,  # bool [K]
+    persistent_bytes,  # int64 [K]
+    storage_ptr,
+    storage_bytes,
+    tensor_ptr,
+    tensor_bytes,
+    tensor_storage,
+    tensor_task,
+    reader_ptr,
+    reader,
+    input_ptr,
+    input_tensor,
+    record,  # bool: fill transfers and memory events
+    start,  # float64 [K], filled
+    finish,  # float64 [K], filled
+    peak_bytes,  # int64 [D], filled
+    peak_time_s,  # float64 [D], filled
+    busy_s,  # float64 [D], filled
+):
+    """Run one step. Returns (makespan_s, transfers float64 [X, 6], memory float64 [M, 3], done).
+
+    A transfer row is (tensor, source device, destination device, request, start, finish); a memory row is
+    (time, device, change in bytes); both are empty unless ``record``. ``done`` counts the tasks that finished.
+    """
+    num_tasks = placement.shape[0]
+    num_devices = device_type.shape[0]
+    num_links = link_latency_s.shape[0]
+    num_tensors = tensor_bytes.shape[0]
+    by_priority = priority.shape[0] > 0
+
+    # how many transfers at most: a tensor goes at most once to each other device that reads it
+    most = 0
+    for tensor in range(num_tensors):
+        most += min(reader_ptr[tensor + 1] - reader_ptr[tensor], num_devices - 1)
+
+    waiting = np.empty(num_tasks, np.int32)  # inputs not yet on the task's device
+    ready = np.empty(num_tasks, np.float64)
+    before = np.full(num_tasks, -1, np.int32)  # linked list of each device's queue
+    after = np.full(num_tasks, -1, np.int32)
+    head = np.full(num_devices, -1, np.int32)
+    tail = np.full(num_devices, -1, np.int32)
+    heap = np.empty(num_tasks if by_priority else 0, np.int32)
+    heap_start = np.zeros(num_devices + 1, np.int64)
+    heap_size = np.zeros(num_devices, np.int64)
+
+    memory = np.zeros(num_devices, np.int64)
+    storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
+    copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
+
+    x_tensor = np.empty(most, np.int32)
+    x_target = np.empty(most, np.int32)
+    x_request = np.empty(most, np.float64)
+    x_after = np.empty(most, np.int32)
+    x_before = np.empty(most, np.int32)
+    x_count = 0
+    x_start = np.empty(most if record else 0, np.float64)
+    x_finish = np.empty(most if record else 0, np.float64)
+    link_head = np.full(num_links, -1, np.int32)
+    link_tail = np.full(num_links, -1, np.int32)
+    link_running = np.full(num_links, -1, np.int32)
+    link_until = np.full(num_links, INFINITY)
+    active = np.empty(num_links, np.int32)  # links that carry something now
+    num_active = 0
+    try_links = np.empty(num_links, np.int32)  # idle links that may have something to carry
+    listed = np.zeros(num_links, np.bool_)
+    num_try = 0
+
+    running = np.full(num_devices, -1, np.int32)
+    until = np.full(num_devices, INFINITY)
+
+    num_events = 0
+    size = 2 * (storage_bytes.shape[0] + most) + num_devices if record else 0
+    events = np.empty((size, 3), np.float64)
+
+    for device in range(num_devices):
+        peak_bytes[device] = 0
+        peak_time_s[device] = 0.0
+        busy_s[device] = 0.0
+    for task in range(num_tasks):
+        waiting[task] = input_ptr[task + 1] - input_ptr[task]
+        memory[placement[task]] += persistent_bytes[task]
+        if by_priority:
+            heap_start[placement[task] + 1] += 1
+    for device in range(num_devices):
+        heap_start[device + 1] += heap_start[device]
+        if record:
+            events[num_events, 0] = 0.0
+            events[num_events, 1] = device
+            events[num_events, 2] = memory[device]
+            num_events += 1
+
+    now = 0.0
+    done = 0
+    makespan = 0.0
+    # The first round takes in the sources; every later one takes in the finishes of its instant.
+    first_round = True
+    next_source = 0
+    while True:
+        # ---- take in every finish at this instant
+        turn = 0
+        while True:
+            finished = -1
+            if first_round:
+                while next_source < num_tasks and not is_source[next_source]:
+                    next_source += 1
+                if next_source == num_tasks:
+                    break
+                finished = next_source
+                next_source += 1
+                start[finished] = 0.0
+                finish[finished] = 0.0
+                home = placement[finished]
+                for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
+                    memory[home] += storage_bytes[storage]
+                    if record:
+                        events[num_events, 0] = now
+                        events[num_events, 1] = home
+                        events[num_events, 2] = storage_bytes[storage]
+                        num_events += 1
+            else:
+                while turn < num_devices and until[turn] != now:
+                    turn += 1
+                if turn == num_devices:
+                    break
+                finished = running[turn]
+                running[turn] = -1
+                until[turn] = INFINITY
+            done += 1
+            home = placement[finished]
+            # what it read
+            for position in range(input_ptr[finished], input_ptr[finished + 1]):
+                tensor = input_tensor[position]
+                if copy_left[home, tensor] > 0:
+                    copy_left[home, tensor] -= 1
+                    if copy_left[home, tensor] == 0:
+                        memory[home] -= tensor_bytes[tensor]
+                        if record:
+                            events[num_events, 0] = now
+                            events[num_events, 1] = home
+                            events[num_events, 2] = -tensor_bytes[tensor]
+                            num_events += 1
+                else:
+                    storage = tensor_storage[tensor]
+                    storage_left[storage] -= 1
+                    if storage_left[storage] == 0:
+                        memory[home] -= storage_bytes[storage]
+                        if record:
+                            events[num_events, 0] = now
+                            events[num_events, 1] = home
+                            events[num_events, 2] = -storage_bytes[storage]
+                            num_events += 1
+            # what it made
+            for tensor in range(tensor_ptr[finished], tensor_ptr[finished + 1]):
+                storage = tensor_storage[tensor]
+                for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                    task = reader[position]
+                    target = placement[task]
+                    if target == home:
+                        storage_left[storage] += 1
+                        waiting[task] -= 1
+                        if waiting[task] == 0:
+                            ready[task] = now
+                            if by_priority:
+                                _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
+                            else:
+                                _enqueue(task, target, ready, before, after, head, tail)
+                    else:
+                        if copy_left[target, tensor] == 0:
+                            storage_left[storage] += 1
+                            link = link_of[home, target]
+                            x = x_count
+                            x_count += 1
+                            x_tensor[x] = tensor
+                            x_target[x] = target
+                            x_request[x] = now
+                            other = link_tail[link]
+                            while (
+                                other != -1
+                                and x_request[other] == now
+                                and (
+                                    x_tensor[other] > tensor
+                                    or (x_tensor[other] == tensor and x_target[other] > target)
+                                )
+                            ):
+                                other = x_before[other]
+                            x_before[x] = other
+                            if other == -1:
+                                x_after[x] = link_head[link]
+                                link_head[link] = x
+                            else:
+                                x_after[x] = x_after[other]
+                                x_after[other] = x
+                            if x_after[x] == -1:
+                                link_tail[link] = x
+                            else:
+                                x_before[x_after[x]] = x
+                            if link_running[link] == -1 and not listed[link]:
+                                listed[link] = True
+                                try_links[num_try] = link
+                                num_try += 1
+                        copy_left[target, tensor] += 1
+            for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
+                if storage_left[storage] == 0:
+                    memory[home] -= storage_bytes[storage]
+                    if record:
+                        events[num_events, 0] = now
+                        events[num_events, 1] = home
+                        events[num_events, 2] = -storage_bytes[storage]
+                        num_events += 1
+        position = 0
+        while position < num_active:
+            link = active[position]
+            if link_until[link] != now:
+                position += 1
+                continue
+            num_active -= 1
+            active[position] = active[num_active]
+            x = link_running[link]
+            link_running[link] = -1
+            link_until[link] = INFINITY
+            if not listed[link]:
+                listed[link] = True
+                try_links[num_try] = link
+                num_try += 1
+            tensor = x_tensor[x]
+            target = x_target[x]
+            storage = tensor_storage[tensor]
+            storage_left[storage] -= 1
+            if storage_left[storage] == 0:
+                home = placement[tensor_task[tensor]]
+                memory[home] -= storage_bytes[storage]
+                if record:
+                    events[num_events, 0] = now
+                    events[num_events, 1] = home
+                    events[num_events, 2] = -storage_bytes[storage]
+                    num_events += 1
+            for reading in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                task = reader[reading]
+                if placement[task] == target:
+                    waiting[task] -= 1
+                    if waiting[task] == 0:
+                        ready[task] = now
+                        if by_priority:
+                            _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
+                        else:
+                            _enqueue(task, target, ready, before, after, head, tail)
+        if first_round:
+            first_round = False
+            for task in range(num_tasks):
+                if waiting[task] == 0 and not is_source[task] and input_ptr[task] == input_ptr[task + 1]:
+                    ready[task] = 0.0
+                    target = placement[task]
+                    if by_priority:
+                        _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
+                    else:
+                        _enqueue(task, target, ready, before, after, head, tail)
+            for device in range(num_devices):
+                peak_bytes[device] = memory[device]
+
+        # ---- start what can start
+        next_time = INFINITY
+        for device in range(num_devices):
+            if running[device] == -1:
+                task = -1
+                if by_priority:
+                    if heap_size[device] > 0:
+                        task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
+                else:
+                    task = head[device]
+                    if task != -1:
+                        head[device] = after[task]
+                        if after[task] == -1:
+                            tail[device] = -1
+                        else:
+                            before[after[task]] = -1
+                if task != -1:
+                    duration = durations[device_type[device], task]
+                    start[task] = now
+                    finish[task] = now + duration
+                    makespan = max(makespan, now + duration)
+                    busy_s[device] += duration
+                    running[device] = task
+                    until[device] = now + duration
+                    for storage in range(storage_ptr[task], storage_ptr[task + 1]):
+                        memory[device] += storage_bytes[storage]
+                        if record:
+                            events[num_events, 0] = now
+                            events[num_events, 1] = device
+                            events[num_events, 2] = storage_bytes[storage]
+                            num_events += 1
+                    if memory[device] > peak_bytes[device]:
+                        peak_bytes[device] = memory[device]
+                        peak_time_s[device] = now
+            next_time = min(next_time, until[device])
+        for position in range(num_try):
+            link = try_links[position]
+            listed[link] = False
+            x = link_head[link]
+            if x == -1:
+                continue
+            link_head[link] = x_after[x]
+            if x_after[x] == -1:
+                link_tail[link] = -1
+            else:
+                x_before[x_after[x]] = -1
+            tensor = x_tensor[x]
+            target = x_target[x]
+            link_running[link] = x
+            link_until[link] = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
+            active[num_active] = link
+            num_active += 1
+            if record:
+                x_start[x] = now
+                x_finish[x] = link_until[link]
+                events[num_events, 0] = now
+                events[num_events, 1] = target
+                events[num_events, 2] = tensor_bytes[tensor]
+                num_events += 1
+            memory[target] += tensor_bytes[tensor]
+            if memory[target] > peak_bytes[target]:
+                peak_bytes[target] = memory[target]
+                peak_time_s[target] = now
+        num_try = 0
+        for position in range(num_active):
+            next_time = min(next_time, link_until[active[position]])
+        if next_time == INFINITY:
+            break
+        now = next_time
+
+    transfers = np.empty((x_count if record else 0, 6), np.float64)
+    if record:
+        for x in range(x_count):
+            transfers[x, 0] = x_tensor[x]
+            transfers[x, 1] = placement[tensor_task[x_tensor[x]]]
+            transfers[x, 2] = x_target[x]
+            transfers[x, 3] = x_request[x]
+            transfers[x, 4] = x_start[x]
+            transfers[x, 5] = x_finish[x]
+    return makespan, transfers, events[:num_events], done
+
+
+@njit(cache=True, nogil=True)
+def run_many(
+    placements,  # int32 [B, K]
+    priorities,  # float64 [B, K] or [B, 0]
+    durations,
+    device_type,
+    link_of,
+    link_latency_s,
+    link_bytes_per_s,
+    is_source,
+    persistent_bytes,
+    storage_ptr,
+    storage_bytes,
+    tensor_ptr,
+    tensor_bytes,
+    tensor_storage,
+    tensor_task,
+    reader_ptr,
+    reader,
+    input_ptr,
+    input_tensor,
+    makespans,  # float64 [B], filled
+    peaks,  # int64 [B, D], filled
+    peak_times,  # float64 [B, D], filled
+    busy,  # float64 [B, D], filled
+):
+    """:func:`run` for B decisions, one after the other, without the GIL."""
+    start = np.empty(placements.shape[1])
+    finish = np.empty(placements.shape[1])
+    for row in range(placements.shape[0]):
+        makespan, _, _, _ = run(
+            placements[row], priorities[row], durations, device_type, link_of, link_latency_s, link_bytes_per_s,
+            is_source, persistent_bytes, storage_ptr, storage_bytes, tensor_ptr, tensor_bytes, tensor_storage,
+            tensor_task, reader_ptr, reader, input_ptr, input_tensor, False, start, finish, peaks[row],
+            peak_times[row], busy[row],
+        )  # fmt: skip
+        makespans[row] = makespan

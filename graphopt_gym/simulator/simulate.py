@@ -1,0 +1,222 @@
+"""Run placements through the engine: one with its full timeline, or many for their costs."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphopt_gym.simulator import engine
+from graphopt_gym.simulator.tasks import TaskGraph, compile_tasks, task_times
+from graphopt_gym.simulator.timeline import Timeline
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cost_model import CostModel
+
+_NO_PRIORITY = np.zeros(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Costs of B decisions."""
+
+    makespan_s: np.ndarray  # float64 [B]
+    peak_bytes: np.ndarray  # int64 [B, D]
+    peak_time_s: np.ndarray  # float64 [B, D] when each device first reached its peak
+    busy_s: np.ndarray  # float64 [B, D]
+
+
+class Simulator:
+    """The engine, bound to one graph (with its fused groups) and one cluster.
+
+    Args:
+        graph: the computation graph, N ops.
+        cluster: D devices.
+        cost_model: prices ops; the fitted roofline where left out.
+        fusion: int [N] fused groups, see :func:`compile_tasks`.
+        op_times_s: float64 [device types, N] or [N]: exact seconds in place of the cost model's (for tests and for
+            users with their own measurements). Not together with ``fusion``.
+
+    Raises:
+        InputError: from :func:`compile_tasks`.
+    """
+
+    def __init__(
+        self,
+        graph: ComputationGraph,
+        cluster: Cluster,
+        cost_model: CostModel | None = None,
+        fusion: np.ndarray | None = None,
+        op_times_s: np.ndarray | None = None,
+    ) -> None:
+        self.graph = graph
+        self.cluster = cluster
+        self.tasks: TaskGraph = compile_tasks(graph, fusion)
+        kinds = list(dict.fromkeys(cluster.devices))
+        self.device_type = np.array([kinds.index(device) for device in cluster.devices], np.int32)
+        if op_times_s is not None:
+            if fusion is not None:
+                raise ValueError("op_times_s and fusion cannot be given together")
+            times = np.broadcast_to(np.atleast_2d(op_times_s), (len(kinds), graph.num_ops))[:, self.tasks.first_op]
+        else:
+            if cost_model is None:
+                from graphopt_gym.hardware.cost_model import load_cost_model
+
+                cost_model = load_cost_model()
+            times = np.stack([task_times(self.tasks, cost_model, device) for device in kinds])
+        self.durations_s = np.ascontiguousarray(np.where(self.tasks.is_source, 0.0, times))  # [types, K]
+        self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
+        tasks = self.tasks
+        self._links = (
+            np.ascontiguousarray(cluster.link_of, np.int32),
+            np.array([link.latency_s for link in cluster.links], np.float64),
+            np.array([link.bytes_per_s for link in cluster.links], np.float64),
+        )
+        self._columns = (
+            tasks.is_source,
+            tasks.persistent_bytes,
+            tasks.storage_ptr,
+            tasks.storage_bytes,
+            tasks.tensor_ptr,
+            tasks.tensor_bytes,
+            tasks.tensor_storage,
+            tasks.tensor_task,
+            tasks.reader_ptr,
+            tasks.reader,
+            tasks.input_ptr,
+            tasks.input_tensor,
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        return self.tasks.num_tasks
+
+    @property
+    def num_devices(self) -> int:
+        return self.cluster.num_devices
+
+    def device_durations_s(self) -> np.ndarray:
+        """float64 [D, K]: seconds of each task on each device."""
+        return self.durations_s[self.device_type]
+
+    def _run(self, placement, priority, record, start, finish, peak, peak_time, busy):  # noqa: ANN001
+        return engine.run(
+            placement, priority, self.durations_s, self.device_type, *self._links, *self._columns,
+            record, start, finish, peak, peak_time, busy,
+        )  # fmt: skip
+
+    def _priorities(self, priority: np.ndarray | None) -> np.ndarray:
+        if priority is None:
+            return _NO_PRIORITY
+        return np.ascontiguousarray(np.asarray(priority, np.float64)[..., self.tasks.first_op])
+
+    def run(self, placement: np.ndarray, priority: np.ndarray | None = None) -> Timeline:
+        """The whole timeline of one decision.
+
+        Args:
+            placement: int [N], the device of each op. Of a fused group and of views only the first op's counts.
+            priority: float [N] or None: higher first in the device's ready queue; None: first come, first served.
+        """
+        return self.run_tasks(np.asarray(placement)[self.tasks.first_op], self._priorities(priority))
+
+    def run_tasks(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> Timeline:
+        """As :meth:`run`, for a placement (and priorities) of tasks: int [K], float [K]."""
+        devices, count = self.num_devices, self.num_tasks
+        placement = np.ascontiguousarray(placement, np.int32)
+        start, finish = np.zeros(count), np.zeros(count)
+        peak, peak_time, busy = np.zeros(devices, np.int64), np.zeros(devices), np.zeros(devices)
+        makespan, transfers, memory, done = self._run(
+            placement, priority, True, start, finish, peak, peak_time, busy
+        )
+        assert done == count, "the task graph has a cycle"
+        return Timeline(
+            graph=self.graph,
+            cluster=self.cluster,
+            tasks=self.tasks,
+            placement=placement,
+            start_s=start,
+            finish_s=finish,
+            makespan_s=float(makespan),
+            transfers=transfers,
+            memory_events=memory,
+            peak_bytes=peak,
+            peak_time_s=peak_time,
+            busy_s=busy,
+        )
+
+    def cost(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> tuple[float, np.ndarray]:
+        """(makespan_s, peak_bytes int64 [D]) of one placement of tasks, int32 [K]; the fast path of a step."""
+        devices, count = self.num_devices, self.num_tasks
+        scratch = np.empty((2, count))
+        peak, floats = np.empty(devices, np.int64), np.empty((2, devices))
+        makespan, _, _, _ = self._run(
+            np.ascontiguousarray(placement, np.int32), priority, False,
+            scratch[0], scratch[1], peak, floats[0], floats[1],
+        )  # fmt: skip
+        return makespan, peak
+
+    def run_many(self, placements: np.ndarray, priorities: np.ndarray | None = None) -> Batch:
+        """Costs of many placements of tasks, on all cores.
+
+        Args:
+            placements: int [B, K], the device of each task.
+            priorities: float [B, K] or None.
+        """
+        placements = np.ascontiguousarray(placements, np.int32)
+        batch, devices = len(placements), self.num_devices
+        given = np.zeros((batch, 0)) if priorities is None else np.ascontiguousarray(priorities, np.float64)
+        out = Batch(
+            np.empty(batch), np.empty((batch, devices), np.int64), np.empty((batch, devices)), np.empty((batch, devices))
+        )
+
+        def rows(low: int, high: int) -> None:
+            engine.run_many(
+                placements[low:high], given[low:high], self.durations_s, self.device_type, *self._links,
+                *self._columns, out.makespan_s[low:high], out.peak_bytes[low:high], out.peak_time_s[low:high],
+                out.busy_s[low:high],
+            )  # fmt: skip
+
+        parts = min(cores(), batch)
+        if parts <= 1:
+            rows(0, batch)
+            return out
+        cuts = np.linspace(0, batch, parts + 1).astype(int).tolist()
+        waits = [_pool().submit(rows, low, high) for low, high in zip(cuts[1:-1], cuts[2:])]
+        rows(cuts[0], cuts[1])  # this thread takes the first part
+        for wait in waits:
+            wait.result()
+        return out
+
+
+def simulate(
+    graph: ComputationGraph,
+    cluster: Cluster,
+    placement: np.ndarray,
+    *,
+    priority: np.ndarray | None = None,
+    fusion: np.ndarray | None = None,
+    cost_model: CostModel | None = None,
+    op_times_s: np.ndarray | None = None,
+) -> Timeline:
+    """One step of a graph on a cluster, in one call. Arguments as in :class:`Simulator` and :meth:`Simulator.run`."""
+    return Simulator(graph, cluster, cost_model, fusion, op_times_s).run(placement, priority)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="simulator")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork; a child starts its own pool
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,238 @@
+"""From ops to tasks: what the engine runs.
+
+A *task* is one kernel: an op, or a fused group of ops, with the zero-cost views of its members folded in. A *tensor*
+is what crosses a task's border. A view that keeps the size of what it views *is* that tensor; a smaller one (a slice,
+one output of several) is a tensor of its own, in the storage of its root. So a weight and its transpose are sent once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.graph import SOURCE, VIEW, ComputationGraph
+
+if TYPE_CHECKING:
+    from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.hardware.cluster import Device
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGraph:
+    """Tasks, the storages and tensors they produce, and who reads them. K tasks, S storages, T tensors.
+
+    Tasks are numbered by their lowest op, so a tie between tasks breaks by op index. Tensors are numbered by
+    (task, op), so a tie between tensors breaks by producer.
+    """
+
+    graph: ComputationGraph
+    task_of_op: np.ndarray  # int32 [N]
+    first_op: np.ndarray  # int32 [K] lowest op of the task
+    is_source: np.ndarray  # bool [K] parameters and inputs: there at time 0
+    persistent_bytes: np.ndarray  # int64 [K] parameters and optimiser state
+    storage_ptr: np.ndarray  # int32 [K+1] storages of a task
+    storage_bytes: np.ndarray  # int64 [S]
+    tensor_ptr: np.ndarray  # int32 [K+1] tensors of a task
+    tensor_bytes: np.ndarray  # int64 [T]
+    tensor_storage: np.ndarray  # int32 [T]
+    tensor_task: np.ndarray  # int32 [T] the task that produces the tensor
+    tensor_op: np.ndarray  # int32 [T] the op whose output the tensor is
+    reader_ptr: np.ndarray  # int32 [T+1]
+    reader: np.ndarray  # int32 tasks that read each tensor, ascending, without the producer
+    input_ptr: np.ndarray  # int32 [K+1]
+    input_tensor: np.ndarray  # int32 tensors that each task reads, ascending
+    fused: np.ndarray  # int32 [N] the fused group given for each op, or -1
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.first_op)
+
+    @property
+    def num_tensors(self) -> int:
+        return len(self.tensor_bytes)
+
+
+def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> TaskGraph:
+    """Fold views and fused groups into tasks.
+
+    Args:
+        graph: the computation graph, N ops.
+        fusion: int [N], the fused group of each op, -1 for an op that is a kernel by itself; views follow their
+            root whatever is given. Groups may use any numbers.
+
+    Raises:
+        InputError: ``fusion`` has the wrong shape or type, puts a source into a group, or makes a cycle of groups.
+    """
+    n = graph.num_ops
+    root = graph.view_root
+    is_view = graph.op_class == VIEW
+    if fusion is None:
+        fused = np.full(n, -1, np.int32)
+    else:
+        fusion = np.asarray(fusion)
+        if fusion.shape != (n,) or fusion.dtype.kind not in "iu":
+            raise InputError(f"fusion must be integers [{n}], got {fusion.dtype} {fusion.shape}")
+        fused = np.where(is_view, fusion[root], fusion).astype(np.int32)
+        bad = np.flatnonzero((fused >= 0) & (graph.op_class[root] == SOURCE) & ~is_view)
+        if bad.size:
+            raise InputError(f"fusion puts {graph.label(int(bad[0]))} into group {fused[bad[0]]}; a source has no kernel")
+        fused = np.where(graph.op_class[root] == SOURCE, -1, fused).astype(np.int32)
+
+    # lowest op of each op's task
+    lowest = root.astype(np.int64)
+    members = np.flatnonzero(fused >= 0)
+    if members.size:
+        groups, inverse = np.unique(fused[members], return_inverse=True)
+        first = np.full(len(groups), n, np.int64)
+        np.minimum.at(first, inverse, root[members])
+        lowest[members] = first[inverse]
+    first_op, task_of_op = np.unique(lowest, return_inverse=True)
+    task_of_op = task_of_op.astype(np.int32)
+    k = len(first_op)
+
+    # the tensor (named by an op) that each op's readers read
+    alias = np.arange(n, dtype=np.int64)
+    out_bytes = graph.output_bytes
+    view_ops = np.flatnonzero(is_view)
+    view_input = graph.pred[graph.pred_ptr[view_ops]]
+    for op, read in zip(view_ops.tolist(), view_input.tolist(), strict=True):
+        if out_bytes[op] >= out_bytes[alias[read]]:
+            alias[op] = alias[read]
+
+    reads_alias = alias[graph.edge_src]
+    src_task, dst_task = task_of_op[graph.edge_src], task_of_op[graph.edge_dst]
+    crossing = src_task != dst_task
+    pairs = np.unique(reads_alias[crossing] * k + dst_task[crossing])
+    crossing_alias, crossing_reader = pairs // k, (pairs % k).astype(np.int32)
+
+    # a storage is a root op whose output leaves its task, or that nobody reads (an output of the step)
+    read_by_anyone = np.zeros(n, bool)
+    not_view_edge = ~is_view[graph.edge_dst]
+    read_by_anyone[root[graph.edge_src[not_view_edge]]] = True
+    stored = np.zeros(n, bool)
+    stored[root[crossing_alias]] = True
+    stored |= (root == np.arange(n)) & ~read_by_anyone
+    storage_op = np.flatnonzero(stored)
+    storage_op = storage_op[np.argsort(task_of_op[storage_op], kind="stable")]
+    storage_of_op = np.full(n, -1, np.int64)
+    storage_of_op[storage_op] = np.arange(len(storage_op))
+    # a parameter's memory is in persistent_bytes already
+    storage_bytes = np.where(graph.param_bytes[storage_op] > 0, 0, out_bytes[storage_op])
+
+    tensor_op = np.unique(crossing_alias)
+    tensor_op = tensor_op[np.lexsort((tensor_op, task_of_op[tensor_op]))]
+    tensor_of_op = np.full(n, -1, np.int64)
+    tensor_of_op[tensor_op] = np.arange(len(tensor_op))
+    crossing_tensor = tensor_of_op[crossing_alias]
+    order = np.lexsort((crossing_reader, crossing_tensor))
+    by_reader = np.lexsort((crossing_tensor, crossing_reader))
+
+    persistent = np.bincount(task_of_op, weights=graph.param_bytes + graph.state_bytes, minlength=k)
+    tasks = TaskGraph(
+        graph=graph,
+        task_of_op=task_of_op,
+        first_op=first_op.astype(np.int32),
+        is_source=graph.op_class[first_op] == SOURCE,
+        persistent_bytes=persistent.astype(np.int64),
+        storage_ptr=_pointers(task_of_op[storage_op], k),
+        storage_bytes=storage_bytes.astype(np.int64),
+        tensor_ptr=_pointers(task_of_op[tensor_op], k),
+        tensor_bytes=out_bytes[tensor_op].astype(np.int64),
+        tensor_storage=storage_of_op[root[tensor_op]].astype(np.int32),
+        tensor_task=task_of_op[tensor_op],
+        tensor_op=tensor_op.astype(np.int32),
+        reader_ptr=_pointers(crossing_tensor, len(tensor_op)),
+        reader=crossing_reader[order],
+        input_ptr=_pointers(crossing_reader, k),
+        input_tensor=crossing_tensor[by_reader].astype(np.int32),
+        fused=fused,
+    )
+    if members.size:
+        _refuse_cycles(tasks)
+    return tasks
+
+
+def task_edges(tasks: TaskGraph) -> np.ndarray:
+    """int32 [E', 2]: distinct (producer task, consumer task) pairs, sorted."""
+    src = np.repeat(tasks.tensor_task, np.diff(tasks.reader_ptr)).astype(np.int64)
+    keys = np.unique(src * tasks.num_tasks + tasks.reader)
+    return np.stack([keys // tasks.num_tasks, keys % tasks.num_tasks], axis=1).astype(np.int32)
+
+
+def task_times(tasks: TaskGraph, cost_model: CostModel, device: Device) -> np.ndarray:
+    """float64 [K]: seconds of each task on a device, 0 for sources.
+
+    A task of one op takes the op's time. A fused group is one kernel: the compute times of its members, memory time
+    only for the bytes that cross its border, and one launch overhead (the largest of its members').
+    """
+    graph = tasks.graph
+    op_times = cost_model.op_times(graph, device)
+    times = op_times[tasks.first_op].copy()
+    is_view = graph.op_class == VIEW
+    size = np.bincount(tasks.task_of_op[~is_view], minlength=tasks.num_tasks)
+    if (size > 1).any():
+        compute_s, bytes_per_s, launch_s = cost_model.components(graph, device)
+        real = np.flatnonzero(~is_view)
+        task = tasks.task_of_op[real]
+        compute = np.bincount(task, weights=compute_s[real], minlength=tasks.num_tasks)
+        launch = np.zeros(tasks.num_tasks)
+        np.maximum.at(launch, task, launch_s[real])
+        memory = np.bincount(task, weights=border_bytes(tasks)[real] / bytes_per_s[real], minlength=tasks.num_tasks)
+        fused = size > 1
+        times[fused] = (launch + np.maximum(compute, memory))[fused]
+    return times
+
+
+def border_bytes(tasks: TaskGraph) -> np.ndarray:
+    """float64 [N]: the bytes that each op still moves through memory within its task.
+
+    What it reads and writes, less what stays inside: a tensor read from a member of the same group, an output that
+    only members read, and an outside tensor that an earlier member has read already.
+    """
+    graph = tasks.graph
+    n = graph.num_ops
+    root, is_view = graph.view_root, graph.op_class == VIEW
+    reader_is_op = ~is_view[graph.edge_dst]
+    src, dst = graph.edge_src[reader_is_op], graph.edge_dst[reader_is_op]
+    tensor_bytes = graph.output_bytes[src].astype(np.float64)
+    inside = tasks.task_of_op[src] == tasks.task_of_op[dst]
+    # outside tensors: the first reader of (root, task) pays, later ones do not
+    key = root[src].astype(np.int64) * tasks.num_tasks + tasks.task_of_op[dst]
+    order = np.lexsort((dst, key))
+    repeated = np.zeros(len(src), bool)
+    repeated[order[1:]] = key[order[1:]] == key[order[:-1]]
+    # two views of one root read by the same op are two reads of that op, not a repeat
+    same_op = np.zeros(len(src), bool)
+    same_op[order[1:]] = dst[order[1:]] == dst[order[:-1]]
+    saved_reads = np.bincount(dst, weights=tensor_bytes * (inside | (repeated & ~same_op)), minlength=n)
+    reads = np.maximum(graph.bytes_read - saved_reads, 0.0)
+
+    leaves = np.zeros(n, bool)
+    crossing = tasks.task_of_op[graph.edge_src] != tasks.task_of_op[graph.edge_dst]
+    leaves[root[graph.edge_src[crossing]]] = True
+    read = np.zeros(n, bool)
+    read[root[src]] = True
+    written = np.where(leaves | ~read, graph.bytes_written, 0.0)
+    return np.where(is_view, 0.0, reads + written)
+
+
+def _pointers(rows: np.ndarray, n: int) -> np.ndarray:
+    pointers = np.zeros(n + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=n), out=pointers[1:])
+    return pointers
+
+
+def _refuse_cycles(tasks: TaskGraph) -> None:
+    import networkx as nx
+
+    edges = task_edges(tasks)
+    if not (edges[:, 0] >= edges[:, 1]).any():
+        return
+    graph = nx.DiGraph(edges.tolist())
+    if not nx.is_directed_acyclic_graph(graph):
+        cycle = [edge[0] for edge in nx.find_cycle(graph)]
+        path = " -> ".join(tasks.graph.label(int(tasks.first_op[task])) for task in [*cycle[:5], cycle[0]])
+        raise InputError(f"fusion makes a cycle of groups: {path}")
