@@ -1,0 +1,74 @@
+"""graphopt-gym: Gymnasium environments for learned optimisation of machine-learning graphs.
+
+Importing it registers the environments. It does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from graphopt_gym.registration import make_problem, register_environments
+
+if TYPE_CHECKING:
+    from graphopt_gym.errors import InputError as InputError
+    from graphopt_gym.graphs.graph import ComputationGraph as ComputationGraph
+    from graphopt_gym.graphs.io import save_graph as save_graph
+    from graphopt_gym.graphs.zoo import graph_names as graph_names
+    from graphopt_gym.graphs.zoo import load_graph as load_graph
+    from graphopt_gym.hardware.cluster import Cluster as Cluster
+    from graphopt_gym.hardware.cluster import Device as Device
+    from graphopt_gym.hardware.cluster import Link as Link
+    from graphopt_gym.hardware.cluster import cluster_names as cluster_names
+    from graphopt_gym.hardware.cluster import load_cluster as load_cluster
+    from graphopt_gym.hardware.cluster import load_device as load_device
+    from graphopt_gym.hardware.cost_model import CostModel as CostModel
+    from graphopt_gym.problem import Outcome as Outcome
+    from graphopt_gym.problem import Problem as Problem
+    from graphopt_gym.problem import Solution as Solution
+    from graphopt_gym.search.solve import compare as compare
+    from graphopt_gym.search.solve import methods as methods
+    from graphopt_gym.search.solve import solve as solve
+    from graphopt_gym.simulator import simulate as simulate
+
+__version__ = "0.1.0"
+
+# public name -> module, imported when first used, so that `import graphopt_gym` stays quick
+_LAZY = {
+    "InputError": "errors",
+    "ComputationGraph": "graphs.graph",
+    "save_graph": "graphs.io",
+    "load_graph": "graphs.zoo",
+    "graph_names": "graphs.zoo",
+    "Cluster": "hardware.cluster",
+    "Device": "hardware.cluster",
+    "Link": "hardware.cluster",
+    "load_cluster": "hardware.cluster",
+    "cluster_names": "hardware.cluster",
+    "load_device": "hardware.cluster",
+    "CostModel": "hardware.cost_model",
+    "simulate": "simulator",
+    "Problem": "problem",
+    "Outcome": "problem",
+    "Solution": "problem",
+    "solve": "search.solve",
+    "methods": "search.solve",
+    "compare": "search.solve",
+}
+
+__all__ = ["make_problem", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'graphopt_gym' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"graphopt_gym.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+register_environments()

@@ -123,7 +123,9 @@ class ComputationGraph:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.__dict__.update(name=str(name), kinds=tuple(kinds), modules=tuple(modules), metadata=dict(metadata or {}))
-        n = len(np.asarray(columns.get("kind", ())))
+        n = np.size(columns.get("kind", ()))
+        if n == 0 and "kind" in columns:
+            raise InputError(f"graph {name!r} has no ops")
         for column, (dtype, _) in COLUMNS.items():
             if column not in columns:
                 raise InputError(f"graph {name!r}: column {column!r} is missing")
@@ -133,13 +135,13 @@ class ComputationGraph:
                 raise InputError(
                     f"graph {name!r}: column {column!r} has shape {given.shape}, expected {shape} for {n} ops"
                 )
-            if given.dtype.kind not in "iu" and n:
+            if given.dtype.kind not in "iu":
                 raise InputError(f"graph {name!r}: column {column!r} has dtype {given.dtype}, expected integers")
-            self._set(column, np.ascontiguousarray(given.astype(dtype, copy=True)))
+            self._check_range(column, given)
+            self._set(column, np.array(given, dtype=dtype, order="C"))
         unknown = set(columns) - set(COLUMNS)
         if unknown:
             raise InputError(f"graph {name!r}: unknown column {sorted(unknown)[0]!r}")
-        self._check_ranges(n)
         self._set_edges(n, np.asarray(edges))
         self._check_views()
 
@@ -150,28 +152,29 @@ class ComputationGraph:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a ComputationGraph is immutable: cannot set {name!r}; use replace()")
 
-    def _check_ranges(self, n: int) -> None:
-        if n == 0:
-            raise InputError(f"graph {self.name!r} has no ops")
-        bounds = {
-            "kind": (0, len(self.kinds)),
-            "op_class": (0, len(OP_CLASSES)),
-            "phase": (0, len(PHASES)),
-            "dtype": (0, len(DTYPES)),
-            "module": (0, len(self.modules)),
-            "colocation": (-1, None),
-            "output_shape": (-1, None),
+    def _check_range(self, column: str, values: np.ndarray) -> None:
+        """Before the cast to the column's type, so that a value too large is refused and not wrapped."""
+        sizes = {
+            "kind": len(self.kinds),
+            "op_class": len(OP_CLASSES),
+            "phase": len(PHASES),
+            "dtype": len(DTYPES),
+            "module": len(self.modules),
         }
-        for column in COLUMNS:
-            low, high = bounds.get(column, (0, None))
-            values = getattr(self, column)
-            bad = values < low if high is None else (values < low) | (values >= high)
-            if bad.any():
-                op = int(np.argwhere(bad)[0][0])
-                allowed = f"at least {low}" if high is None else f"{low} to {high - 1}"
-                raise InputError(
-                    f"graph {self.name!r}: column {column!r} of op {op} is {values[op].tolist()}; allowed: {allowed}"
-                )
+        low = -1 if column in ("colocation", "output_shape") else 0
+        high = sizes.get(column, np.iinfo(COLUMNS[column][0]).max + 1)
+        if values.min() < low or values.max() >= high:
+            op = int(np.argwhere((values < low) | (values >= high))[0][0])
+            allowed = f"{low} to {high - 1}" if column in sizes else f"at least {low}, below 2**{high.bit_length() - 1}"
+            raise InputError(
+                f"graph {self.name!r}: column {column!r} of op {op} is {values[op].tolist()}; allowed: {allowed}"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # a copied or unpickled array is writable again
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
 
     def _set_edges(self, n: int, edges: np.ndarray) -> None:
         if edges.size == 0:
@@ -229,13 +232,16 @@ class ComputationGraph:
     ) -> ComputationGraph:
         """As the constructor, for ops in any order: sorts them topologically, stable in the given order."""
         edges = np.asarray(edges)
-        n = len(np.asarray(columns["kind"]))
-        if edges.size and (edges[:, 0] >= edges[:, 1]).any() and not _find_cycle(n, edges):
+        n = np.size(columns.get("kind", ()))
+        # anything malformed, and a cycle, is left for the constructor to refuse
+        well_formed = edges.ndim == 2 and edges.shape[1] == 2 and edges.dtype.kind in "iu" and edges.size > 0
+        if well_formed and edges.min() >= 0 and edges.max() < n and (edges[:, 0] >= edges[:, 1]).any():
             order = _topological_order(n, edges)
-            rank = np.empty(n, np.int64)
-            rank[order] = np.arange(n)
-            columns = {column: np.asarray(values)[order] for column, values in columns.items()}
-            edges = rank[edges]
+            if len(order) == n and all(len(np.asarray(values)) == n for values in columns.values()):
+                rank = np.empty(n, np.int64)
+                rank[order] = np.arange(n)
+                columns = {column: np.asarray(values)[order] for column, values in columns.items()}
+                edges = rank[edges]
         return cls(name, kinds=kinds, modules=modules, columns=columns, edges=edges, metadata=metadata)
 
     def replace(
@@ -294,10 +300,23 @@ class ComputationGraph:
     def view_root(self) -> np.ndarray:
         """int32 [N]: for a view, the op at the start of its chain of views; for any other op, itself."""
         root = np.arange(self.num_ops, dtype=np.int32)
-        for op in np.flatnonzero(self.op_class == VIEW):  # topological order: the input's root is final
-            root[op] = root[self.pred[self.pred_ptr[op]]]
+        views = np.flatnonzero(self.op_class == VIEW)
+        root[views] = self.pred[self.pred_ptr[views]]
+        while (next_root := root[root]).tobytes() != root.tobytes():  # pointer jumping: doubles the reach each time
+            root = next_root
         root.flags.writeable = False
         return root
+
+    @cached_property
+    def level(self) -> np.ndarray:
+        """int32 [N]: the most edges on any path that ends at the op; 0 where it reads nothing."""
+        level = [0] * self.num_ops
+        for source, target in zip(self.edge_src.tolist(), self.edge_dst.tolist(), strict=True):
+            if level[source] >= level[target]:  # edges go by producer, so level[source] is final
+                level[target] = level[source] + 1
+        array = np.asarray(level, np.int32)
+        array.flags.writeable = False
+        return array
 
     @cached_property
     def fingerprint(self) -> str:
@@ -310,12 +329,13 @@ class ComputationGraph:
         return digest.hexdigest()
 
     def statistics(self) -> dict[str, Any]:
-        """Counts and totals: ops, edges, FLOPs, parameter bytes, bytes by phase, depth."""
+        """Counts and totals: ops, edges, colocation groups, depth (ops on the longest path), FLOPs, bytes, phases."""
         return {
             "name": self.name,
             "ops": self.num_ops,
             "edges": self.num_edges,
             "groups": int(len(np.unique(self.colocation[self.colocation >= 0])) + (self.colocation < 0).sum()),
+            "depth": int(self.level.max()) + 1,
             "flops": int(self.flops.sum()),
             "param_bytes": int(self.param_bytes.sum()),
             "state_bytes": int(self.state_bytes.sum()),

@@ -58,7 +58,7 @@ def save_graph(graph: ComputationGraph, path: str | os.PathLike[str]) -> None:
         arrays[f"table.{column}"] = table[column]
     arrays["row"] = row
     for column in OP_COLUMNS:
-        arrays[column] = np.diff(getattr(graph, column), prepend=0)
+        arrays[column] = np.diff(getattr(graph, column).astype(np.int64), prepend=0)
     inputs = np.diff(graph.pred_ptr)
     arrays["inputs"] = inputs
     arrays["offset"] = np.repeat(np.arange(graph.num_ops), inputs) - graph.pred

@@ -1,0 +1,166 @@
+"""Device placement: which device runs each group of ops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt_gym.errors import unknown_name
+from graphopt_gym.problem import Outcome, Problem, check_integers
+from graphopt_gym.simulator import Simulator
+
+if TYPE_CHECKING:
+    import os
+
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cost_model import CostModel
+
+GROUPINGS = ("colocation", "op")
+
+
+class PlacementProblem(Problem):
+    """Place the ops of a training step on the devices of a cluster, for the least step time within memory.
+
+    A decision is an int array [G]: the device of each group, groups in the order of their first op. Ready ops run
+    first come, first served.
+
+    Args:
+        graph: a zoo name, a path, or a graph of N ops.
+        cluster: a catalog name, a path, or a cluster of D devices.
+        grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
+            parameters and updates); ``"op"`` places every op by itself (views stay with their producer).
+        cost_model: prices the ops; the fitted roofline where left out.
+
+    Raises:
+        InputError: an unknown name, a file that cannot be read.
+    """
+
+    env_id = "Placement-v0"
+    unit = "s"
+
+    def __init__(
+        self,
+        graph: str | os.PathLike[str] | ComputationGraph = "bert_base",
+        cluster: str | os.PathLike[str] | Cluster = "v100x4",
+        *,
+        grouping: str = "colocation",
+        cost_model: CostModel | None = None,
+    ) -> None:
+        from graphopt_gym.graphs.zoo import load_graph
+        from graphopt_gym.hardware.cluster import load_cluster
+
+        if grouping not in GROUPINGS:
+            raise unknown_name("grouping", grouping, GROUPINGS)
+        self.graph = load_graph(graph)
+        self.cluster = load_cluster(cluster)
+        self.grouping = grouping
+        self.config = {
+            "graph": str(graph) if not hasattr(graph, "num_ops") else self.graph.name,
+            "cluster": str(cluster) if not hasattr(cluster, "num_devices") else self.cluster.name,
+            "grouping": grouping,
+        }
+        self.simulator = Simulator(self.graph, self.cluster, cost_model)
+        self.group_of_task = self._group_tasks()
+        self.num_groups = int(self.group_of_task.max()) + 1
+        self.decision_shape = (self.num_groups,)
+        self.capacity_bytes = self.simulator.capacity_bytes
+        # every op one after the other on the slowest device: what a violation is priced by
+        self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
+
+    def _group_tasks(self) -> np.ndarray:
+        tasks = self.simulator.tasks
+        if self.grouping == "op":
+            return np.arange(tasks.num_tasks, dtype=np.int32)
+        colocation = self.graph.colocation[tasks.first_op].astype(np.int64)
+        alone = colocation < 0
+        colocation[alone] = colocation.max(initial=0) + 1 + np.arange(int(alone.sum()))
+        _, first, inverse = np.unique(colocation, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int32)
+        rank[np.argsort(first)] = np.arange(len(first))  # groups in the order of their first op
+        return rank[inverse].astype(np.int32)
+
+    @property
+    def num_devices(self) -> int:
+        return self.cluster.num_devices
+
+    @property
+    def group_of_op(self) -> np.ndarray:
+        """int32 [N]: the group of each op (views: of their root)."""
+        return self.group_of_task[self.simulator.tasks.task_of_op]
+
+    def check(self, decision: Any) -> np.ndarray:
+        return check_integers(decision, self.decision_shape, self.num_devices, "device")
+
+    def op_placement(self, decision: Any) -> np.ndarray:
+        """int32 [N]: the device of each op."""
+        return self.check(decision)[self.group_of_op]
+
+    def evaluate(self, decision: Any) -> Outcome:
+        decision = self.check(decision)
+        timeline = self.simulator.run_tasks(decision[self.group_of_task])
+        reasons = []
+        for device in np.flatnonzero(timeline.peak_bytes > self.capacity_bytes).tolist():
+            peak, capacity = int(timeline.peak_bytes[device]), int(self.capacity_bytes[device])
+            reasons.append(
+                f"out of memory: device {device} ({self.cluster.devices[device].name}) needs {peak / 2**30:.2f} GiB at "
+                f"{timeline.peak_time_s[device] * 1e3:.3f} ms and has {capacity / 2**30:.2f} GiB: "
+                f"{(peak - capacity) / 2**30:.2f} GiB too much"
+            )
+        transfers = timeline.transfer_bytes
+        metrics = {
+            "step_time_s": timeline.makespan_s,
+            "peak_bytes": timeline.peak_bytes.tolist(),
+            "capacity_bytes": self.capacity_bytes.tolist(),
+            "busy_s": timeline.busy_s.tolist(),
+            "transfers": len(transfers),
+            "transfer_bytes": int(transfers.sum()),
+            "ops_per_device": np.bincount(timeline.op_device, minlength=self.num_devices).tolist(),
+        }
+        valid = not reasons
+        cost = timeline.makespan_s if valid else float("inf")
+        return Outcome(valid, cost, self.unit, tuple(reasons), metrics, timeline)
+
+    def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.simulator.run_many(np.asarray(decisions)[:, self.group_of_task])
+        overflow = self.overflow(batch.peak_bytes)
+        valid = overflow == 0
+        return np.where(valid, batch.makespan_s, batch.makespan_s + self.serial_s * (1 + overflow)), valid
+
+    def overflow(self, peak_bytes: np.ndarray) -> np.ndarray:
+        """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
+        return (np.maximum(peak_bytes - self.capacity_bytes, 0) / self.capacity_bytes).sum(axis=-1)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, self.num_devices, self.num_groups, dtype=np.int32)
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        changed = decision.copy()
+        group = int(rng.integers(self.num_groups))
+        if self.num_devices > 1:  # another device than now
+            changed[group] = (changed[group] + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
+        return changed
+
+    def bounds(self) -> dict[str, float]:
+        """Step times that no placement can beat, in seconds.
+
+        ``critical_path_s``: the longest path with each task on its fastest device and no transfer.
+        ``work_s``: all work spread evenly, each device at its own speed (the least time in which the devices' rates,
+        taken task by task at their best, could do it).
+        """
+        tasks = self.simulator.tasks
+        durations = self.simulator.device_durations_s()
+        fastest = durations.min(axis=0)
+        finish = fastest.copy()
+        for task in range(tasks.num_tasks):
+            inputs = tasks.tensor_task[tasks.input_tensor[tasks.input_ptr[task] : tasks.input_ptr[task + 1]]]
+            if len(inputs):
+                finish[task] = fastest[task] + finish[inputs].max()
+        return {"critical_path_s": float(finish.max()), "work_s": float(fastest.sum() / self.num_devices)}
+
+    def fingerprints(self) -> dict[str, str]:
+        import hashlib
+
+        times = hashlib.sha256(self.simulator.durations_s.tobytes()).hexdigest()
+        return {**super().fingerprints(), "op_times": times}

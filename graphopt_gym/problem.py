@@ -1,0 +1,190 @@
+"""Problem, Outcome, Solution: one way of scoring for every method.
+
+A :class:`Problem` is a graph and a cluster with a decision space. Agents, searches and solvers all end in
+:meth:`Problem.evaluate`, so their results can be compared, and checked again from the stored decision alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from graphopt_gym.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.simulator.timeline import Timeline
+
+SOLUTION_FORMAT, SOLUTION_VERSION = "graphopt-solution", 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a decision is worth.
+
+    Attributes:
+        valid: whether every constraint holds.
+        cost: to be minimised, in ``unit``; ``inf`` where the decision is invalid.
+        unit: ``"s"`` for a step time, …
+        reasons: empty where valid; otherwise which rule fails, where, and by how much.
+        metrics: further figures by name, with units in the names.
+        timeline: what ran where and when, where the problem simulates one.
+    """
+
+    valid: bool
+    cost: float
+    unit: str
+    reasons: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    timeline: Timeline | None = None
+
+
+class Problem(ABC):
+    """A graph, a cluster, and the decisions to take.
+
+    Subclasses set ``env_id`` and ``unit``, keep their constructor's arguments in ``config`` (JSON-able; a graph or
+    cluster given as an object is stored by its name), and implement the methods below. A decision is an int array of
+    shape ``decision_shape``.
+    """
+
+    env_id: ClassVar[str]
+    unit: ClassVar[str]
+    graph: ComputationGraph
+    cluster: Cluster
+    config: dict[str, Any]
+    decision_shape: tuple[int, ...]
+
+    @abstractmethod
+    def check(self, decision: Any) -> np.ndarray:
+        """The decision as an int32 array of ``decision_shape``.
+
+        Raises:
+            InputError: wrong length, type or range; the message names the first bad entry.
+        """
+
+    @abstractmethod
+    def evaluate(self, decision: Any) -> Outcome:
+        """The outcome of a decision, with its timeline. Raises InputError as :meth:`check` does."""
+
+    @abstractmethod
+    def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cost float64 [B], valid bool [B]) of B checked decisions [B, *decision_shape], without timelines.
+
+        The cost of a valid decision is exactly ``evaluate(decision).cost``. That of an invalid one is finite, above
+        what any sensible valid one costs, and grows with the violation, so that a search can climb out.
+        """
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A random decision."""
+
+    @abstractmethod
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy of a decision with one random small change (the move of the local searches)."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a cost depends on, by name: fingerprints of graph, cluster and cost model."""
+        return {"graph": self.graph.fingerprint, "cluster": self.cluster.fingerprint}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best decision that a method found, and what it took.
+
+    ``history`` has a row each time the best improved: (evaluations, seconds, cost).
+    """
+
+    problem: Problem
+    method: str
+    seed: int
+    decision: np.ndarray
+    outcome: Outcome
+    evaluations: int
+    wall_s: float
+    history: tuple[tuple[int, float, float], ...] = ()
+    stopped_by: str = "finished"  # or "budget", "seconds", "interrupt"
+
+    def row(self) -> dict[str, Any]:
+        """What ``graphopt solve --json`` prints: JSON-able, ``cost`` null where invalid."""
+        return {
+            "env": self.problem.env_id,
+            "graph": self.problem.graph.name,
+            "cluster": self.problem.cluster.name,
+            "method": self.method,
+            "seed": self.seed,
+            "valid": self.outcome.valid,
+            "cost": self.outcome.cost if math.isfinite(self.outcome.cost) else None,
+            "unit": self.outcome.unit,
+            "reasons": list(self.outcome.reasons),
+            "metrics": dict(self.outcome.metrics),
+            "evaluations": self.evaluations,
+            "wall_s": self.wall_s,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the solution as JSON, whole or not at all.
+
+        Raises:
+            InputError: the folder does not exist or cannot be written.
+        """
+        text = {
+            "format": SOLUTION_FORMAT,
+            "version": SOLUTION_VERSION,
+            **self.row(),
+            "problem": self.problem.config,
+            "fingerprints": self.problem.fingerprints(),
+            "stopped_by": self.stopped_by,
+            "history": [list(row) for row in self.history],
+            "decision": self.decision.tolist(),
+        }
+        return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file whole or not at all: to a temporary file beside it, then renamed.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}; give a path that can be written") from None
+    return path
+
+
+def check_integers(decision: Any, shape: tuple[int, ...], limit: int, what: str) -> np.ndarray:
+    """An int32 array of ``shape`` with entries 0 to limit-1, or an InputError that names the first bad entry."""
+    try:
+        given = np.asarray(decision)
+    except ValueError:
+        raise InputError(f"decision must be an integer array of shape {shape}; got rows of unequal length") from None
+    if given.shape != shape:
+        raise InputError(f"decision has shape {given.shape}, expected {shape}: one {what} an entry")
+    if given.dtype.kind not in "iu":
+        raise InputError(f"decision has type {given.dtype}, expected integers: one {what} an entry")
+    bad = (given < 0) | (given >= limit)
+    if bad.any():
+        where = tuple(int(index) for index in np.argwhere(bad)[0])
+        entry = where[0] if len(where) == 1 else where
+        raise InputError(f"decision[{entry}] is {given[where]}, allowed: 0 to {limit - 1} ({what})")
+    return np.ascontiguousarray(given, np.int32)

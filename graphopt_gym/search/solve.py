@@ -1,0 +1,227 @@
+"""``solve``: run a method on a problem under a budget, and keep the best, whatever happens."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.problem import Problem, Solution
+from graphopt_gym.registration import environment
+
+
+class BudgetSpent(Exception):
+    """Raised inside a method when its budget is used up; ``solve`` catches it."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__(by)
+        self.by = by
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to solve a problem.
+
+    ``run(evaluator, rng)`` proposes decisions to ``evaluator.costs`` until it is done or the budget is spent; the
+    evaluator keeps the best. ``random``: whether the seed matters.
+    """
+
+    name: str
+    run: Callable[[Evaluator, np.random.Generator], None]
+    summary: str
+    source: str
+    random: bool = False
+
+
+class Evaluator:
+    """Counts evaluations, keeps the best decision, and stops a method when its budget is spent.
+
+    Args:
+        problem: what is solved.
+        budget: most evaluations.
+        seconds: most seconds, or None.
+        progress: called with (evaluations, best cost) after each batch, or None.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        budget: int,
+        seconds: float | None = None,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.problem = problem
+        self.budget = budget
+        self.seconds = seconds
+        self.evaluations = 0
+        self.best: np.ndarray | None = None
+        self.best_cost = float("inf")
+        self.best_valid = False
+        self.history: list[tuple[int, float, float]] = []
+        self._progress = progress
+        self._started = time.perf_counter()
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def left(self) -> int:
+        """Evaluations left."""
+        return self.budget - self.evaluations
+
+    @property
+    def share_spent(self) -> float:
+        """0 at the start, 1 when the budget of evaluations or seconds is spent: what a cooling schedule follows."""
+        spent = self.evaluations / self.budget
+        return min(1.0, max(spent, self.wall_s / self.seconds if self.seconds else 0.0))
+
+    def costs(self, decisions: np.ndarray) -> np.ndarray:
+        """float64 [B]: costs of B decisions, counted against the budget; invalid ones are priced, see Problem.costs.
+
+        A batch larger than what is left is cut: the rest of the costs are ``inf``.
+
+        Raises:
+            BudgetSpent: nothing is left.
+        """
+        if self.left <= 0:
+            raise BudgetSpent("budget")
+        if self.seconds is not None and self.wall_s >= self.seconds:
+            raise BudgetSpent("seconds")
+        taken = np.asarray(decisions)[: self.left]
+        costs, valid = self.problem.costs(taken)
+        # by the one evaluation: a valid decision always beats an invalid one
+        for row in np.lexsort((costs, ~valid))[:1]:
+            better = (not self.best_valid and valid[row]) or (
+                valid[row] == self.best_valid and costs[row] < self.best_cost
+            )
+            if better:
+                self.best = taken[row].copy()
+                self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
+                if self.best_valid:
+                    self.history.append((self.evaluations + int(row) + 1, self.wall_s, self.best_cost))
+        self.evaluations += len(taken)
+        if self._progress:
+            self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))
+        if len(taken) < len(decisions):
+            return np.concatenate([costs, np.full(len(decisions) - len(taken), np.inf)])
+        return costs
+
+    def cost(self, decision: np.ndarray) -> float:
+        """The cost of one decision, as :meth:`costs`."""
+        return float(self.costs(np.asarray(decision)[None])[0])
+
+
+def method_table(env_id: str) -> dict[str, Method]:
+    """The methods of a task: its own first, then the task-independent searches."""
+    from graphopt_gym.search.methods import METHODS as SEARCHES
+
+    own: dict[str, Method] = importlib.import_module(environment(env_id).methods).METHODS
+    return {**own, **{name: method for name, method in SEARCHES.items() if name not in own}}
+
+
+def methods(env_id: str) -> list[str]:
+    """The names that ``solve`` takes for an environment."""
+    return list(method_table(env_id))
+
+
+def solve(
+    problem: Problem,
+    method: str,
+    *,
+    budget: int = 1000,
+    seconds: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> Solution:
+    """Run one method on a problem.
+
+    Args:
+        problem: from :func:`make_problem`.
+        method: one of ``methods(problem.env_id)``.
+        budget: most evaluations of the problem. Constructive heuristics use one or a few.
+        seconds: most seconds, checked between evaluations; None for no limit.
+        seed: of the method's random choices.
+        progress: called with (evaluations, best cost so far).
+
+    Returns:
+        The best decision found. An interrupt (Ctrl-C) ends the run and keeps it.
+
+    Raises:
+        InputError: an unknown method, a budget or seconds not above 0, or nothing evaluated before an interrupt.
+    """
+    table = method_table(problem.env_id)
+    if method not in table:
+        raise unknown_name("method", method, table)
+    if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
+        raise InputError(f"budget is {budget!r}; give a whole number of evaluations, at least 1")
+    if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
+        raise InputError(f"seconds is {seconds!r}; give a number above 0")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed!r}; give a whole number, at least 0")
+    evaluator = Evaluator(problem, int(budget), seconds, progress)
+    stopped_by = "finished"
+    try:
+        table[method].run(evaluator, np.random.default_rng(seed))
+    except BudgetSpent as spent:
+        stopped_by = spent.by
+    except KeyboardInterrupt:
+        if evaluator.best is None:
+            raise
+        stopped_by = "interrupt"
+    wall_s = evaluator.wall_s
+    if evaluator.best is None:
+        raise InputError(f"method {method!r} evaluated nothing within {evaluator.seconds} s; give more seconds")
+    return Solution(
+        problem=problem,
+        method=method,
+        seed=int(seed),
+        decision=evaluator.best,
+        outcome=problem.evaluate(evaluator.best),
+        evaluations=evaluator.evaluations,
+        wall_s=wall_s,
+        history=tuple(evaluator.history),
+        stopped_by=stopped_by,
+    )
+
+
+def compare(
+    problem: Problem,
+    names: Iterable[str],
+    *,
+    budget: int = 1000,
+    seconds: float | None = None,
+    seeds: int = 3,
+    progress: Callable[[str, int, int, float], Any] | None = None,
+) -> list[Solution]:
+    """Several methods under one budget; random ones with seeds 0 to seeds-1, the others once.
+
+    ``progress`` is called with (method, seed, evaluations, best cost). Raises InputError as :func:`solve` does,
+    before anything runs.
+    """
+    table = method_table(problem.env_id)
+    names = list(names)
+    for name in names:
+        if name not in table:
+            raise unknown_name("method", name, table)
+    if not names:
+        raise InputError("no methods given; name at least one")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"seeds is {seeds!r}; give a whole number, at least 1")
+    rows = []
+    for name in names:
+        for seed in range(seeds if table[name].random else 1):
+
+            def report(evaluations: int, best: float, name: str = name, seed: int = seed) -> None:
+                if progress:
+                    progress(name, seed, evaluations, best)
+
+            rows.append(solve(problem, name, budget=budget, seconds=seconds, seed=seed, progress=report))
+            if rows[-1].stopped_by == "interrupt":
+                return rows
+    return rows
