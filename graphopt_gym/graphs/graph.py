@@ -169,6 +169,11 @@ class ComputationGraph:
             raise InputError(
                 f"graph {self.name!r}: column {column!r} of op {op} is {values[op].tolist()}; allowed: {allowed}"
             )
+        if column == "output_shape" and ((values[:, 1:] >= 0) & (values[:, :-1] < 0)).any():
+            op = int(np.argwhere((values[:, 1:] >= 0) & (values[:, :-1] < 0))[0][0])
+            raise InputError(
+                f"graph {self.name!r}: output_shape of op {op} is {values[op].tolist()}; pad with -1 at the end only"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # a copied or unpickled array is writable again
@@ -302,8 +307,8 @@ class ComputationGraph:
         root = np.arange(self.num_ops, dtype=np.int32)
         views = np.flatnonzero(self.op_class == VIEW)
         root[views] = self.pred[self.pred_ptr[views]]
-        while (next_root := root[root]).tobytes() != root.tobytes():  # pointer jumping: doubles the reach each time
-            root = next_root
+        while not np.array_equal(further := root[root], root):  # pointer jumping: each round doubles the reach
+            root = further
         root.flags.writeable = False
         return root
 
