@@ -1,6 +1,6 @@
 """The event engine: what runs where and when, and what memory peaks."""
 
-from graphopt_gym.simulator.simulate import Batch, Simulator, simulate
+from graphopt_gym.simulator.simulator import Batch, Simulator, simulate
 from graphopt_gym.simulator.tasks import TaskGraph, compile_tasks
 from graphopt_gym.simulator.timeline import Timeline
 
