@@ -35,7 +35,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             "device placement, one group of ops a step",
             f"{_PLACEMENT}.problem:PlacementProblem",
             f"{_PLACEMENT}.env:PlacementEnv",
-            f"{_PLACEMENT}.env:PlacementVectorEnv",
+            f"{_PLACEMENT}.vector:PlacementVectorEnv",
             f"{_PLACEMENT}.heuristics",
         ),
         EnvironmentSpec(
@@ -43,7 +43,7 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             "device placement, the whole graph in one action",
             f"{_PLACEMENT}.problem:PlacementProblem",
             f"{_PLACEMENT}.env:PlacementOneShotEnv",
-            f"{_PLACEMENT}.env:PlacementOneShotVectorEnv",
+            f"{_PLACEMENT}.vector:PlacementOneShotVectorEnv",
             f"{_PLACEMENT}.heuristics",
         ),
     )
@@ -80,7 +80,8 @@ def make_problem(env_id: str, **arguments: Any) -> Problem:
 
 def refuse_unknown(arguments: Mapping[str, Any], function: Any, owner: str) -> None:
     """Raise InputError for the first argument that ``function`` does not take."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    parameters = inspect.signature(function).parameters
+    known = [name for name, kind in parameters.items() if name != "self" and kind.kind is not kind.VAR_KEYWORD]
     for name in arguments:
         if name not in known:
             raise unknown_name(f"argument of {owner}", name, known)

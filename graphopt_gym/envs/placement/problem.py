@@ -124,9 +124,14 @@ class PlacementProblem(Problem):
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = self.simulator.run_many(np.asarray(decisions)[:, self.group_of_task])
-        overflow = self.overflow(batch.peak_bytes)
-        valid = overflow == 0
-        return np.where(valid, batch.makespan_s, batch.makespan_s + self.serial_s * (1 + overflow)), valid
+        return self.price(batch.makespan_s, batch.peak_bytes)
+
+    def price(self, makespan_s: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cost float64 [B], valid bool [B]) of simulated steps: makespans float64 [B], peaks int64 [B, D]."""
+        valid = (peak_bytes <= self.capacity_bytes).all(axis=-1)
+        if valid.all():
+            return makespan_s, valid
+        return np.where(valid, makespan_s, makespan_s + self.serial_s * (1 + self.overflow(peak_bytes))), valid
 
     def overflow(self, peak_bytes: np.ndarray) -> np.ndarray:
         """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
