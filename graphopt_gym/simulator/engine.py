@@ -167,6 +167,12 @@ def run(
 
     running = np.full(num_devices, -1, np.int32)
     until = np.full(num_devices, INFINITY)
+    try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
+    device_listed = np.zeros(num_devices, np.bool_)
+    num_try_devices = 0
+    ending = np.empty(num_devices + num_links, np.int32)  # what ends now: devices, then positions in `active`
+    num_ending = 0
+    num_ending_devices = 0
 
     num_events = 0
     size = 2 * (storage_bytes.shape[0] + most) + num_devices if record else 0
@@ -199,7 +205,6 @@ def run(
         # ---- take in every finish at this instant
         turn = 0
         while True:
-            finished = -1
             if first_round:
                 while next_source < num_tasks and not is_source[next_source]:
                     next_source += 1
@@ -218,13 +223,17 @@ def run(
                         events[num_events, 2] = storage_bytes[storage]
                         num_events += 1
             else:
-                while turn < num_devices and until[turn] != now:
-                    turn += 1
-                if turn == num_devices:
+                if turn == num_ending_devices:
                     break
-                finished = running[turn]
-                running[turn] = -1
-                until[turn] = INFINITY
+                home = ending[turn]
+                turn += 1
+                finished = running[home]
+                running[home] = -1
+                until[home] = INFINITY
+                if not device_listed[home]:
+                    device_listed[home] = True
+                    try_devices[num_try_devices] = home
+                    num_try_devices += 1
             done += 1
             home = placement[finished]
             # what it read
@@ -260,6 +269,10 @@ def run(
                         waiting[task] -= 1
                         if waiting[task] == 0:
                             ready[task] = now
+                            if running[target] == -1 and not device_listed[target]:
+                                device_listed[target] = True
+                                try_devices[num_try_devices] = target
+                                num_try_devices += 1
                             if by_priority:
                                 _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
                             else:
@@ -307,12 +320,9 @@ def run(
                         events[num_events, 1] = home
                         events[num_events, 2] = -storage_bytes[storage]
                         num_events += 1
-        position = 0
-        while position < num_active:
+        for turn in range(num_ending - 1, num_ending_devices - 1, -1):  # last first: a removal moves the last one up
+            position = ending[turn]
             link = active[position]
-            if link_until[link] != now:
-                position += 1
-                continue
             num_active -= 1
             active[position] = active[num_active]
             x = link_running[link]
@@ -340,6 +350,10 @@ def run(
                     waiting[task] -= 1
                     if waiting[task] == 0:
                         ready[task] = now
+                        if running[target] == -1 and not device_listed[target]:
+                            device_listed[target] = True
+                            try_devices[num_try_devices] = target
+                            num_try_devices += 1
                         if by_priority:
                             _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
                         else:
@@ -350,6 +364,10 @@ def run(
                 if waiting[task] == 0 and not is_source[task] and input_ptr[task] == input_ptr[task + 1]:
                     ready[task] = 0.0
                     target = placement[task]
+                    if not device_listed[target]:
+                        device_listed[target] = True
+                        try_devices[num_try_devices] = target
+                        num_try_devices += 1
                     if by_priority:
                         _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
                     else:
@@ -358,8 +376,9 @@ def run(
                 peak_bytes[device] = memory[device]
 
         # ---- start what can start
-        next_time = INFINITY
-        for device in range(num_devices):
+        for position in range(num_try_devices):
+            device = try_devices[position]
+            device_listed[device] = False
             if running[device] == -1:
                 task = -1
                 if by_priority:
@@ -391,7 +410,7 @@ def run(
                     if memory[device] > peak_bytes[device]:
                         peak_bytes[device] = memory[device]
                         peak_time_s[device] = now
-            next_time = min(next_time, until[device])
+        num_try_devices = 0
         for position in range(num_try):
             link = try_links[position]
             listed[link] = False
@@ -421,8 +440,28 @@ def run(
                 peak_bytes[target] = memory[target]
                 peak_time_s[target] = now
         num_try = 0
+        # ---- go to the next finish, and note all that end then
+        next_time = INFINITY
+        num_ending = 0
+        for device in range(num_devices):
+            if until[device] < next_time:
+                next_time = until[device]
+                ending[0] = device
+                num_ending = 1
+            elif until[device] == next_time and num_ending > 0:
+                ending[num_ending] = device
+                num_ending += 1
+        num_ending_devices = num_ending
         for position in range(num_active):
-            next_time = min(next_time, link_until[active[position]])
+            when = link_until[active[position]]
+            if when < next_time:
+                next_time = when
+                ending[0] = position
+                num_ending = 1
+                num_ending_devices = 0
+            elif when == next_time:
+                ending[num_ending] = position
+                num_ending += 1
         if next_time == INFINITY:
             break
         now = next_time

@@ -1,0 +1,199 @@
+"""The compiled engine against its plain twin, and against instances worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
+from graphopt_gym.hardware.cluster import Cluster, Link
+from graphopt_gym.simulator import Simulator, compile_tasks, simulate
+
+from . import twin
+from .cases import device, random_cluster, random_fusion, random_graph
+
+
+def durations_of(simulator: Simulator, kernels: twin.Kernels) -> list[dict[int, float]]:
+    """The simulator's own durations, by device and kernel (the twin checks the schedule; times are checked apart)."""
+    tasks = simulator.tasks
+    per_device = simulator.device_durations_s()
+    return [
+        {kernel: float(row[tasks.task_of_op[kernel]]) for kernel in kernels.kernels} for row in per_device
+    ]
+
+
+class Prices:
+    """A cost model with given components, for tests of fused times."""
+
+    def __init__(self, rng: np.random.Generator, n: int) -> None:
+        self.table = {}
+        self.rng, self.n = rng, n
+
+    def components(self, graph, device):
+        if device.name not in self.table:
+            self.table[device.name] = (
+                self.rng.choice([0.0, 1.0, 2.0, 0.7], self.n),
+                self.rng.choice([1.0, 10.0, 3.0], self.n),
+                self.rng.choice([0.0, 0.5], self.n),
+            )
+        return self.table[device.name]
+
+    def op_times(self, graph, device):
+        compute, rate, launch = self.components(graph, device)
+        times = launch + np.maximum(compute, (graph.bytes_read + graph.bytes_written) / rate)
+        return np.where(graph.op_class < 2, 0.0, times)
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_engine__agrees_exactly_with_its_plain_twin(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng, most_ops=6 if seed < 40 else 24)
+    cluster = random_cluster(rng)
+    fusion = random_fusion(rng, graph) if seed % 3 == 0 else None
+    priority = rng.choice([0.0, 1.0, 2.0], graph.num_ops) if seed % 2 else None
+    prices = Prices(rng, graph.num_ops)
+    simulator = Simulator(graph, cluster, prices, fusion)
+    kernels = twin.Kernels(graph, fusion)
+    placement = rng.integers(0, cluster.num_devices, graph.num_ops)
+    for kernel, members in kernels.members.items():
+        placement[members] = placement[kernel]
+
+    timeline = simulator.run(placement, priority)
+    expected = twin.run(graph, cluster, durations_of(simulator, kernels), placement, priority, fusion)
+
+    assert expected["done"] == len(kernels.kernels) == simulator.num_tasks
+    assert timeline.makespan_s == expected["makespan"]
+    for kernel in kernels.kernels:
+        task = simulator.tasks.task_of_op[kernel]
+        assert timeline.start_s[task] == expected["start"][kernel]
+        assert timeline.finish_s[task] == expected["finish"][kernel]
+    rows = sorted(
+        (int(simulator.tasks.tensor_op[int(row[0])]), *row[1:].tolist()) for row in timeline.transfers
+    )
+    assert rows == sorted(
+        (x["tensor"], float(x["from"]), float(x["to"]), x["request"], x["start"], x["finish"])
+        for x in expected["transfers"]
+    )
+    assert timeline.peak_bytes.tolist() == expected["peak"]
+    for device_index in range(cluster.num_devices):  # the recorded curve has the same peak
+        levels = timeline.memory(device_index)[1]
+        assert levels.max() <= timeline.peak_bytes[device_index]
+
+    # the batch and the cost-only path say the same
+    tasks_placement = placement[simulator.tasks.first_op]
+    priorities = None if priority is None else np.stack([priority[simulator.tasks.first_op]] * 3)
+    batch = simulator.run_many(np.stack([tasks_placement] * 3), priorities)
+    assert batch.makespan_s.tolist() == [timeline.makespan_s] * 3
+    assert (batch.peak_bytes == timeline.peak_bytes).all()
+    assert (batch.busy_s == timeline.busy_s).all()
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_task_times__fused_groups_match_plain_arithmetic(seed):
+    rng = np.random.default_rng(1000 + seed)
+    graph = random_graph(rng)
+    cluster = random_cluster(rng)
+    fusion = random_fusion(rng, graph)
+    prices = Prices(rng, graph.num_ops)
+    simulator = Simulator(graph, cluster, prices, fusion)
+    kernels = twin.Kernels(graph, fusion)
+    durations = simulator.device_durations_s()
+    for index, one in enumerate(cluster.devices):
+        components = [part.tolist() for part in prices.components(graph, one)]
+        alone = prices.op_times(graph, one)
+        for kernel, members in kernels.members.items():
+            if graph.op_class[kernel] == 0:
+                expected = 0.0
+            elif len(members) == 1:
+                expected = alone[kernel]
+            else:
+                expected = twin.fused_time(graph, kernels, kernel, *components)
+            assert durations[index][simulator.tasks.task_of_op[kernel]] == pytest.approx(expected, rel=1e-12)
+
+
+def small(op_class, output_bytes, edges, **more) -> ComputationGraph:
+    n = len(op_class)
+    columns = {name: np.zeros((n, MAX_RANK) if name == "output_shape" else n, np.int64) for name in COLUMNS}
+    columns["op_class"] = np.array(op_class)
+    columns["output_bytes"] = np.array(output_bytes)
+    for name, values in more.items():
+        columns[name] = np.array(values)
+    return ComputationGraph("small", kinds=["op"], modules=[""], columns=columns, edges=np.array(edges))
+
+
+def pair(latency_s: float = 0.5, bytes_per_s: float = 10.0, shared: bool = False) -> Cluster:
+    links = tuple(Link(f"link{i}", latency_s, bytes_per_s) for i in range(1 if shared else 2))
+    return Cluster("pair", (device(), device()), links, np.array([[-1, 0], [0 if shared else 1, -1]], np.int32), (0, 0))
+
+
+def test_engine__worked_example():
+    # op 0 (1 s) feeds ops 1 and 2 (2 s each); 1 and 2 feed op 3 (1 s). 20 bytes over 10 bytes/s + 0.5 s = 2.5 s
+    graph = small([2, 2, 2, 2], [20, 20, 20, 20], [[0, 1], [0, 2], [1, 3], [2, 3]])
+    times = np.array([1.0, 2.0, 2.0, 1.0])
+    assert simulate(graph, pair(), [0, 0, 0, 0], op_times_s=times).makespan_s == 6.0
+    timeline = simulate(graph, pair(), [0, 0, 1, 0], op_times_s=times)
+    # 0: 0-1, 1: 1-3; transfer 1-3.5; 2: 3.5-5.5; transfer 5.5-8; 3: 8-9
+    assert timeline.start_s.tolist() == [0.0, 1.0, 3.5, 8.0]
+    assert timeline.makespan_s == 9.0
+    assert timeline.transfers[:, 3:].tolist() == [[1.0, 1.0, 3.5], [5.5, 5.5, 8.0]]
+    # device 0 holds tensor 0 to 3.5 and tensor 1 from 1; device 1 holds the copy and its own output
+    assert timeline.peak_bytes.tolist() == [60, 40]
+
+
+def test_engine__one_transfer_serves_all_readers_of_a_device():
+    graph = small([2, 2, 2, 2], [20, 1, 1, 1], [[0, 1], [0, 2], [0, 3]])
+    timeline = simulate(graph, pair(), [0, 1, 1, 1], op_times_s=np.ones(4))
+    assert len(timeline.transfers) == 1
+
+
+def test_engine__transfers_on_a_shared_link_wait_in_order_of_request():
+    graph = small([2, 2, 2, 2], [10, 10, 1, 1], [[0, 3], [1, 2]])
+    times = np.array([1.0, 1.0, 1.0, 1.0])
+    # ops 0 and 1 finish at 1 on devices 0 and 1; both directions share one link: 0's tensor goes first
+    timeline = simulate(graph, pair(shared=True), [0, 1, 0, 1], op_times_s=times)
+    assert timeline.transfers[:, 4:].tolist() == [[1.0, 2.5], [2.5, 4.0]]
+    assert simulate(graph, pair(), [0, 1, 0, 1], op_times_s=times).makespan_s == 3.5
+
+
+def test_engine__views_are_free_and_a_transposed_weight_is_sent_once():
+    # a weight (source, 20 bytes), its transpose (view), read by ops 2 (the weight) and 3 (the view) on device 1
+    graph = small([0, 1, 2, 2], [20, 20, 0, 0], [[0, 1], [0, 2], [1, 3]], param_bytes=[20, 0, 0, 0])
+    timeline = simulate(graph, pair(), [0, 0, 1, 1], op_times_s=np.array([9.0, 9.0, 1.0, 1.0]))
+    assert len(timeline.transfers) == 1
+    assert timeline.makespan_s == 4.5
+    assert timeline.peak_bytes.tolist() == [20, 20]
+    # a slice is a tensor of its own
+    sliced = small([0, 1, 2, 2], [20, 10, 0, 0], [[0, 1], [0, 2], [1, 3]])
+    assert len(simulate(sliced, pair(), [0, 0, 1, 1], op_times_s=np.ones(4)).transfers) == 2
+
+
+def test_engine__priorities_order_the_ready_queue():
+    graph = small([2, 2, 2], [0, 0, 0], [])
+    cluster = pair()
+    times = np.array([1.0, 2.0, 4.0])
+    first = simulate(graph, cluster, [0, 0, 0], op_times_s=times)
+    assert first.start_s.tolist() == [0.0, 1.0, 3.0]
+    by_priority = simulate(graph, cluster, [0, 0, 0], priority=np.array([0.0, 1.0, 2.0]), op_times_s=times)
+    assert by_priority.start_s.tolist() == [6.0, 4.0, 0.0]
+
+
+def test_compile_tasks__refuses_bad_fusion():
+    graph = small([2, 2, 2], [1, 1, 1], [[0, 1], [1, 2]])
+    with pytest.raises(InputError, match="cycle of groups"):
+        compile_tasks(graph, np.array([5, -1, 5]))
+    with pytest.raises(InputError, match=r"integers \[3\]"):
+        compile_tasks(graph, np.array([0, 1]))
+    with pytest.raises(InputError, match="source has no kernel"):
+        compile_tasks(small([0, 2], [1, 1], [[0, 1]]), np.array([1, 1]))
+
+
+def test_timeline__views_and_members_get_their_kernels_times():
+    graph = small([2, 1, 2], [4, 4, 4], [[0, 1], [1, 2]])
+    timeline = simulate(graph, pair(), [0, 0, 1], op_times_s=np.ones(3))
+    assert timeline.op_start_s.tolist() == [0.0, 1.0, 1.9]
+    assert timeline.op_finish_s.tolist() == [1.0, 1.0, 2.9]
+    assert timeline.op_device.tolist() == [0, 0, 1]
+    times, levels = timeline.memory(1)
+    assert times.tolist() == [0.0, 1.0, 1.9, 2.9]
+    assert levels.tolist() == [0, 4, 8, 0]
