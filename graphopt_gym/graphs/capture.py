@@ -1,0 +1,953 @@
+"""Capture of a training step (forward, backward, optimiser) or of inference from a torch module.
+
+The step runs once under ``FakeTensorMode``: every tensor has its true shape and no memory, so a model of any size
+is captured on a laptop. A dispatch mode on top of it writes down each aten operator that reaches the backend, with
+its arguments, in order; autograd itself runs above, so backward operators are recorded like forward ones. Three
+facts are noted at each call:
+
+- the stack of module calls (forward hooks), which gives the module path and the colocation group;
+- the autograd sequence number, by which a backward operator is led back to the forward operator it derives from
+  (the mapping that ``torch.fx.traceback`` and AOTAutograd use, read from the autograd node that is running);
+- sizes from tensor metadata, and FLOPs by the formulas of ``torch.utils.flop_counter`` for matrix products,
+  convolutions and attention. Other operators get a count per element (:data:`FLOPS_PER_ELEMENT`), which
+  ``flop_counter`` does not have; compare the two on the classes ``matmul`` and ``conv``.
+
+Time and memory are linear in the number of operators. torch is imported when a function here is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.graphs.graph import DTYPE_BYTES, DTYPES, MAX_RANK, OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
+
+if TYPE_CHECKING:
+    import torch
+
+FORWARD, BACKWARD, OPTIMIZER = range(3)
+LOSS_MODULE = "loss"  # the module path of what the loss function computes outside the module
+
+
+class OptimizerRule(NamedTuple):
+    """What the update of one parameter costs, in multiples of the parameter's size."""
+
+    state: int  # optimiser state kept
+    reads: int  # tensors of the parameter's size read: parameter, gradient, state
+    writes: int  # written: parameter, state
+    flops: int  # per element
+
+
+# Adam (Kingma and Ba 2015, algorithm 1): two moments (3 + 4 operations), square root and epsilon (3), update (3).
+OPTIMIZERS = {
+    "adam": OptimizerRule(state=2, reads=4, writes=3, flops=13),
+    "momentum": OptimizerRule(state=1, reads=3, writes=2, flops=4),
+    "sgd": OptimizerRule(state=0, reads=2, writes=1, flops=2),
+}
+
+_CLASS_OF_KIND = {
+    "matmul": "mm addmm bmm baddbmm dot mv addmv addbmm linear _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention "
+    "_scaled_dot_product_cudnn_attention",
+    "conv": "convolution _convolution convolution_overrideable cudnn_convolution",
+    "softmax": "_softmax _log_softmax",
+    "norm": "native_layer_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+    "_native_batch_norm_legit_functional cudnn_batch_norm _batch_norm_with_update _batch_norm_no_update "
+    "native_group_norm _fused_rms_norm",
+    "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d "
+    "_adaptive_avg_pool3d adaptive_max_pool2d",
+    "reduction": "sum mean amax amin max min argmax argmin var var_mean std prod any all logsumexp cumsum cumprod "
+    "norm linalg_vector_norm count_nonzero topk sort kthvalue nansum",
+    "gather": "embedding embedding_dense embedding_bag gather scatter scatter_add scatter_reduce index index_put "
+    "_index_put_impl index_select index_add index_copy take take_along_dim nonzero nll_loss_forward "
+    "nll_loss nll_loss2d_forward nll_loss2d masked_select _unsafe_index _unsafe_index_put",
+    "copy": "cat stack clone copy _to_copy constant_pad_nd repeat roll flip select_scatter slice_scatter "
+    "diagonal_scatter as_strided_scatter slice select tril triu diag_embed reflection_pad1d reflection_pad2d "
+    "replication_pad1d replication_pad2d upsample_nearest2d im2col col2im unfold repeat_interleave "
+    "split_with_sizes_copy",
+    "elementwise": "bernoulli native_dropout uniform normal random exponential zeros ones full arange fill zero "
+    "threshold gelu tanh sigmoid silu hardtanh leaky_relu elu softplus where masked_fill rand randn randint "
+    "zeros_like ones_like full_like rand_like randn_like new_zeros new_ones new_full log_sigmoid_forward "
+    "log_sigmoid mse_loss smooth_l1_loss huber_loss glu prelu _prelu_kernel mish hardswish hardsigmoid",
+}
+_CLASS: dict[str, int] = {
+    kind: OP_CLASSES.index(op_class) for op_class, kinds in _CLASS_OF_KIND.items() for kind in kinds.split()
+}
+# What a kernel reads of its large first operand is only the rows asked for.
+_READS_ROWS = frozenset("embedding gather index index_select take take_along_dim masked_select _unsafe_index".split())
+# The tensor argument gives a shape only; nothing is read.
+_METADATA_ONLY = frozenset(
+    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty "
+    "new_empty_strided".split()
+)
+_NO_KERNEL = frozenset("empty empty_strided empty_like new_empty new_empty_strided scalar_tensor".split())
+_WRITE_ONLY = frozenset("fill zero copy bernoulli uniform normal random exponential".split())
+_VIEW_KINDS = frozenset({"_unsafe_view", "detach", "lift_fresh"})
+
+# Operations per element where it is not one, by kind: counts of the arithmetic in the textbook formula.
+FLOPS_PER_ELEMENT = {
+    "gelu": 8,
+    "gelu_backward": 16,
+    "tanh": 4,
+    "sigmoid": 4,
+    "silu": 5,
+    "tanh_backward": 3,
+    "sigmoid_backward": 3,
+    "silu_backward": 8,
+    "_softmax": 5,
+    "_softmax_backward_data": 4,
+    "_log_softmax": 5,
+    "_log_softmax_backward_data": 4,
+    "native_layer_norm": 8,
+    "native_layer_norm_backward": 14,
+    "native_dropout": 2,
+    "native_batch_norm": 8,
+    "native_batch_norm_backward": 12,
+    "native_group_norm": 8,
+    "native_group_norm_backward": 14,
+}
+
+
+class Ref(NamedTuple):
+    """Stands for a tensor in recorded arguments: output ``output`` of call ``call``."""
+
+    call: int
+    output: int
+
+
+@dataclass(slots=True)
+class Output:
+    """Metadata of one tensor that a call returned."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+@dataclass(slots=True)
+class Call:
+    """One recorded operator call, or (``func`` None) a source: parameter, buffer, input or constant."""
+
+    kind: str
+    op_class: int
+    phase: int
+    func: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    uses: tuple[int, ...] = ()  # calls whose results the arguments are
+    reads: tuple[int, ...] = ()  # calls it depends on; differs from `uses` only after writes in place
+    outputs: tuple[Output | None, ...] = ()
+    several: bool = False  # the operator returns a list or tuple
+    module: str = ""
+    group: Any = None  # key of the colocation group; None where only the neighbours can tell
+    accumulates: bool = False  # a sum of gradients that arrive from several places
+    flops: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    output_bytes: int = 0
+    name: str = ""  # of a source
+    constant: Any = None  # the value of a constant source
+
+
+@dataclass(slots=True)
+class Trace:
+    """A recorded step: calls in order, and which tensors are its results."""
+
+    calls: list[Call]
+    params: dict[str, int]  # parameter name -> its source
+    inputs: list[int]  # flattened example inputs that are tensors -> their sources
+    buffers: dict[str, int]
+    outputs: list[Ref]  # tensors of the module's output (inference) or the loss (training)
+    grads: dict[str, Ref]  # parameter name -> its gradient; parameters that get none are missing
+    results: list[int]  # calls that must live: those of outputs and gradients, after writes in place
+    optimizer: str | None
+    owner: dict[str, str]  # parameter or buffer name -> path of the module that holds it
+
+
+def _operator_class(kind: str, func: Any) -> int:
+    import torch
+
+    base = kind.removesuffix("_data").removesuffix("_backward")
+    for name in (kind, base):
+        if name in _CLASS:
+            return _CLASS[name]
+    if torch.Tag.pointwise in func.tags:
+        return OP_CLASSES.index("elementwise")
+    return OP_CLASSES.index("other")
+
+
+@dataclass(slots=True)
+class _Operator:
+    """What the recorder knows of an aten overload, looked up once."""
+
+    kind: str
+    op_class: int
+    is_view: bool
+    mutates: tuple[tuple[int, str], ...]  # (position, name) of the arguments written in place
+    formula: Callable[..., int] | None
+
+
+def _describe(func: Any) -> _Operator:
+    from torch.utils import flop_counter
+
+    name = func._schema.name.split("::")[-1]
+    mutates = tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    kind = name.removesuffix("_") if mutates and not name.endswith("__") else name
+    is_view = bool(func.is_view) or kind in _VIEW_KINDS
+    formula: Callable[..., int] | None = flop_counter.flop_registry.get(func._overloadpacket)
+    if kind == "_scaled_dot_product_flash_attention_for_cpu":
+
+        def formula(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+            return flop_counter.sdpa_flop_count(q.shape, k.shape, v.shape)
+    elif kind == "_scaled_dot_product_flash_attention_for_cpu_backward":
+
+        def formula(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+            return flop_counter.sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+
+    return _Operator(kind, VIEW if is_view else _operator_class(kind, func), is_view, mutates, formula)
+
+
+def _distinct_bytes(tensor: torch.Tensor) -> int:
+    """Bytes that a kernel must touch to read a tensor once: an expanded dimension is stored once."""
+    elements = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if stride or size == 0:
+            elements *= size
+    return elements * tensor.itemsize
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in an argument or result: aten takes and gives no deeper nesting than lists."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _count_flops(operator: _Operator, args: Any, kwargs: Any, out: Any, read: Sequence[torch.Tensor]) -> int:
+    if operator.formula is not None:
+        return int(operator.formula(*args, **kwargs, out_val=out))
+    name = OP_CLASSES[operator.op_class]
+    written = sum(t.numel() for t in _tensors(out))
+    largest = max((t.numel() for t in read), default=0)
+    if name in ("copy", "view", "source"):
+        return 0
+    if name == "gather":  # only the scatters that add, and losses, compute
+        return largest if operator.kind.endswith(("backward", "add", "forward")) else 0
+    if name == "pool":
+        window = next((a for a in args[1:] if isinstance(a, list | tuple) and a and isinstance(a[0], int)), None)
+        if operator.kind.startswith("_adaptive") or window is None:
+            return largest
+        first = next(_tensors(out))
+        return int((read[0].numel() if operator.kind.endswith("backward") else first.numel()) * math.prod(window))
+    if name == "reduction":
+        return largest
+    if operator.kind in ("zeros", "ones", "full", "arange", "fill", "zero") or operator.kind in _METADATA_ONLY:
+        return 0
+    per_element = FLOPS_PER_ELEMENT.get(operator.kind, 1)
+    if name == "norm" and operator.kind not in FLOPS_PER_ELEMENT:
+        per_element = 14 if operator.kind.endswith("backward") else 8
+    if name in ("norm", "softmax"):
+        return per_element * largest
+    first = next(_tensors(out), None)
+    return per_element * (first.numel() if first is not None else written)
+
+
+class _Recorder:
+    """The calls recorded so far, and where in the module tree the step is."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.phase = FORWARD
+        self.stack: list[tuple[str, int]] = []  # (module path, call number), innermost last
+        self.children: list[int] = [0]  # child calls seen so far, for each entry of the stack and the outside
+        self.module_calls = 0
+        self.by_sequence: dict[int, tuple[str, Any]] = {}  # autograd sequence number -> module path, group
+        self.operators: dict[Any, _Operator] = {}
+        self.written: dict[int, tuple[Any, int]] = {}  # storage -> (storage, the call that last wrote it in place)
+
+    # -- where we are -------------------------------------------------------------------------------------------
+
+    def enter(self, path: str) -> None:
+        self.module_calls += 1
+        self.stack.append((path, self.module_calls))
+        self.children.append(0)
+
+    def leave(self) -> None:
+        self.stack.pop()
+        self.children.pop()
+        self.children[-1] += 1
+
+    def _place(self) -> tuple[str, Any]:
+        """Module path and group key here: a call of a module, and the run between two calls of its children."""
+        if not self.stack:
+            return LOSS_MODULE, (0, 0)
+        path, number = self.stack[-1]
+        return path, (number, self.children[-1])
+
+    # -- sources ------------------------------------------------------------------------------------------------
+
+    def add_source(self, tensor: torch.Tensor, kind: str, name: str, constant: Any = None) -> int:
+        number = len(self.calls)
+        output = _output(tensor)
+        self.calls.append(
+            Call(kind, SOURCE, self.phase, outputs=(output,), output_bytes=output.bytes, name=name, constant=constant)
+        )
+        tensor._graphopt_ref = Ref(number, 0)  # type: ignore[attr-defined]
+        return number
+
+    def ref(self, tensor: torch.Tensor) -> Ref:
+        ref = getattr(tensor, "_graphopt_ref", None)
+        if ref is None:  # a real tensor from outside: a constant
+            number = self.add_source(tensor, "constant", "", constant=tensor)
+            ref = Ref(number, 0)
+        return ref
+
+    def origin(self, tensor: torch.Tensor) -> int:
+        """The call on which a reader of ``tensor`` depends: its producer, or a later write in place."""
+        call = self.ref(tensor).call
+        if self.written:
+            entry = self.written.get(tensor.untyped_storage()._cdata)
+            if entry is not None and entry[1] > call:
+                return entry[1]
+        return call
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        import torch
+
+        operator = self.operators.get(func)
+        if operator is None:
+            operator = self.operators[func] = _describe(func)
+        given = [t for value in (*args, *kwargs.values()) for t in _tensors(value)]
+        written_in_place = [
+            t
+            for position, name in operator.mutates
+            for t in _tensors(args[position] if position < len(args) else kwargs.get(name))
+        ]
+        read = [] if operator.kind in _METADATA_ONLY else list({id(t): t for t in given}.values())
+        uses = tuple(dict.fromkeys(self.ref(t).call for t in given))
+        reads = tuple(dict.fromkeys(self.origin(t) for t in read))
+        produced = list(_tensors(out))
+        number = len(self.calls)
+
+        path, group, accumulates = *self._place(), False
+        sequence = torch.autograd._get_sequence_nr() - 1
+        if self.phase == FORWARD:
+            self.by_sequence.setdefault(sequence, (path, group))
+        elif not self.stack:  # a module on the stack in backward is recomputation: it knows where it is
+            node = torch._C._current_autograd_node()
+            path, group = self.by_sequence.get(node._sequence_nr(), ("", None)) if node is not None else ("", None)
+            accumulates = (
+                operator.kind == "add"
+                and len(reads) == 2
+                and all(self.calls[r].phase == BACKWARD for r in reads)
+                and given[0].shape == given[1].shape
+            )
+
+        op_class = operator.op_class
+        if operator.kind in _NO_KERNEL or (not reads and all(t.numel() <= 1 for t in produced)):
+            op_class, reads = SOURCE, ()
+        call = Call(
+            operator.kind,
+            op_class,
+            self.phase,
+            func,
+            _replace(args, self.ref),
+            {key: _replace(value, self.ref) for key, value in kwargs.items()},
+            uses,
+            reads,
+            tuple(_output(t) if isinstance(t, torch.Tensor) else None for t in out)
+            if isinstance(out, list | tuple)
+            else (_output(out),),
+            isinstance(out, list | tuple),
+            path,
+            group,
+            accumulates,
+        )
+        if op_class not in (SOURCE, VIEW):
+            self._measure(call, operator, args, kwargs, out, read, written_in_place, produced)
+        if not call.several and call.outputs[0] is not None:
+            call.output_bytes = call.outputs[0].bytes
+        self.calls.append(call)
+
+        for index, tensor in enumerate(out if call.several else (out,)):
+            if isinstance(tensor, torch.Tensor):
+                tensor._graphopt_ref = Ref(number, index)  # type: ignore[attr-defined]
+        for tensor in written_in_place:
+            storage = tensor.untyped_storage()
+            self.written[storage._cdata] = (storage, number)
+            if not call.several:  # later readers take the whole tensor that lies there
+                call.output_bytes = max(call.output_bytes, storage.nbytes())
+
+    @staticmethod
+    def _measure(
+        call: Call,
+        operator: _Operator,
+        args: Any,
+        kwargs: Any,
+        out: Any,
+        read: list[torch.Tensor],
+        in_place: list[torch.Tensor],
+        produced: list[torch.Tensor],
+    ) -> None:
+        kind = operator.kind
+        sources = read[1:] if kind in _WRITE_ONLY and in_place else read
+        sizes = [_distinct_bytes(t) for t in sources]
+        if kind in _READS_ROWS and sizes:
+            sizes[0] = min(sizes[0], sum(t.numel() * t.itemsize for t in produced))
+        call.bytes_read = sum(sizes)
+        results = {id(t): t for t in (*produced, *in_place)}
+        call.bytes_written = sum(_distinct_bytes(t) for t in results.values())
+        call.flops = _count_flops(operator, args, kwargs, out, read)
+
+
+def _output(tensor: torch.Tensor) -> Output:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Output(tuple(tensor.shape), dtype, tensor.numel() * tensor.itemsize)
+
+
+def _replace(value: Any, ref: Callable[[torch.Tensor], Ref]) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return ref(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_replace(item, ref) for item in value)
+    return value
+
+
+def trace_step(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    optimizer: str | None = "adam",
+    train: bool = True,
+) -> Trace:
+    """Run one step of ``module`` on fake tensors and record it. Arguments as in :func:`capture`."""
+    import torch
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+    from torch.overrides import TorchFunctionMode
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"capture: module is a {type(module).__name__}; give a torch.nn.Module")
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise unknown_name("optimizer", optimizer, OPTIMIZERS, "(or None)")
+    if loss is not None and not callable(loss):
+        raise InputError(f"capture: loss is a {type(loss).__name__}; give a function of the module's output")
+
+    recorder = _Recorder()
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            kwargs = kwargs or {}
+            out = func(*args, **kwargs)
+            if func.namespace != "prim":
+                recorder.add(func, args, kwargs, out)
+            return out
+
+    class FusedDropout(TorchFunctionMode):
+        """On a GPU dropout is one kernel with a mask; on a CPU, where fake tensors live, it would be three."""
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.nn.functional.dropout or func is torch.dropout:
+                return dropout(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    def dropout(
+        input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True
+    ) -> torch.Tensor:
+        return torch.native_dropout(input, p, True)[0] if p and training and train else input
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def imitate(tensor: torch.Tensor) -> torch.Tensor:
+        with fake:
+            copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        return copy.requires_grad_(tensor.requires_grad and train)
+
+    names: dict[int, str] = {}  # parameters by identity: a tied one keeps its first name
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), name)
+    fakes = {name: imitate(p) for name, p in module.named_parameters()}
+    params = {
+        name: fakes[names[id(p)]] for name, p in module.named_parameters(remove_duplicate=False)
+    }  # tied names share one fake
+    buffers = {name: imitate(b) for name, b in module.named_buffers(remove_duplicate=False)}
+    owner = {name: name.rpartition(".")[0] for name in (*params, *buffers)}
+
+    args, kwargs = _arguments(example_inputs)
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    seen: dict[int, torch.Tensor] = {}
+    inputs = []
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor):
+            if id(leaf) not in seen:
+                seen[id(leaf)] = imitate(leaf.detach())
+                inputs.append(recorder.add_source(seen[id(leaf)], "input", f"input{len(inputs)}"))
+            leaves[position] = seen[id(leaf)]
+    args, kwargs = pytree.tree_unflatten(leaves, structure)
+    param_sources = {name: recorder.add_source(tensor, "parameter", name) for name, tensor in fakes.items()}
+    buffer_sources = {name: recorder.add_source(tensor, "buffer", name) for name, tensor in buffers.items()}
+
+    was_training, handles = {m: m.training for m in module.modules()}, []
+    for path, child in module.named_modules():
+        handles.append(
+            child.register_forward_pre_hook(lambda _m, _a, path=path: recorder.enter(path), prepend=True)
+        )
+        handles.append(child.register_forward_hook(lambda _m, _a, _o: recorder.leave(), always_call=True))
+    grads: dict[str, Ref] = {}
+    # Vendor kernels (oneDNN's fused LSTM) would hide the aten operators.
+    vendor_kernels = torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
+        module.train(train)
+        with (
+            fake,
+            Record(),
+            FusedDropout(),
+            torch.set_grad_enabled(train),
+        ):
+            result = torch.func.functional_call(module, (params, buffers), args, kwargs)
+            if train:
+                value = _loss_of(result, loss)
+                wanted = {name: p for name, p in fakes.items() if p.requires_grad}
+                recorder.phase = BACKWARD
+                if wanted:
+                    found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+                    grads = {n: recorder.ref(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+                    results = [value, *(g for g in found if g is not None)]
+                else:
+                    results = [value]
+                outputs = [value]
+            else:
+                outputs = results = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+                if loss is not None:
+                    outputs = results = [_loss_of(result, loss)]
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        where = recorder.stack[-1][0] if recorder.stack else type(module).__name__
+        raise InputError(
+            f"capture: {where or type(module).__name__} uses {error.func}, whose result depends on tensor values; "
+            "a graph has fixed shapes: use masks or a fixed capacity instead"
+        ) from error
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=vendor_kernels[0])
+        for handle in handles:
+            handle.remove()
+        for child, mode in was_training.items():
+            child.training = mode
+    if not outputs:
+        raise InputError(f"capture: the output of {type(module).__name__} holds no tensor")
+    return Trace(
+        recorder.calls,
+        param_sources,
+        inputs,
+        buffer_sources,
+        [recorder.ref(t) for t in outputs],
+        grads,
+        [recorder.origin(t) for t in results],
+        optimizer if train else None,
+        owner,
+    )
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    import torch
+
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, list | tuple):
+        return tuple(example_inputs), {}
+    raise InputError(
+        f"capture: example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of positional "
+        "arguments or a dict of keyword arguments"
+    )
+
+
+def _loss_of(result: Any, loss: Callable[[Any], Any] | None) -> torch.Tensor:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    value = loss(result) if loss is not None else result
+    tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]
+    floating = [t for t in tensors if t.is_floating_point()]
+    if not floating:
+        raise InputError("capture: the module's output holds no floating-point tensor to train on; give loss=")
+    if floating[0].numel() == 1:
+        return floating[0].reshape(()) if floating[0].dim() else floating[0]
+    if loss is not None:
+        raise InputError(f"capture: loss returns shape {tuple(floating[0].shape)}; it must return a scalar tensor")
+    return floating[0].mean()
+
+
+class BuiltGraph(NamedTuple):
+    """A graph and, for each op, what it is of the trace: ``Ref(call, output)``, output -1 for the call itself."""
+
+    graph: ComputationGraph
+    origin: list[Ref]  # optimiser ops: Ref(-1, -1)
+
+
+def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = None) -> BuiltGraph:
+    """The :class:`ComputationGraph` of a trace: dead calls dropped, ``getitem`` and optimiser ops added."""
+    calls = trace.calls
+    alive = _alive(trace)
+    grad_of = dict(trace.grads)
+    updates = list(grad_of) if trace.optimizer else []
+    groups, modules_of = _groups(trace, alive)
+
+    # which outputs of an operator with several are used: each gets a getitem
+    taken: dict[int, set[int]] = {}
+    for number in np.flatnonzero(alive).tolist():
+        for ref in _refs((calls[number].args, calls[number].kwargs)):
+            if calls[ref.call].several:
+                taken.setdefault(ref.call, set()).add(ref.output)
+    for ref in (*trace.outputs, *grad_of.values()):
+        if calls[ref.call].several:
+            taken.setdefault(ref.call, set()).add(ref.output)
+
+    rows: list[dict[str, Any]] = []
+    origin: list[Ref] = []
+    edges: list[tuple[int, int]] = []
+    op_of_call: dict[int, int] = {}
+    op_of_item: dict[Ref, int] = {}
+    kinds: dict[str, int] = {}
+    modules: dict[str, int] = {}
+
+    def add(ref: Ref, kind: str, op_class: int, phase: int, out: Output | None, module: str, group: Any, **sizes: int):  # type: ignore[no-untyped-def]
+        shape = out.shape if out is not None else ()
+        if len(shape) > MAX_RANK:
+            raise InputError(f"capture: {kind} makes a tensor of rank {len(shape)}; at most {MAX_RANK} is supported")
+        dtype = out.dtype if out is not None else "float32"
+        if dtype not in DTYPES:
+            raise InputError(f"capture: {kind} makes a tensor of dtype {dtype}; supported: {', '.join(DTYPES)}")
+        rows.append(
+            {
+                "kind": kinds.setdefault(kind, len(kinds)),
+                "op_class": op_class,
+                "phase": phase,
+                "dtype": DTYPES.index(dtype),
+                "output_shape": [*shape, *[-1] * (MAX_RANK - len(shape))],
+                "module": modules.setdefault(module, len(modules)),
+                "colocation": group,
+            }
+            | sizes
+        )
+        origin.append(ref)
+        return len(rows) - 1
+
+    def add_call(number: int) -> None:
+        call = calls[number]
+        for source in call.reads:  # a source stands just before its first reader
+            if source not in op_of_call and calls[source].op_class == SOURCE:
+                add_call(source)
+        used = sorted(taken.get(number, ()))
+        items = [(index, out) for index in used if (out := call.outputs[index]) is not None]
+        first = next((out for out in call.outputs if out is not None), None)
+        module, group = modules_of[number], groups[number]
+        op = add(
+            Ref(number, -1),
+            call.kind,
+            call.op_class,
+            call.phase,
+            first,
+            module,
+            group,
+            flops=call.flops,
+            bytes_read=call.bytes_read,
+            bytes_written=call.bytes_written,
+            output_bytes=sum(out.bytes for _, out in items) if call.several else call.output_bytes,
+            param_bytes=first.bytes if call.kind == "parameter" and first is not None else 0,
+        )
+        op_of_call[number] = op
+        # a reader of several outputs names each item; a reader after a write in place names the call
+        wanted: dict[int, None] = {}
+        for ref in dict.fromkeys(_refs((call.args, call.kwargs))):
+            if ref.call in call.reads:
+                wanted[op_of_item.get(ref, op_of_call[ref.call])] = None
+        for source in call.reads:
+            if source not in call.uses:
+                wanted[op_of_call[source]] = None
+        edges.extend((source, op) for source in wanted)
+        for index, out in items:
+            item = add(
+                Ref(number, index), "getitem", VIEW, call.phase, out, module, group, output_bytes=out.bytes
+            )
+            op_of_item[Ref(number, index)] = item
+            edges.append((op, item))
+
+    for number, call in enumerate(calls):
+        if alive[number] and call.op_class != SOURCE:
+            add_call(number)
+    for number in np.flatnonzero(alive).tolist():  # parameters that nothing reads
+        if number not in op_of_call:
+            add_call(number)
+    if trace.optimizer:
+        rule = OPTIMIZERS[trace.optimizer]
+    for param in updates:
+        source, ref = trace.params[param], grad_of[param]
+        out = calls[source].outputs[0]
+        assert out is not None
+        elements = math.prod(out.shape)
+        op = add(
+            Ref(-1, -1),
+            trace.optimizer or "",
+            OP_CLASSES.index("optimizer"),
+            OPTIMIZER,
+            out,
+            trace.owner[param],
+            groups[source],
+            flops=rule.flops * elements,
+            bytes_read=rule.reads * out.bytes,
+            bytes_written=rule.writes * out.bytes,
+            state_bytes=rule.state * out.bytes,
+        )
+        edges.append((op_of_call[source], op))
+        edges.append((op_of_item.get(ref, op_of_call[ref.call]), op))
+
+    columns: dict[str, Any] = {
+        column: np.asarray([row.get(column, 0) for row in rows], np.int64)
+        for column in (
+            "kind op_class phase dtype output_shape flops bytes_read bytes_written output_bytes param_bytes "
+            "state_bytes module colocation"
+        ).split()
+    }
+    _, first_at, inverse = np.unique(columns["colocation"], return_index=True, return_inverse=True)
+    columns["colocation"] = np.argsort(np.argsort(first_at))[inverse]  # groups in order of first appearance
+    graph = ComputationGraph(
+        name, kinds=list(kinds), modules=list(modules), columns=columns, edges=np.asarray(edges), metadata=metadata
+    )
+    return BuiltGraph(graph, origin)
+
+
+def _refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _refs(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _refs(item)
+
+
+def _alive(trace: Trace) -> np.ndarray:
+    """bool [calls]: what the results depend on, and every parameter."""
+    calls = trace.calls
+    alive = np.zeros(len(calls), bool)
+    alive[list(trace.params.values())] = True
+    alive[trace.results] = True
+    alive[[ref.call for ref in (*trace.outputs, *trace.grads.values())]] = True
+    for number in range(len(calls) - 1, -1, -1):
+        if alive[number]:
+            alive[list(calls[number].reads)] = True
+            alive[list(calls[number].uses if calls[number].kind not in _METADATA_ONLY else ())] = True
+    return alive
+
+
+def _groups(trace: Trace, alive: np.ndarray) -> tuple[list[int], list[str]]:
+    """Colocation group (an arbitrary number) and module path of each call.
+
+    A call keeps the group it was recorded in. A source goes with its first reader, a sum of gradients with the
+    operator that takes the sum (the backward of the tensor's producer, or the parameter's update), a view with
+    what it views, and anything else without a group with its first producer, else its first reader.
+    """
+    calls = trace.calls
+    keys: list[Any] = [call.group for call in calls]
+    modules = [call.module for call in calls]
+    readers: list[list[int]] = [[] for _ in calls]
+    for number, call in enumerate(calls):
+        if alive[number]:
+            for source in call.reads:
+                readers[source].append(number)
+
+    def first_reader(number: int) -> int | None:
+        """The first reader that is no view, looking through views."""
+        found = []
+        stack = [number]
+        while stack:
+            for reader in readers[stack.pop()]:
+                if calls[reader].op_class == VIEW:
+                    stack.append(reader)
+                else:
+                    found.append(reader)
+        return min(found, default=None)
+
+    def take(number: int, other: int) -> None:
+        keys[number] = keys[other]
+        modules[number] = modules[other]
+
+    for number, call in enumerate(calls):
+        if call.op_class == SOURCE and alive[number]:
+            reader = first_reader(number)
+            if reader is not None:
+                take(number, reader)
+            if call.name in trace.owner:
+                modules[number] = trace.owner[call.name]
+    updated = {ref.call: trace.params[name] for name, ref in trace.grads.items()}
+    for number in range(len(calls) - 1, -1, -1):
+        if alive[number] and (calls[number].accumulates or keys[number] is None):
+            end: int | None = number
+            while end is not None:  # a gradient may reach its parameter through views
+                if end in updated:
+                    break
+                following = [r for r in readers[end] if calls[r].op_class == VIEW]
+                end = following[0] if following and len(readers[end]) == 1 else None
+            if end is not None:
+                take(number, updated[end])
+            elif (reader := first_reader(number)) is not None and keys[reader] is not None:
+                take(number, reader)
+    for number, call in enumerate(calls):
+        if not alive[number] or call.op_class == SOURCE:
+            continue
+        if (call.op_class == VIEW and call.reads) or keys[number] is None:
+            source = next((r for r in call.reads if keys[r] is not None), None)
+            if source is not None:
+                keys[number] = keys[source]
+                modules[number] = modules[number] or modules[source]
+    numbers: dict[Any, int] = {}
+    groups = [
+        numbers.setdefault(("alone", number) if key is None else key, len(numbers)) for number, key in enumerate(keys)
+    ]
+    return groups, modules
+
+
+def capture(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    optimizer: str | None = "adam",
+    train: bool = True,
+    name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> ComputationGraph:
+    """The computation graph of one training step (or of inference) of a torch module.
+
+    Args:
+        module: on any device, ``meta`` too: only shapes are used, so a model need not fit in memory.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments. Only shapes and
+            dtypes matter; ``meta`` tensors do.
+        loss: function of the module's output that returns a scalar. None: the output itself where it is a
+            scalar, else the mean of its first floating-point tensor.
+        optimizer: ``"adam"``, ``"momentum"`` (SGD with momentum), ``"sgd"``, or None for no update.
+        train: forward, backward and optimiser; False: the forward pass in evaluation mode, without gradients.
+        name: the graph's name; the module's class name by default.
+        metadata: facts to keep with the graph (source, configuration, licence, stages).
+
+    Returns:
+        A graph whose ops are the aten operators torch runs, in its order. Each parameter is a ``source`` op that
+        holds its bytes, and has one ``optimizer`` op that holds its state and updates it in place. An operator
+        with several outputs is followed by a ``getitem`` view an output that is used. Results that nothing reads
+        are left out. ``colocation`` numbers one group a call of a module: a leaf module's own operators, a
+        container's between two calls of its children; backward operators, parameters first used there and their
+        updates included.
+
+    Raises:
+        InputError: wrong arguments, or a module whose shapes depend on tensor values.
+    """
+    import torch
+
+    trace = trace_step(module, example_inputs, loss=loss, optimizer=optimizer, train=train)
+    args, kwargs = _arguments(example_inputs)
+    facts = {
+        "source": f"captured from {type(module).__module__}.{type(module).__qualname__}",
+        "torch": torch.__version__.split("+")[0],
+        "train": bool(train),
+        "optimizer": trace.optimizer,
+        "inputs": [
+            [str(value.dtype).removeprefix("torch."), list(value.shape)]
+            for value in (*args, *kwargs.values())
+            if isinstance(value, torch.Tensor)
+        ],
+        "stages": default_stages(module),
+    }
+    return build_graph(trace, name or type(module).__name__, facts | dict(metadata or {})).graph
+
+
+def default_stages(module: torch.nn.Module) -> list[dict[str, Any]]:
+    """Stages in forward order for any module: its children, with the entries of lists and sequences apart."""
+    import torch
+
+    stages = []
+    for name, child in module.named_children():
+        parts = [name]
+        if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child):
+            parts = [f"{name}.{index}" for index, _ in child.named_children()]
+        stages.extend({"name": part, "part": "", "modules": [part]} for part in parts)
+    return stages or [{"name": type(module).__name__, "part": "", "modules": [""]}]
+
+
+CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "name", "metadata")
+
+
+def capture_from_spec(spec: str) -> ComputationGraph:
+    """Capture what ``"package.module:function"`` names.
+
+    The function takes no arguments and returns ``(module, example_inputs)`` or a dict of :func:`capture`'s
+    arguments.
+
+    Raises:
+        InputError: the spec is malformed, there is no such module or function, or it returns something else.
+    """
+    from torch import nn
+
+    module_name, colon, function_name = spec.partition(":")
+    if not colon or not module_name or not function_name:
+        raise InputError(f"capture: {spec!r} is not of the form package.module:function")
+    try:
+        source = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise InputError(
+                f"capture: no Python module {module_name!r} (looked for {error.name!r}); run from its folder, "
+                "install it, or set PYTHONPATH"
+            ) from error
+        raise InputError(f"capture: importing {module_name!r} fails: {error}") from error
+    function = getattr(source, function_name, None)
+    if function is None:
+        functions = [n for n, v in vars(source).items() if callable(v) and not n.startswith("_")]
+        raise unknown_name(f"function in {module_name}", function_name, functions)
+    if not callable(function):
+        raise InputError(f"capture: {spec} is a {type(function).__name__}, not a function")
+    try:
+        given = function()
+    except TypeError as error:
+        raise InputError(f"capture: {spec} cannot be called without arguments: {error}") from error
+    if isinstance(given, Mapping):
+        arguments = dict(given)
+        for key in arguments:
+            if key not in CAPTURE_ARGUMENTS:
+                raise unknown_name(f"argument returned by {spec}:", key, CAPTURE_ARGUMENTS)
+        for key in ("module", "example_inputs"):
+            if key not in arguments:
+                raise InputError(f"capture: the dict that {spec} returns lacks {key!r}")
+    elif isinstance(given, tuple) and len(given) == 2:
+        arguments = {"module": given[0], "example_inputs": given[1]}
+    else:
+        raise InputError(
+            f"capture: {spec} returns a {type(given).__name__}; it must return (module, example_inputs) or a dict "
+            "of capture's arguments"
+        )
+    if not isinstance(arguments["module"], nn.Module):
+        raise InputError(
+            f"capture: {spec} returns a {type(arguments['module']).__name__} as the module; give a torch.nn.Module"
+        )
+    return capture(**arguments)
