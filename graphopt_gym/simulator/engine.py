@@ -26,25 +26,6 @@ INFINITY = np.inf
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _enqueue(task, device, ready, before, after, head, tail):
-    """Append to a device's queue; ready times never fall, so only ties move a task forward."""
-    other = tail[device]
-    while other != -1 and ready[other] == ready[task] and other > task:
-        other = before[other]
-    before[task] = other
-    if other == -1:
-        after[task] = head[device]
-        head[device] = task
-    else:
-        after[task] = after[other]
-        after[other] = task
-    if after[task] == -1:
-        tail[device] = task
-    else:
-        before[after[task]] = task
-
-
-@njit(cache=True, nogil=True, inline="always")
 def _goes_first(a, b, priority, ready):
     if priority[a] != priority[b]:
         return priority[a] > priority[b]
@@ -89,7 +70,7 @@ def _heap_pop(heap, base, heap_size, device, priority, ready):
     return top
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+@njit(cache=True, nogil=True)
 def run(
     placement,  # int32 [K] device of each task
     priority,  # float64 [K], or [0] for first come, first served
@@ -98,8 +79,8 @@ def run(
     link_of,  # int32 [D, D]
     link_latency_s,  # float64 [L]
     link_bytes_per_s,  # float64 [L]
-    is_source,  # bool [K]
-    persistent_bytes,  # int64 [K]
+    is_source,  # bool [K]; from here on the columns of TaskGraph
+    persistent_bytes,
     storage_ptr,
     storage_bytes,
     tensor_ptr,
@@ -110,17 +91,19 @@ def run(
     reader,
     input_ptr,
     input_tensor,
-    record,  # bool: fill transfers and memory events
+    record,  # bool: return the transfers
     start,  # float64 [K], filled
     finish,  # float64 [K], filled
     peak_bytes,  # int64 [D], filled
     peak_time_s,  # float64 [D], filled
     busy_s,  # float64 [D], filled
 ):
-    """Run one step. Returns (makespan_s, transfers float64 [X, 6], memory float64 [M, 3], done).
+    """Run one step. Returns (makespan_s, transfers float64 [X, 6], done).
 
-    A transfer row is (tensor, source device, destination device, request, start, finish); a memory row is
-    (time, device, change in bytes); both are empty unless ``record``. ``done`` counts the tasks that finished.
+    A transfer row is (tensor, source device, destination device, request, start, finish); there are none unless
+    ``record``. ``done`` counts the tasks that finished: fewer than K where the task graph has a cycle.
+
+    Calls with array arguments cost reference counts in a compiled loop, so this is one long function on purpose.
     """
     num_tasks = placement.shape[0]
     num_devices = device_type.shape[0]
@@ -135,26 +118,31 @@ def run(
 
     waiting = np.empty(num_tasks, np.int32)  # inputs not yet on the task's device
     ready = np.empty(num_tasks, np.float64)
-    before = np.full(num_tasks, -1, np.int32)  # linked list of each device's queue
+    fresh = np.empty(num_tasks, np.int32)  # tasks that became ready at this instant
+    num_fresh = 0
+    # the ready queue of a device: a linked list, or, by priority, a heap
+    before = np.full(num_tasks, -1, np.int32)
     after = np.full(num_tasks, -1, np.int32)
     head = np.full(num_devices, -1, np.int32)
     tail = np.full(num_devices, -1, np.int32)
     heap = np.empty(num_tasks if by_priority else 0, np.int32)
     heap_start = np.zeros(num_devices + 1, np.int64)
     heap_size = np.zeros(num_devices, np.int64)
+    running = np.full(num_devices, -1, np.int32)
+    until = np.full(num_devices, INFINITY)
+    try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
+    device_listed = np.zeros(num_devices, np.bool_)
+    num_try_devices = 0
 
-    memory = np.zeros(num_devices, np.int64)
-    storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
-    copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
-
+    # transfers, numbered by request; the queue of a link is a linked list of them
     x_tensor = np.empty(most, np.int32)
     x_target = np.empty(most, np.int32)
     x_request = np.empty(most, np.float64)
-    x_after = np.empty(most, np.int32)
     x_before = np.empty(most, np.int32)
-    x_count = 0
+    x_after = np.empty(most, np.int32)
     x_start = np.empty(most if record else 0, np.float64)
     x_finish = np.empty(most if record else 0, np.float64)
+    num_transfers = 0
     link_head = np.full(num_links, -1, np.int32)
     link_tail = np.full(num_links, -1, np.int32)
     link_running = np.full(num_links, -1, np.int32)
@@ -162,38 +150,29 @@ def run(
     active = np.empty(num_links, np.int32)  # links that carry something now
     num_active = 0
     try_links = np.empty(num_links, np.int32)  # idle links that may have something to carry
-    listed = np.zeros(num_links, np.bool_)
-    num_try = 0
-
-    running = np.full(num_devices, -1, np.int32)
-    until = np.full(num_devices, INFINITY)
-    try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
-    device_listed = np.zeros(num_devices, np.bool_)
-    num_try_devices = 0
+    link_listed = np.zeros(num_links, np.bool_)
+    num_try_links = 0
     ending = np.empty(num_devices + num_links, np.int32)  # what ends now: devices, then positions in `active`
     num_ending = 0
     num_ending_devices = 0
 
-    num_events = 0
-    size = 2 * (storage_bytes.shape[0] + most) + num_devices if record else 0
-    events = np.empty((size, 3), np.float64)
+    memory = np.zeros(num_devices, np.int64)
+    storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
+    copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
 
     for device in range(num_devices):
-        peak_bytes[device] = 0
-        peak_time_s[device] = 0.0
         busy_s[device] = 0.0
+        peak_time_s[device] = 0.0
     for task in range(num_tasks):
         waiting[task] = input_ptr[task + 1] - input_ptr[task]
         memory[placement[task]] += persistent_bytes[task]
         if by_priority:
             heap_start[placement[task] + 1] += 1
+        if waiting[task] == 0 and not is_source[task]:
+            fresh[num_fresh] = task
+            num_fresh += 1
     for device in range(num_devices):
         heap_start[device + 1] += heap_start[device]
-        if record:
-            events[num_events, 0] = 0.0
-            events[num_events, 1] = device
-            events[num_events, 2] = memory[device]
-            num_events += 1
 
     now = 0.0
     done = 0
@@ -202,7 +181,7 @@ def run(
     first_round = True
     next_source = 0
     while True:
-        # ---- take in every finish at this instant
+        # ---- tasks that finish now
         turn = 0
         while True:
             if first_round:
@@ -217,11 +196,6 @@ def run(
                 home = placement[finished]
                 for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
                     memory[home] += storage_bytes[storage]
-                    if record:
-                        events[num_events, 0] = now
-                        events[num_events, 1] = home
-                        events[num_events, 2] = storage_bytes[storage]
-                        num_events += 1
             else:
                 if turn == num_ending_devices:
                     break
@@ -235,30 +209,19 @@ def run(
                     try_devices[num_try_devices] = home
                     num_try_devices += 1
             done += 1
-            home = placement[finished]
-            # what it read
+            # let go of what it read
             for position in range(input_ptr[finished], input_ptr[finished + 1]):
                 tensor = input_tensor[position]
                 if copy_left[home, tensor] > 0:
                     copy_left[home, tensor] -= 1
                     if copy_left[home, tensor] == 0:
                         memory[home] -= tensor_bytes[tensor]
-                        if record:
-                            events[num_events, 0] = now
-                            events[num_events, 1] = home
-                            events[num_events, 2] = -tensor_bytes[tensor]
-                            num_events += 1
                 else:
                     storage = tensor_storage[tensor]
                     storage_left[storage] -= 1
                     if storage_left[storage] == 0:
                         memory[home] -= storage_bytes[storage]
-                        if record:
-                            events[num_events, 0] = now
-                            events[num_events, 1] = home
-                            events[num_events, 2] = -storage_bytes[storage]
-                            num_events += 1
-            # what it made
+            # hand out what it made
             for tensor in range(tensor_ptr[finished], tensor_ptr[finished + 1]):
                 storage = tensor_storage[tensor]
                 for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
@@ -268,58 +231,47 @@ def run(
                         storage_left[storage] += 1
                         waiting[task] -= 1
                         if waiting[task] == 0:
-                            ready[task] = now
-                            if running[target] == -1 and not device_listed[target]:
-                                device_listed[target] = True
-                                try_devices[num_try_devices] = target
-                                num_try_devices += 1
-                            if by_priority:
-                                _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
-                            else:
-                                _enqueue(task, target, ready, before, after, head, tail)
+                            fresh[num_fresh] = task
+                            num_fresh += 1
+                        continue
+                    copy_left[target, tensor] += 1
+                    if copy_left[target, tensor] > 1:
+                        continue  # requested for an earlier reader there
+                    storage_left[storage] += 1
+                    link = link_of[home, target]
+                    x = num_transfers
+                    num_transfers += 1
+                    x_tensor[x] = tensor
+                    x_target[x] = target
+                    x_request[x] = now
+                    # requests come in order of time, so only ties move one forward
+                    other = link_tail[link]
+                    while (
+                        other != -1
+                        and x_request[other] == now
+                        and (x_tensor[other] > tensor or (x_tensor[other] == tensor and x_target[other] > target))
+                    ):
+                        other = x_before[other]
+                    x_before[x] = other
+                    if other == -1:
+                        x_after[x] = link_head[link]
+                        link_head[link] = x
                     else:
-                        if copy_left[target, tensor] == 0:
-                            storage_left[storage] += 1
-                            link = link_of[home, target]
-                            x = x_count
-                            x_count += 1
-                            x_tensor[x] = tensor
-                            x_target[x] = target
-                            x_request[x] = now
-                            other = link_tail[link]
-                            while (
-                                other != -1
-                                and x_request[other] == now
-                                and (
-                                    x_tensor[other] > tensor
-                                    or (x_tensor[other] == tensor and x_target[other] > target)
-                                )
-                            ):
-                                other = x_before[other]
-                            x_before[x] = other
-                            if other == -1:
-                                x_after[x] = link_head[link]
-                                link_head[link] = x
-                            else:
-                                x_after[x] = x_after[other]
-                                x_after[other] = x
-                            if x_after[x] == -1:
-                                link_tail[link] = x
-                            else:
-                                x_before[x_after[x]] = x
-                            if link_running[link] == -1 and not listed[link]:
-                                listed[link] = True
-                                try_links[num_try] = link
-                                num_try += 1
-                        copy_left[target, tensor] += 1
+                        x_after[x] = x_after[other]
+                        x_after[other] = x
+                    if x_after[x] == -1:
+                        link_tail[link] = x
+                    else:
+                        x_before[x_after[x]] = x
+                    if link_running[link] == -1 and not link_listed[link]:
+                        link_listed[link] = True
+                        try_links[num_try_links] = link
+                        num_try_links += 1
             for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
                 if storage_left[storage] == 0:
                     memory[home] -= storage_bytes[storage]
-                    if record:
-                        events[num_events, 0] = now
-                        events[num_events, 1] = home
-                        events[num_events, 2] = -storage_bytes[storage]
-                        num_events += 1
+
+        # ---- transfers that finish now
         for turn in range(num_ending - 1, num_ending_devices - 1, -1):  # last first: a removal moves the last one up
             position = ending[turn]
             link = active[position]
@@ -327,93 +279,91 @@ def run(
             active[position] = active[num_active]
             x = link_running[link]
             link_running[link] = -1
-            link_until[link] = INFINITY
-            if not listed[link]:
-                listed[link] = True
-                try_links[num_try] = link
-                num_try += 1
+            if not link_listed[link]:
+                link_listed[link] = True
+                try_links[num_try_links] = link
+                num_try_links += 1
             tensor = x_tensor[x]
             target = x_target[x]
             storage = tensor_storage[tensor]
             storage_left[storage] -= 1
             if storage_left[storage] == 0:
-                home = placement[tensor_task[tensor]]
-                memory[home] -= storage_bytes[storage]
-                if record:
-                    events[num_events, 0] = now
-                    events[num_events, 1] = home
-                    events[num_events, 2] = -storage_bytes[storage]
-                    num_events += 1
-            for reading in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-                task = reader[reading]
+                memory[placement[tensor_task[tensor]]] -= storage_bytes[storage]
+            for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                task = reader[position]
                 if placement[task] == target:
                     waiting[task] -= 1
                     if waiting[task] == 0:
-                        ready[task] = now
-                        if running[target] == -1 and not device_listed[target]:
-                            device_listed[target] = True
-                            try_devices[num_try_devices] = target
-                            num_try_devices += 1
-                        if by_priority:
-                            _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
-                        else:
-                            _enqueue(task, target, ready, before, after, head, tail)
+                        fresh[num_fresh] = task
+                        num_fresh += 1
+
         if first_round:
             first_round = False
-            for task in range(num_tasks):
-                if waiting[task] == 0 and not is_source[task] and input_ptr[task] == input_ptr[task + 1]:
-                    ready[task] = 0.0
-                    target = placement[task]
-                    if not device_listed[target]:
-                        device_listed[target] = True
-                        try_devices[num_try_devices] = target
-                        num_try_devices += 1
-                    if by_priority:
-                        _heap_push(heap, heap_start[target], heap_size, target, task, priority, ready)
-                    else:
-                        _enqueue(task, target, ready, before, after, head, tail)
             for device in range(num_devices):
                 peak_bytes[device] = memory[device]
+
+        # ---- queue what became ready
+        for position in range(num_fresh):
+            task = fresh[position]
+            ready[task] = now
+            device = placement[task]
+            if by_priority:
+                _heap_push(heap, heap_start[device], heap_size, device, task, priority, ready)
+            else:  # tasks come in order of ready time, so only ties move one forward
+                other = tail[device]
+                while other != -1 and ready[other] == now and other > task:
+                    other = before[other]
+                before[task] = other
+                if other == -1:
+                    after[task] = head[device]
+                    head[device] = task
+                else:
+                    after[task] = after[other]
+                    after[other] = task
+                if after[task] == -1:
+                    tail[device] = task
+                else:
+                    before[after[task]] = task
+            if running[device] == -1 and not device_listed[device]:
+                device_listed[device] = True
+                try_devices[num_try_devices] = device
+                num_try_devices += 1
+        num_fresh = 0
 
         # ---- start what can start
         for position in range(num_try_devices):
             device = try_devices[position]
             device_listed[device] = False
-            if running[device] == -1:
-                task = -1
-                if by_priority:
-                    if heap_size[device] > 0:
-                        task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
+            if by_priority:
+                if heap_size[device] == 0:
+                    continue
+                task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
+            else:
+                task = head[device]
+                if task == -1:
+                    continue
+                head[device] = after[task]
+                if after[task] == -1:
+                    tail[device] = -1
                 else:
-                    task = head[device]
-                    if task != -1:
-                        head[device] = after[task]
-                        if after[task] == -1:
-                            tail[device] = -1
-                        else:
-                            before[after[task]] = -1
-                if task != -1:
-                    duration = durations[device_type[device], task]
-                    start[task] = now
-                    finish[task] = now + duration
-                    makespan = max(makespan, now + duration)
-                    busy_s[device] += duration
-                    running[device] = task
-                    until[device] = now + duration
-                    for storage in range(storage_ptr[task], storage_ptr[task + 1]):
-                        memory[device] += storage_bytes[storage]
-                        if record:
-                            events[num_events, 0] = now
-                            events[num_events, 1] = device
-                            events[num_events, 2] = storage_bytes[storage]
-                            num_events += 1
-                    if memory[device] > peak_bytes[device]:
-                        peak_bytes[device] = memory[device]
-                        peak_time_s[device] = now
+                    before[after[task]] = -1
+            duration = durations[device_type[device], task]
+            running[device] = task
+            until[device] = now + duration
+            start[task] = now
+            finish[task] = now + duration
+            busy_s[device] += duration
+            if now + duration > makespan:
+                makespan = now + duration
+            for storage in range(storage_ptr[task], storage_ptr[task + 1]):
+                memory[device] += storage_bytes[storage]
+            if memory[device] > peak_bytes[device]:
+                peak_bytes[device] = memory[device]
+                peak_time_s[device] = now
         num_try_devices = 0
-        for position in range(num_try):
+        for position in range(num_try_links):
             link = try_links[position]
-            listed[link] = False
+            link_listed[link] = False
             x = link_head[link]
             if x == -1:
                 continue
@@ -431,15 +381,12 @@ def run(
             if record:
                 x_start[x] = now
                 x_finish[x] = link_until[link]
-                events[num_events, 0] = now
-                events[num_events, 1] = target
-                events[num_events, 2] = tensor_bytes[tensor]
-                num_events += 1
             memory[target] += tensor_bytes[tensor]
             if memory[target] > peak_bytes[target]:
                 peak_bytes[target] = memory[target]
                 peak_time_s[target] = now
-        num_try = 0
+        num_try_links = 0
+
         # ---- go to the next finish, and note all that end then
         next_time = INFINITY
         num_ending = 0
@@ -462,20 +409,20 @@ def run(
             elif when == next_time:
                 ending[num_ending] = position
                 num_ending += 1
-        if next_time == INFINITY:
+        if num_ending == 0:
             break
         now = next_time
 
-    transfers = np.empty((x_count if record else 0, 6), np.float64)
+    transfers = np.empty((num_transfers if record else 0, 6), np.float64)
     if record:
-        for x in range(x_count):
+        for x in range(num_transfers):
             transfers[x, 0] = x_tensor[x]
             transfers[x, 1] = placement[tensor_task[x_tensor[x]]]
             transfers[x, 2] = x_target[x]
             transfers[x, 3] = x_request[x]
             transfers[x, 4] = x_start[x]
             transfers[x, 5] = x_finish[x]
-    return makespan, transfers, events[:num_events], done
+    return makespan, transfers, done
 
 
 @njit(cache=True, nogil=True)
@@ -508,7 +455,7 @@ def run_many(
     start = np.empty(placements.shape[1])
     finish = np.empty(placements.shape[1])
     for row in range(placements.shape[0]):
-        makespan, _, _, _ = run(
+        makespan, _, _ = run(
             placements[row], priorities[row], durations, device_type, link_of, link_latency_s, link_bytes_per_s,
             is_source, persistent_bytes, storage_ptr, storage_bytes, tensor_ptr, tensor_bytes, tensor_storage,
             tensor_task, reader_ptr, reader, input_ptr, input_tensor, False, start, finish, peaks[row],

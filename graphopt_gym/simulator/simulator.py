@@ -131,7 +131,7 @@ class Simulator:
         placement = np.ascontiguousarray(placement, np.int32)
         start, finish = np.zeros(count), np.zeros(count)
         peak, peak_time, busy = np.zeros(devices, np.int64), np.zeros(devices), np.zeros(devices)
-        makespan, transfers, memory, done = self._run(
+        makespan, transfers, done = self._run(
             placement, priority, True, start, finish, peak, peak_time, busy
         )
         assert done == count, "the task graph has a cycle"
@@ -144,7 +144,6 @@ class Simulator:
             finish_s=finish,
             makespan_s=float(makespan),
             transfers=transfers,
-            memory_events=memory,
             peak_bytes=peak,
             peak_time_s=peak_time,
             busy_s=busy,
@@ -155,7 +154,7 @@ class Simulator:
         devices, count = self.num_devices, self.num_tasks
         scratch = np.empty((2, count))
         peak, floats = np.empty(devices, np.int64), np.empty((2, devices))
-        makespan, _, _, _ = self._run(
+        makespan, _, _ = self._run(
             np.ascontiguousarray(placement, np.int32), priority, False,
             scratch[0], scratch[1], peak, floats[0], floats[1],
         )  # fmt: skip

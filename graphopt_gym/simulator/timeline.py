@@ -26,7 +26,6 @@ class Timeline:
     finish_s: np.ndarray  # float64 [K]
     makespan_s: float
     transfers: np.ndarray  # float64 [X, 6]: tensor, source device, destination device, request, start, finish
-    memory_events: np.ndarray  # float64 [M, 3]: time, device, change in bytes; in order of time
     peak_bytes: np.ndarray  # int64 [D]
     peak_time_s: np.ndarray  # float64 [D]
     busy_s: np.ndarray  # float64 [D] seconds of compute
@@ -64,6 +63,50 @@ class Timeline:
     def transfer_bytes(self) -> np.ndarray:
         """int64 [X]: bytes of each transfer."""
         return self.tasks.tensor_bytes[self.transfers[:, 0].astype(int)]
+
+    @cached_property
+    def memory_events(self) -> np.ndarray:
+        """float64 [M, 3]: time, device, change in bytes; in order of time, what is freed before what is allocated.
+
+        Found from the starts and finishes, apart from the engine's own count. What lives for no time is left out.
+        """
+        tasks = self.tasks
+        storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
+        reader_tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
+        home = self.placement[tasks.tensor_task]
+        # a storage: from its producer's start to the last finish of a local reader or of a transfer out
+        freed = self.finish_s[storage_task].copy()
+        local = self.placement[tasks.reader] == home[reader_tensor]
+        np.maximum.at(freed, tasks.tensor_storage[reader_tensor[local]], self.finish_s[tasks.reader[local]])
+        sent = self.transfers[:, 0].astype(np.int64)
+        np.maximum.at(freed, tasks.tensor_storage[sent], self.transfers[:, 5])
+        # a copy: from its transfer's start to the last finish of a reader there
+        copy_of = np.full((tasks.num_tensors, self.cluster.num_devices), -1, np.int64)
+        target = self.transfers[:, 2].astype(np.int64)
+        copy_of[sent, target] = np.arange(len(sent))
+        copy_freed = self.transfers[:, 5].copy()
+        remote = ~local
+        np.maximum.at(
+            copy_freed,
+            copy_of[reader_tensor[remote], self.placement[tasks.reader[remote]]],
+            self.finish_s[tasks.reader[remote]],
+        )
+        allocated = np.concatenate([self.start_s[storage_task], self.transfers[:, 4]])
+        released = np.concatenate([freed, copy_freed])
+        device = np.concatenate([self.placement[storage_task], target])
+        size = np.concatenate([tasks.storage_bytes, tasks.tensor_bytes[sent]])
+        lives = (released > allocated) & (size > 0)
+        allocated, released, device, size = allocated[lives], released[lives], device[lives], size[lives]
+        kept = np.zeros(self.cluster.num_devices)
+        np.add.at(kept, self.placement, tasks.persistent_bytes)
+        rows = np.concatenate(
+            [
+                np.stack([np.zeros(len(kept)), np.arange(len(kept)), kept], axis=1),
+                np.stack([released, device, -size], axis=1),
+                np.stack([allocated, device, size], axis=1),
+            ]
+        )
+        return rows[np.argsort(rows[:, 0], kind="stable")]
 
     def memory(self, device: int) -> tuple[np.ndarray, np.ndarray]:
         """(times float64 [P], bytes int64 [P]): a step function of what a device holds from each time on."""

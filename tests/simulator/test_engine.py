@@ -76,9 +76,12 @@ def test_engine__agrees_exactly_with_its_plain_twin(seed):
         for x in expected["transfers"]
     )
     assert timeline.peak_bytes.tolist() == expected["peak"]
+    instant_transfers = (timeline.transfers[:, 5] == timeline.transfers[:, 4]).sum()
     for device_index in range(cluster.num_devices):  # the recorded curve has the same peak
         levels = timeline.memory(device_index)[1]
         assert levels.max() <= timeline.peak_bytes[device_index]
+        if (simulator.durations_s[:, ~simulator.tasks.is_source] > 0).all() and instant_transfers == 0:
+            assert levels.max() == timeline.peak_bytes[device_index]
 
     # the batch and the cost-only path say the same
     tasks_placement = placement[simulator.tasks.first_op]
