@@ -1,0 +1,335 @@
+"""The placement environments; see their vector twins in ``vector.py`` and what both share in ``episodes.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from graphopt_gym.envs.placement.episodes import Episodes, OneShotEpisodes, StepEpisodes, make_roster
+from graphopt_gym.envs.placement.rendering import RENDER_MODES, check_render_mode, render_frame
+from graphopt_gym.registration import refuse_unknown
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
+    from graphopt_gym.envs.placement.problem import PlacementProblem
+    from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.problem import Outcome
+
+_ROW = np.zeros(1, np.int64)  # a scalar environment is row 0 of its episodes
+
+
+class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
+    """A Gymnasium environment over one episode at a time."""
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012 - Gymnasium's own form
+
+    def __init__(self, episodes: Episodes, render_mode: str | None) -> None:
+        self.episodes = episodes
+        self.observation_space = episodes.observation_space  # type: ignore[assignment]
+        self.action_space = episodes.action_space
+        self.render_mode = check_render_mode(render_mode)
+        self._running = self._started = False
+
+    @property
+    def problem(self) -> PlacementProblem:
+        """The problem of the current episode."""
+        return self.episodes.instance(0).problem
+
+    @property
+    def decision(self) -> np.ndarray:
+        """int32 [G], a copy: the device of each group now; undecided groups are where they started."""
+        return self.episodes.decision(0)
+
+    def outcome(self) -> Outcome:
+        """The outcome of the complete placement now, undecided groups where they started."""
+        return self.episodes.outcome(0)
+
+    def static_observation(self) -> dict[str, np.ndarray]:
+        """The current graph and cluster as padded arrays, new copies; shapes as the class describes."""
+        return self.episodes.static_arrays(int(self.episodes.instance_of[0]))
+
+    def unflatten(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Views of an observation (or of a batch of them) in the shapes of the table."""
+        return self.episodes.unflatten(observation)
+
+    def action_masks(self) -> np.ndarray:
+        """bool [actions]: the legal actions, in the form that sb3-contrib's MaskablePPO asks for."""
+        return self.episodes.masks(_ROW)[0]
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        return {name: array[0] for name, array in self.episodes.observe(_ROW).items()}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: of the generator that draws graph, cluster and a random start.
+            options: ``{"graph": name, "cluster": name}``, either or both, to choose in place of drawing.
+
+        Raises:
+            InputError: an option or a name that is not known.
+        """
+        super().reset(seed=seed)
+        self.episodes.reset(_ROW, [self.np_random], options)
+        self._running = self._started = True
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self.episodes.reset_info(0)
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        if not self._running:
+            raise ResetNeeded("the episode has ended, or none has begun: call reset() first")
+        rewards, done, illegal = self.episodes.act(_ROW, np.asarray(action)[None])
+        info: dict[str, Any] = {"illegal_action": bool(illegal[0])}
+        if done[0]:
+            self._running = False
+            info |= self.episodes.end_info(0)
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), float(rewards[0]), bool(done[0]), False, info
+
+    def render(self) -> Any:
+        if not self._started:
+            raise ResetNeeded("nothing to render yet: call reset() first")
+        return render_frame(self.episodes, 0, self.render_mode)
+
+
+class PlacementEnv(EpisodeEnv):
+    """
+    ## Description
+
+    A training step of a neural network is a graph of thousands of ops; a cluster has a handful of devices. The agent
+    goes through the graph's groups of ops in the order of their first op (a topological order of the ops) and says
+    for each which device runs it. A simulator prices the complete placement: devices run one op at a time, first
+    come, first served; tensors that cross devices take their link; what a device holds must fit its memory.
+
+    By default a group is one of the graph's colocation groups: the call of a module together with its backward ops,
+    its parameters and their updates. With `grouping="op"` each op is decided by itself.
+
+    Device placement by reinforcement learning goes back to Mirhoseini et al., "Device Placement Optimization with
+    Reinforcement Learning", ICML 2017; one decision a group in topological order, with a reward for each, to
+    Addanki et al., "Placeto", NeurIPS 2019.
+
+    ## Action Space
+
+    `Discrete(max_devices)`: the device of the current group. Devices beyond those of the episode's cluster (padding,
+    where the environment draws from clusters of several sizes) are illegal: `action_masks()`, and the observation's
+    `action_mask`, are 0 there. An illegal action does not raise: the group stays where it started, the reward is that
+    of no change, 0, and `info["illegal_action"]` is true.
+
+    ## Observation Space
+
+    A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
+    of the table. All floats lie in 0 to 1 on any graph and cluster. The names of the features, column by column, with
+    the meaning and scale of each, are `GROUP_FEATURES`, `DEVICE_FEATURES` and `PROGRESS_FEATURES` in
+    `graphopt_gym.envs.placement.observation`. D stands for `max_devices`, G for `max_groups`, E for `max_edges`.
+
+    | Key | Shape | Type | Meaning | Padding |
+    |---|---|---|---|---|
+    | `group` | [25] | float32 | the current group: sizes, time, place in the graph, kinds of its ops | 0 at the end of an episode |
+    | `devices` | [D, 15] | float32 | each device: speed, capacity, links, load and memory so far, bytes exchanged with the current group | 0 for devices that are not there |
+    | `progress` | [5] | float32 | share decided, cost of the placement now | none |
+    | `action_mask` | [D] | int8 | 1: the action is legal | 0 for devices that are not there |
+
+    The graph itself does not change within an episode and so stays out of the observation:
+    `env.unwrapped.static_observation()` gives it after each reset. `observation="graph"` adds it to every
+    observation, for policies that want all at once:
+
+    | Key | Shape | Type | Meaning | Padding |
+    |---|---|---|---|---|
+    | `nodes` | [G, 25] | float32 | the features of every group | 0 |
+    | `node_mask` | [G] | int8 | 1: a group | 0 |
+    | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
+    | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
+    | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
+    | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
+    | `placement` | [G] | int32 | device of each group now | -1 |
+    | `current` | [1] | int32 | the group to decide; the number of groups at the end | none |
+
+    The last two change within an episode and are in the observation only.
+
+    ## Rewards
+
+    `reward="improvement"`: let Φ of a placement be -sqrt(step time in seconds). The reward of a step is Φ after it
+    minus Φ before it, where groups not yet decided are where they started. So the rewards of an episode sum to
+    Φ(final) - Φ(start), up to rounding of the sum. A placement that does not fit in memory is priced by
+    `PlacementProblem.costs` in place of its step time: its step time, plus the time of all ops one after the other on
+    the slowest device, times one plus the share of memory that is missing. The sum then still tells the truth, and
+    less overflow is better.
+
+    `reward="terminal"`: the papers' reward, -sqrt(step time) of the final placement, -10 where it does not fit in
+    memory, and 0 before; nothing is simulated before the end, and the observation's `cost`, `valid` and
+    `peak_memory` stay 0.
+
+    ## Starting State
+
+    All groups are on one device (`start="single"`: the one that runs the whole graph the fastest, the first of
+    equals), where the human expert has them (`"expert"`), on random devices (`"random"`), or as an array says; the
+    first group is to be decided. Where several graphs or clusters were given, `reset` draws them, each evenly and
+    independently, by the seeded generator, or takes those that `options={"graph": name, "cluster": name}` names.
+    `info` has `graph`, `cluster` and `groups`.
+
+    ## Episode End
+
+    Terminated when the last group is decided; never truncated. The last `info` has `cost` (of `PlacementProblem.costs`:
+    the step time in seconds where valid), `valid`, and `placement`, int32 [G] padded with -1, whose first
+    `problem.num_groups` entries are a decision for `problem.evaluate`.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym
+    >>> import graphopt_gym
+    >>> env = gym.make("Placement-v0", graph="rnnlm_2layer", cluster="v100x4")
+    >>> observation, info = env.reset(seed=0)
+    >>> info["graph"], int(env.action_space.n)
+    ('rnnlm_2layer', 4)
+
+    ```
+
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, or the name of a split of the zoo.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+    * `grouping`: `"colocation"` or `"op"`.
+    * `reward`: `"improvement"` or `"terminal"`.
+    * `start`: `"single"`, `"expert"`, `"random"`, or one device a group (with one graph and one cluster).
+    * `observation`: `"step"` or `"graph"`.
+    * `max_devices`, `max_groups`, `max_edges`: sizes to pad to, for a policy that is to meet larger clusters and
+      graphs; the largest given where left out.
+    * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `render_mode`: `"rgb_array"` (a Gantt chart of the complete placement), `"ansi"`, or `"human"` (text).
+
+    An unknown argument is refused with the nearest known one.
+
+    ## Vectorized environment
+
+    `gym.make_vec("Placement-v0", num_envs=64)` gives `PlacementVectorEnv`, which simulates the placements of all
+    sub-environments in one batch on all cores, and agrees exactly with a `SyncVectorEnv` of this class. For
+    Stable-Baselines3 see `graphopt_gym.wrappers.SB3VecEnv`.
+
+    ## Version History
+
+    * v0: initial version.
+    """  # noqa: E501 - tables
+
+    def __init__(
+        self,
+        graph: GraphLike | Sequence[GraphLike] = "bert_base",
+        cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
+        *,
+        grouping: str = "colocation",
+        reward: str = "improvement",
+        start: str | Sequence[int] | np.ndarray = "single",
+        observation: str = "step",
+        max_devices: int | None = None,
+        max_groups: int | None = None,
+        max_edges: int | None = None,
+        cost_model: CostModel | None = None,
+        render_mode: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(unknown, PlacementEnv.__init__, "Placement-v0")
+        roster = make_roster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
+        super().__init__(StepEpisodes(roster, 1, start, reward, observation), render_mode)
+
+
+class PlacementOneShotEnv(EpisodeEnv):
+    """
+    ## Description
+
+    As `Placement-v0`, but the whole graph is placed in one action: the agent sees the graph and names the device of
+    every group at once, as GDP (Zhou et al., "GDP: Generalized Device Placement for Dataflow Graphs", 2019) and GO
+    (Zhou et al., "Transferable Graph Optimizers for ML Compilers", NeurIPS 2020) decide. An episode is one step.
+
+    ## Action Space
+
+    `MultiDiscrete([max_devices] * max_groups)`: the device of each group, groups in the order of their first op.
+    Entries beyond the episode's graph are ignored. An entry that names a device beyond the episode's cluster is
+    illegal: that group goes to the device that runs the whole graph the fastest, and `info["illegal_action"]` is
+    true. `action_masks()` is bool [max_groups * max_devices], group by group; a padded group allows device 0 only.
+
+    ## Observation Space
+
+    A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
+    of the table. All floats lie in 0 to 1 on any graph and cluster. D stands for `max_devices`, G for `max_groups`,
+    E for `max_edges`; the features are named in `graphopt_gym.envs.placement.observation`.
+
+    | Key | Shape | Type | Meaning | Padding |
+    |---|---|---|---|---|
+    | `nodes` | [G, 25] | float32 | the features of every group (`GROUP_FEATURES`) | 0 |
+    | `node_mask` | [G] | int8 | 1: a group | 0 |
+    | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
+    | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
+    | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
+    | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
+    | `devices` | [D, 4] | float32 | each device: exists, speed, capacity, bandwidth (`STATIC_DEVICE_FEATURES`) | 0 |
+    | `action_mask` | [D] | int8 | 1: a device of the episode's cluster | 0 |
+
+    ## Rewards
+
+    -sqrt(step time in seconds), or -10 for a placement that does not fit in memory.
+
+    ## Starting State
+
+    Where several graphs or clusters were given, `reset` draws them, each evenly and independently, by the seeded
+    generator, or takes those that `options={"graph": name, "cluster": name}` names. `info` has `graph`, `cluster`
+    and `groups`.
+
+    ## Episode End
+
+    Terminated after one step. Its `info` has `cost` (of `PlacementProblem.costs`: the step time in seconds where
+    valid), `valid`, and `placement`, int32 [G] padded with -1, whose first `problem.num_groups` entries are a decision
+    for `problem.evaluate`.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym
+    >>> import graphopt_gym
+    >>> env = gym.make("PlacementOneShot-v0", graph="rnnlm_2layer", cluster="v100x4")
+    >>> observation, info = env.reset(seed=0)
+    >>> info["graph"], env.action_space.shape == (info["groups"],)
+    ('rnnlm_2layer', True)
+
+    ```
+
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, or the name of a split of the zoo.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+    * `grouping`: `"colocation"` or `"op"`.
+    * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
+    * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `render_mode`: `"rgb_array"` (a Gantt chart of the placement), `"ansi"`, or `"human"` (text).
+
+    An unknown argument is refused with the nearest known one.
+
+    ## Vectorized environment
+
+    `gym.make_vec("PlacementOneShot-v0", num_envs=64)` gives `PlacementOneShotVectorEnv`, which simulates all
+    placements in one batch on all cores, and agrees exactly with a `SyncVectorEnv` of this class.
+
+    ## Version History
+
+    * v0: initial version.
+    """
+
+    def __init__(
+        self,
+        graph: GraphLike | Sequence[GraphLike] = "bert_base",
+        cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
+        *,
+        grouping: str = "colocation",
+        max_devices: int | None = None,
+        max_groups: int | None = None,
+        max_edges: int | None = None,
+        cost_model: CostModel | None = None,
+        render_mode: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(unknown, PlacementOneShotEnv.__init__, "PlacementOneShot-v0")
+        roster = make_roster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
+        super().__init__(OneShotEpisodes(roster, 1), render_mode)

@@ -1,0 +1,374 @@
+"""Episodes in progress: the one implementation behind the scalar and the vector environments.
+
+A scalar environment is one episode, a vector environment is several; both go through the same code and the same
+kernels, which is why they agree exactly.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from graphopt_gym.envs.placement.instances import Instance, Roster
+from graphopt_gym.envs.placement.observation import (
+    DEVICE_FEATURES,
+    GROUP_FEATURES,
+    PROGRESS_FEATURES,
+    STATIC_DEVICE_FEATURES,
+    begin,
+    decide,
+    new_state,
+    observe,
+)
+from graphopt_gym.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
+    from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.problem import Outcome
+
+REWARDS = ("improvement", "terminal")
+OBSERVATIONS = ("step", "graph")
+STARTS = ("single", "expert", "random")
+INVALID_REWARD = -10.0  # of the papers' terminal reward, for a placement that does not fit in memory
+
+
+class Episodes(ABC):
+    """``count`` episodes on instances of a roster; see the environments for what the arguments mean."""
+
+    observation_shapes: dict[str, tuple[int, ...]]  # before flattening
+    observation_space: spaces.Dict
+    action_space: spaces.Space[Any]
+
+    def __init__(self, roster: Roster, count: int, start: str | Sequence[int] | np.ndarray, reward: str) -> None:
+        self.roster = roster
+        self.instances = roster.flat
+        self.count = count
+        self.reward = reward
+        self.start = _check_start(start, self.instances)
+        self.state = new_state(count, roster.max_groups, roster.max_tasks, roster.max_devices)
+        self.instance_of = np.zeros(count, np.int64)
+        self.groups_of = np.zeros(count, np.int64)
+        self.observation_space = spaces.Dict(self._spaces())
+
+    @abstractmethod
+    def _spaces(self) -> dict[str, spaces.Space[Any]]: ...
+
+    @abstractmethod
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take an action in each of ``rows``: (rewards float64, terminated bool, illegal bool), each [rows]."""
+
+    @abstractmethod
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """New observation arrays, [rows, size] each."""
+
+    @abstractmethod
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        """bool [rows, ...]: the legal actions."""
+
+    def instance(self, row: int) -> Instance:
+        return self.instances[self.instance_of[row]]
+
+    def decision(self, row: int) -> np.ndarray:
+        """int32 [G], a copy: the device of each group now; undecided groups are where they started."""
+        return self.state.decision[row, : self.groups_of[row]].copy()
+
+    def outcome(self, row: int) -> Outcome:
+        """The outcome of the complete placement now."""
+        return self.instance(row).problem.evaluate(self.decision(row))
+
+    def reset(
+        self, rows: np.ndarray, generators: Sequence[np.random.Generator], options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start an episode in each of ``rows``, with its own generator, drawn or chosen by ``options``."""
+        state, start = self.state, self.start
+        at_random = isinstance(start, str) and start == "random"
+        starts: dict[int, np.ndarray] = {}
+        for row, generator in zip(rows.tolist(), generators, strict=True):
+            self.instance_of[row] = self.roster.draw(generator, options)
+            instance = self.instance(row)
+            self.groups_of[row] = instance.num_groups
+            if at_random:
+                starts[row] = instance.problem.sample(generator)
+        for instance, part in self._parts(rows):
+            if at_random:
+                begin(instance.tables, state, part, np.stack([starts[row] for row in part.tolist()]))
+                if self.reward == "improvement":
+                    self._simulate(instance, part)
+            else:
+                decision, cost, valid, peak = instance.start(start)
+                begin(instance.tables, state, part, np.repeat(decision[None], len(part), axis=0))
+                if self.reward == "improvement":
+                    state.cost[part], state.valid[part] = cost, valid
+                    state.peak_bytes[part, : instance.num_devices] = peak
+            state.start_cost[part] = state.cost[part]
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[Instance, np.ndarray]]:
+        """The rows of each instance."""
+        if len(self.instances) == 1 or len(rows) == 1:
+            if len(rows):
+                yield self.instances[self.instance_of[rows[0]]], rows
+            return
+        which = self.instance_of[rows]
+        for index in np.unique(which).tolist():
+            yield self.instances[index], rows[which == index]
+
+    def _simulate(self, instance: Instance, rows: np.ndarray) -> None:
+        """Price the complete placements of ``rows``, in one batch on all cores."""
+        problem, state = instance.problem, self.state
+        if len(rows) == 1:
+            row = rows[0]
+            makespan_s, peak = problem.simulator.cost(state.task_device[row, : instance.num_tasks])
+            cost, valid = problem.price(np.array([makespan_s]), peak[None])
+            state.cost[row], state.valid[row] = cost[0], valid[0]
+            state.peak_bytes[row, : instance.num_devices] = peak
+        elif len(rows):
+            batch = problem.simulator.run_many(state.task_device[rows, : instance.num_tasks])
+            state.cost[rows], state.valid[rows] = problem.price(batch.makespan_s, batch.peak_bytes)
+            state.peak_bytes[rows, : instance.num_devices] = batch.peak_bytes
+
+    def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
+        """The papers' reward of complete placements: -sqrt(step time), or -10 where they do not fit."""
+        for instance, part in self._parts(rows):
+            self._simulate(instance, part)
+        return np.where(self.state.valid[rows], -np.sqrt(self.state.cost[rows]), INVALID_REWARD)
+
+    def reset_info(self, row: int) -> dict[str, Any]:
+        problem = self.instance(row).problem
+        return {"graph": problem.graph.name, "cluster": problem.cluster.name, "groups": problem.num_groups}
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        return {
+            "cost": float(self.state.cost[row]),
+            "valid": bool(self.state.valid[row]),
+            "placement": self.state.decision[row].copy(),
+        }
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        """The padded constants of an instance, in the shapes that the environments document."""
+        instance, roster = self.instances[index], self.roster
+        groups, devices, edges = instance.num_groups, instance.num_devices, instance.num_edges
+        shapes = self.static_shapes(roster)
+        out = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        out["nodes"][:groups] = instance.tables.group_features[:groups]
+        out["times"][:groups, :devices] = instance.time_features
+        out["edge_index"] = np.full(shapes["edge_index"], -1, np.int32)
+        out["edge_index"][:, :edges] = instance.group_edges.T
+        out["edge_bytes"][:edges] = instance.edge_features
+        out["links"][:devices, :devices] = instance.link_features
+        out["node_mask"] = (np.arange(roster.max_groups) < groups).astype(np.int8)
+        return out
+
+    @staticmethod
+    def static_shapes(roster: Roster) -> dict[str, tuple[int, ...]]:
+        return {
+            "nodes": (roster.max_groups, len(GROUP_FEATURES)),
+            "node_mask": (roster.max_groups,),
+            "times": (roster.max_groups, roster.max_devices),
+            "edge_index": (2, roster.max_edges),
+            "edge_bytes": (roster.max_edges,),
+            "links": (roster.max_devices, roster.max_devices),
+        }
+
+    def _static_spaces(self) -> dict[str, spaces.Space[Any]]:
+        shapes = self.static_shapes(self.roster)
+        boxes: dict[str, spaces.Space[Any]] = {name: _unit_box(shape) for name, shape in shapes.items()}
+        boxes["node_mask"] = spaces.Box(0, 1, shapes["node_mask"], np.int8)
+        size = (int(np.prod(shapes["edge_index"])),)
+        boxes["edge_index"] = spaces.Box(-1, self.roster.max_groups - 1, size, np.int32)
+        self._static_flat = [
+            {name: array.ravel() for name, array in self.static_arrays(index).items()}
+            for index in range(len(self.instances))
+        ]
+        return boxes
+
+    def _fill_static(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        indices = self.instance_of[rows].tolist()
+        for name in self._static_flat[0]:
+            out[name] = np.stack([self._static_flat[index][name] for index in indices])
+
+    def _device_mask(self, rows: np.ndarray) -> np.ndarray:
+        devices = np.array([one.num_devices for one in self.instances])[self.instance_of[rows]]
+        return np.arange(self.roster.max_devices) < devices[:, None]
+
+    def unflatten(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Views of a flat observation (or a batch of them, [B, size] each) in the documented shapes."""
+        return {
+            name: array.reshape(array.shape[:-1] + self.observation_shapes[name]) for name, array in observation.items()
+        }
+
+
+class StepEpisodes(Episodes):
+    """One decision a group; ``Placement-v0``."""
+
+    def __init__(
+        self, roster: Roster, count: int, start: str | Sequence[int] | np.ndarray, reward: str, observation: str
+    ) -> None:
+        if reward not in REWARDS:
+            raise unknown_name("reward", reward, REWARDS)
+        if observation not in OBSERVATIONS:
+            raise unknown_name("observation", observation, OBSERVATIONS)
+        self.with_graph = observation == "graph"
+        super().__init__(roster, count, start, reward)
+        self.action_space = spaces.Discrete(roster.max_devices)
+        self._all = np.arange(count)
+        self._illegal, self._changed = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+
+    def _spaces(self) -> dict[str, spaces.Space[Any]]:
+        devices = self.roster.max_devices
+        self.observation_shapes = {
+            "group": (len(GROUP_FEATURES),),
+            "devices": (devices, len(DEVICE_FEATURES)),
+            "progress": (len(PROGRESS_FEATURES),),
+            "action_mask": (devices,),
+        }
+        boxes: dict[str, spaces.Space[Any]] = {
+            name: _unit_box(shape) for name, shape in self.observation_shapes.items()
+        }
+        boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
+        if self.with_graph:
+            boxes |= self._static_spaces()
+            boxes["placement"] = spaces.Box(-1, devices - 1, (self.roster.max_groups,), np.int32)
+            boxes["current"] = spaces.Box(0, self.roster.max_groups, (1,), np.int32)
+            self.observation_shapes |= self.static_shapes(self.roster)
+            self.observation_shapes |= {"placement": (self.roster.max_groups,), "current": (1,)}
+        return boxes
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        state = self.state
+        illegal, changed = np.empty(len(rows), np.bool_), np.empty(len(rows), np.bool_)
+        rewards = np.zeros(len(rows))
+        if len(self.instances) == 1 or len(rows) == 1:
+            instance = self.instances[self.instance_of[rows[0]]] if len(rows) else self.instances[0]
+            decide(instance.tables, state, rows, actions, illegal, changed)
+        else:
+            which = self.instance_of[rows]
+            for index in np.unique(which).tolist():
+                mine = np.flatnonzero(which == index)
+                part = (np.empty(len(mine), np.bool_), np.empty(len(mine), np.bool_))
+                decide(self.instances[index].tables, state, rows[mine], actions[mine], *part)
+                illegal[mine], changed[mine] = part
+        done = state.current[rows] == self.groups_of[rows]
+        if self.reward == "improvement":
+            # a placement that stays as it was keeps its cost: no simulation, a change of exactly 0
+            moved = rows[changed]
+            if len(moved):
+                before = np.sqrt(state.cost[moved])
+                for instance, part_rows in self._parts(moved):
+                    self._simulate(instance, part_rows)
+                rewards[changed] = before - np.sqrt(state.cost[moved])
+        elif done.any():
+            rewards[done] = self._final_rewards(rows[done])
+        return rewards, done, illegal
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        count, devices = len(rows), self.roster.max_devices
+        out: dict[str, np.ndarray] = {
+            "group": np.zeros((count, len(GROUP_FEATURES)), np.float32),
+            "devices": np.zeros((count, devices, len(DEVICE_FEATURES)), np.float32),
+            "progress": np.zeros((count, len(PROGRESS_FEATURES)), np.float32),
+            "action_mask": np.zeros((count, devices), np.int8),
+        }
+        arrays = tuple(out.values())
+        if len(self.instances) == 1 or count == 1:
+            if count:
+                observe(self.instances[self.instance_of[rows[0]]].tables, self.state, rows, self._all[:count], *arrays)
+        else:
+            which = self.instance_of[rows]
+            for index in np.unique(which).tolist():
+                mine = np.flatnonzero(which == index)
+                observe(self.instances[index].tables, self.state, rows[mine], mine, *arrays)
+        out["devices"] = out["devices"].reshape(count, devices * len(DEVICE_FEATURES))
+        if self.with_graph:
+            self._fill_static(rows, out)
+            out["placement"] = self.state.decision[rows]
+            out["current"] = self.state.current[rows, None]
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        return self._device_mask(rows)
+
+
+class OneShotEpisodes(Episodes):
+    """The whole graph in one action; ``PlacementOneShot-v0``."""
+
+    def __init__(self, roster: Roster, count: int) -> None:
+        super().__init__(roster, count, "single", "terminal")
+        self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
+
+    def _spaces(self) -> dict[str, spaces.Space[Any]]:
+        devices = self.roster.max_devices
+        self.observation_shapes = {
+            **self.static_shapes(self.roster),
+            "devices": (devices, len(STATIC_DEVICE_FEATURES)),
+            "action_mask": (devices,),
+        }
+        boxes = self._static_spaces()
+        boxes["devices"] = _unit_box(self.observation_shapes["devices"])
+        boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
+        for index, instance in enumerate(self.instances):
+            table = np.zeros((devices, len(STATIC_DEVICE_FEATURES)), np.float32)
+            table[: instance.num_devices] = instance.tables.device_features
+            self._static_flat[index]["devices"] = table.ravel()
+            self._static_flat[index]["action_mask"] = (np.arange(devices) < instance.num_devices).astype(np.int8)
+        return boxes
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        state = self.state
+        if actions.shape != (len(rows), self.roster.max_groups):
+            raise InputError(
+                f"action has shape {actions.shape[1:]}, expected ({self.roster.max_groups},): one device a group"
+            )
+        illegal = np.zeros(len(rows), np.bool_)
+        for position, row in enumerate(rows.tolist()):
+            instance = self.instance(row)
+            chosen = actions[position, : instance.num_groups]
+            wrong = (chosen < 0) | (chosen >= instance.num_devices)
+            illegal[position] = wrong.any()
+            decision = np.where(wrong, instance.single_device(), chosen).astype(np.int32)
+            begin(instance.tables, state, np.array([row]), decision[None])
+            state.current[row] = instance.num_groups
+        return self._final_rewards(rows), np.ones(len(rows), np.bool_), illegal
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        self._fill_static(rows, out)
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        devices = self._device_mask(rows)
+        masks = np.repeat(devices[:, None], self.roster.max_groups, axis=1)
+        padding = np.arange(self.roster.max_groups) >= self.groups_of[rows][:, None]
+        masks[padding] = np.arange(self.roster.max_devices) == 0
+        return masks.reshape(len(rows), -1)
+
+
+def make_roster(
+    graph: GraphLike | Sequence[GraphLike],
+    cluster: ClusterLike | Sequence[ClusterLike],
+    grouping: str,
+    cost_model: CostModel | None,
+    max_devices: int | None,
+    max_groups: int | None,
+    max_edges: int | None,
+) -> Roster:
+    sizes = {"max_devices": max_devices, "max_groups": max_groups, "max_edges": max_edges}
+    return Roster(graph, cluster, grouping, cost_model, sizes)
+
+
+def _unit_box(shape: tuple[int, ...]) -> spaces.Box:
+    return spaces.Box(0.0, 1.0, (int(np.prod(shape)),), np.float32)
+
+
+def _check_start(start: str | Sequence[int] | np.ndarray, instances: list[Instance]) -> str | np.ndarray:
+    if isinstance(start, str):
+        if start not in STARTS:
+            raise unknown_name("start", start, STARTS)
+        return start
+    if len(instances) > 1:
+        raise InputError("start is an array, which fits one graph on one cluster only; name a start instead")
+    return instances[0].problem.check(start)

@@ -1,0 +1,312 @@
+"""The graphs and clusters that an environment draws from, each pair with its constants."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt_gym.envs.placement.observation import GROUP_FEATURES, Tables
+from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
+
+if TYPE_CHECKING:
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cost_model import CostModel
+
+    GraphLike = str | os.PathLike[str] | ComputationGraph
+    ClusterLike = str | os.PathLike[str] | Cluster
+
+_LOG_LARGEST = np.log1p(1e15)
+_CACHED = 64  # problems kept, so that 64 copies of an environment share one
+
+
+class Instance:
+    """One graph on one cluster: the problem, its constants for the kernels, its starting placements."""
+
+    def __init__(self, problem: PlacementProblem) -> None:
+        self.problem = problem
+        self.num_groups = problem.num_groups
+        self.num_devices = problem.num_devices
+        self.num_tasks = problem.simulator.num_tasks
+        self.group_edges, self._exchange_in = _group_edges(problem)
+        self.tables = self._build()
+        self._starts: dict[str, tuple[np.ndarray, float, bool, np.ndarray]] = {}
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.group_edges)
+
+    @cached_property
+    def edge_features(self) -> np.ndarray:
+        """float32 [edges]: log bytes that each group sends to each other, each tensor once, scaled to 0..1."""
+        return _logs(self._exchange_in[:, 0]).astype(np.float32)
+
+    @cached_property
+    def link_features(self) -> np.ndarray:
+        """float32 [D, D]: bandwidth from each device (row) to each other, to the fastest link; 0 on the diagonal."""
+        rate = _bandwidth(self.problem.cluster)
+        return (rate / max(rate.max(), 1e-300)).astype(np.float32)
+
+    @cached_property
+    def time_features(self) -> np.ndarray:
+        """float32 [G, D]: squashed time of each group on each device to that of an average group."""
+        ratio = self.tables.duration_s[:, : self.num_groups].T * self.tables.group_scale
+        return (ratio / (1 + ratio)).astype(np.float32)
+
+    def single_device(self) -> int:
+        """The device that would run the whole graph alone the fastest; the first of equals."""
+        return int(self.tables.duration_s.sum(axis=1).argmin())
+
+    def start(self, start: str | np.ndarray) -> tuple[np.ndarray, float, bool, np.ndarray]:
+        """(decision int32 [G], cost, valid, peak_bytes int64 [D]) of a starting placement that is not random."""
+        key = start if isinstance(start, str) else f"array:{start.tobytes()!r}"
+        if key not in self._starts:
+            if isinstance(start, np.ndarray):
+                decision = self.problem.check(start)
+            elif start == "single":
+                decision = np.full(self.num_groups, self.single_device(), np.int32)
+            else:
+                from graphopt_gym.search.solve import solve
+
+                decision = solve(self.problem, start, budget=1000).decision
+            makespan_s, peak = self.problem.simulator.cost(decision[self.problem.group_of_task])
+            cost, valid = self.problem.price(np.array([makespan_s]), peak[None])
+            self._starts[key] = (decision, float(cost[0]), bool(valid[0]), peak)
+        return self._starts[key]
+
+    def _build(self) -> Tables:
+        problem = self.problem
+        graph, cluster, simulator = problem.graph, problem.cluster, problem.simulator
+        tasks, group_of_task, groups = simulator.tasks, problem.group_of_task, problem.num_groups
+        devices = cluster.num_devices
+        durations = simulator.device_durations_s()
+        duration = np.stack([np.bincount(group_of_task, row, groups) for row in durations])
+        best = duration.min(axis=0)
+        total = float(best.sum())
+        storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
+        activation = np.bincount(group_of_task[storage_task], tasks.storage_bytes, groups)
+        persistent = np.bincount(group_of_task, tasks.persistent_bytes, groups)
+
+        edges, exchange = self.group_edges, self._exchange_in
+        both = np.concatenate([edges[:, ::-1], edges])  # (group, other): what comes in, what goes out
+        columns = np.zeros((len(both), 4))
+        columns[: len(edges), :2], columns[len(edges) :, 2:] = exchange, exchange
+        keys, inverse = np.unique(both[:, 0].astype(np.int64) * groups + both[:, 1], return_inverse=True)
+        merged = np.zeros((len(keys), 4))
+        np.add.at(merged, inverse, columns)
+        traffic_in = np.bincount(edges[:, 1], exchange[:, 0], groups)
+        traffic_out = np.bincount(edges[:, 0], exchange[:, 0], groups)
+
+        rate = _bandwidth(cluster)
+        latency = np.array([link.latency_s for link in cluster.links] or [0.0])
+        others = ~np.eye(devices, dtype=bool)
+        device_features = np.ones((devices, 4), np.float32)
+        alone = duration.sum(axis=1)
+        device_features[:, 1] = np.where(alone > 0, total / np.where(alone > 0, alone, 1), 1)
+        device_features[:, 2] = simulator.capacity_bytes / simulator.capacity_bytes.max()
+        if devices > 1:
+            device_features[:, 3] = rate.sum(axis=1) / (devices - 1) / rate.max()
+
+        group_of_op = problem.group_of_op
+        real = (graph.op_class != SOURCE) & (graph.op_class != VIEW)
+        op_s = np.zeros(graph.num_ops)
+        fastest = durations.min(axis=0)
+        op_s[tasks.first_op] = fastest
+        size = best[:, None]
+
+        def by(codes: np.ndarray, count: int) -> np.ndarray:
+            shares = np.zeros((groups, count))
+            np.add.at(shares, (group_of_op, codes), op_s)
+            return np.divide(shares, size, out=np.zeros_like(shares), where=size > 0).clip(0, 1)
+
+        def summed(column: np.ndarray) -> np.ndarray:
+            return np.bincount(group_of_op, column, groups)
+
+        level = graph.level / max(1, int(graph.level.max()))
+        first, last = np.ones(groups), np.zeros(groups)
+        np.minimum.at(first, group_of_op, level)
+        np.maximum.at(last, group_of_op, level)
+        ratio = best * (groups / total if total > 0 else 0.0)
+        classes = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
+        features = np.column_stack(
+            [
+                _logs(summed(graph.flops)),
+                _logs(summed(graph.bytes_read + graph.bytes_written)),
+                _logs(summed(graph.param_bytes)),
+                _logs(summed(graph.state_bytes)),
+                _logs(activation),
+                _logs(traffic_in),
+                _logs(traffic_out),
+                _logs(summed(real.astype(np.float64))),
+                ratio / (1 + ratio),
+                first,
+                last,
+                by(graph.phase, len(PHASES)),
+                by(graph.op_class, len(OP_CLASSES))[:, classes],
+            ]
+        )
+        assert features.shape == (groups, len(GROUP_FEATURES))
+        order = np.argsort(group_of_task, kind="stable").astype(np.int32)
+        share = best / total if total > 0 else np.full(groups, 1 / groups)
+        return Tables(
+            group_features=np.vstack([features, np.zeros(features.shape[1])]).astype(np.float32),
+            device_features=device_features,
+            duration_s=np.column_stack([duration, np.zeros(devices)]),
+            persistent_bytes=np.append(persistent, 0.0),
+            activation_bytes=np.append(activation, 0.0),
+            capacity_bytes=simulator.capacity_bytes.astype(np.float64),
+            traffic_bytes=np.append(traffic_in + traffic_out, 0.0),
+            decided_share=np.minimum(1.0, np.append(0.0, np.cumsum(share))),
+            task_ptr=np.append(0, np.cumsum(np.bincount(group_of_task, minlength=groups))).astype(np.int32),
+            task=order,
+            neighbour_ptr=np.append(0, np.cumsum(np.bincount(keys // groups, minlength=groups + 1))).astype(np.int32),
+            neighbour=(keys % groups).astype(np.int32),
+            exchange=merged,
+            latency_s=np.where(others, latency[cluster.link_of], 0.0),
+            s_per_byte=np.divide(1.0, rate, out=np.zeros_like(rate), where=others),
+            group_scale=groups / total if total > 0 else 0.0,
+            load_scale=devices / total if total > 0 else 0.0,
+        )
+
+
+def _bandwidth(cluster: Cluster) -> np.ndarray:
+    """float64 [D, D]: bytes/s from each device to each other; 0 on the diagonal."""
+    rates = np.array([link.bytes_per_s for link in cluster.links] or [0.0])
+    return np.where(cluster.link_of >= 0, rates[cluster.link_of], 0.0)
+
+
+def _logs(sizes: np.ndarray) -> np.ndarray:
+    return np.minimum(1.0, np.log1p(sizes) / _LOG_LARGEST)
+
+
+def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [edges, 2] of (sending, reading group), float64 [edges, 2] of bytes and tensors, each tensor once)."""
+    tasks, group = problem.simulator.tasks, problem.group_of_task.astype(np.int64)
+    groups = problem.num_groups
+    tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
+    pairs = np.unique(tensor * groups + group[tasks.reader])
+    tensor, reader = pairs // groups, pairs % groups
+    sender = group[tasks.tensor_task[tensor]]
+    crossing = sender != reader
+    tensor, reader, sender = tensor[crossing], reader[crossing], sender[crossing]
+    keys, inverse = np.unique(sender * groups + reader, return_inverse=True)
+    size = np.bincount(inverse, tasks.tensor_bytes[tensor], len(keys))
+    count = np.bincount(inverse, minlength=len(keys)).astype(np.float64)
+    return np.column_stack([keys // groups, keys % groups]).astype(np.int32), np.column_stack([size, count])
+
+
+_instances: OrderedDict[tuple[Any, ...], tuple[Instance, Any]] = OrderedDict()
+
+
+def load_instance(graph: GraphLike, cluster: ClusterLike, grouping: str, cost_model: CostModel | None) -> Instance:
+    """The instance of a graph on a cluster, shared between all environments of this process that ask for it."""
+    from graphopt_gym.graphs.zoo import load_graph
+    from graphopt_gym.hardware.cluster import load_cluster
+
+    one, on = load_graph(graph), load_cluster(cluster)
+    # the cost model is kept with the instance, so that its id stays its own
+    key = (one.fingerprint, one.name, on.fingerprint, on.name, grouping, id(cost_model))
+    if key not in _instances:
+        problem = PlacementProblem(one, on, grouping=grouping, cost_model=cost_model)
+        _instances[key] = (Instance(problem), cost_model)
+        while len(_instances) > _CACHED:
+            _instances.popitem(last=False)
+    _instances.move_to_end(key)
+    return _instances[key][0]
+
+
+class Roster:
+    """All graphs on all clusters that an environment may be asked for, and the padded sizes they share.
+
+    Args:
+        graph: one graph (name, path or object), a sequence of them, or the name of a split of the zoo.
+        cluster: one cluster, or a sequence.
+        grouping, cost_model: see :class:`PlacementProblem`.
+        most: sizes to pad to (``max_devices``, ``max_groups``, ``max_edges``), None: the largest of the roster.
+
+    Raises:
+        InputError: an empty list, a name that occurs twice, or a size smaller than what is there.
+    """
+
+    def __init__(
+        self,
+        graph: GraphLike | Sequence[GraphLike],
+        cluster: ClusterLike | Sequence[ClusterLike],
+        grouping: str,
+        cost_model: CostModel | None,
+        most: Mapping[str, int | None],
+    ) -> None:
+        graphs, clusters = _listed(graph, "graph"), _listed(cluster, "cluster")
+        if len(graphs) == 1 and isinstance(graphs[0], str):
+            graphs = _split(graphs[0])
+        self.instances = [[load_instance(one, on, grouping, cost_model) for on in clusters] for one in graphs]
+        self.graph_names = _names("graph", [row[0].problem.graph.name for row in self.instances])
+        self.cluster_names = _names("cluster", [one.problem.cluster.name for one in self.instances[0]])
+        flat = self.flat
+        self.max_tasks = max(one.num_tasks for one in flat)
+        self.max_devices = _size("max_devices", most["max_devices"], max(one.num_devices for one in flat))
+        self.max_groups = _size("max_groups", most["max_groups"], max(one.num_groups for one in flat))
+        self.max_edges = _size("max_edges", most["max_edges"], max(1, *(one.num_edges for one in flat)))
+
+    @property
+    def flat(self) -> list[Instance]:
+        return [one for row in self.instances for one in row]
+
+    def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
+        """The index (in ``flat``) of the pair for an episode: what ``options`` name, else drawn evenly.
+
+        Raises:
+            InputError: an option or a name that is not known.
+        """
+        options = options or {}
+        for option in options:
+            if option not in ("graph", "cluster"):
+                raise unknown_name("reset option", option, ("graph", "cluster"))
+        graph = _choose("graph", self.graph_names, options, rng)
+        cluster = _choose("cluster", self.cluster_names, options, rng)
+        return graph * len(self.cluster_names) + cluster
+
+
+def _choose(what: str, names: list[str], options: Mapping[str, Any], rng: np.random.Generator) -> int:
+    if what in options:
+        if options[what] not in names:
+            raise unknown_name(f"{what} of this environment", options[what], names)
+        return names.index(options[what])
+    return int(rng.integers(len(names))) if len(names) > 1 else 0
+
+
+def _listed(given: Any, what: str) -> list[Any]:
+    one = isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable)
+    listed = [given] if one else list(given)
+    if not listed:
+        raise InputError(f"{what} is an empty list; give at least one {what}")
+    return listed
+
+
+def _split(name: str) -> list[Any]:
+    """The graphs of a split of the zoo, or the one graph of that name."""
+    from graphopt_gym.graphs import zoo
+
+    splits: Mapping[str, Sequence[str]] = getattr(zoo, "SPLITS", {})
+    return list(splits[name]) if name in splits else [name]
+
+
+def _names(what: str, names: list[str]) -> list[str]:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two of the {what}s are called {name!r}; give each its own name")
+    return names
+
+
+def _size(name: str, given: int | None, needed: int) -> int:
+    if given is None:
+        return needed
+    if not isinstance(given, (int, np.integer)) or given < needed:
+        raise InputError(f"{name} is {given!r}; give a whole number of at least {needed}, what the largest needs")
+    return int(given)
