@@ -96,16 +96,18 @@ class State(NamedTuple):
 
 
 def new_state(episodes: int, max_groups: int, max_tasks: int, max_devices: int) -> State:
-    floats = [np.zeros((episodes, max_devices)) for _ in range(4)]
     return State(
-        np.zeros(episodes, np.int32),
-        np.full((episodes, max_groups), -1, np.int32),
-        np.zeros((episodes, max_tasks), np.int32),
-        *floats,
-        np.zeros(episodes),
-        np.zeros(episodes),
-        np.zeros(episodes, np.bool_),
-        np.zeros((episodes, max_devices), np.int64),
+        current=np.zeros(episodes, np.int32),
+        decision=np.full((episodes, max_groups), -1, np.int32),
+        task_device=np.zeros((episodes, max_tasks), np.int32),
+        load_s=np.zeros((episodes, max_devices)),
+        whole_load_s=np.zeros((episodes, max_devices)),
+        persistent=np.zeros((episodes, max_devices)),
+        activation=np.zeros((episodes, max_devices)),
+        cost=np.zeros(episodes),
+        start_cost=np.zeros(episodes),
+        valid=np.zeros(episodes, np.bool_),
+        peak_bytes=np.zeros((episodes, max_devices), np.int64),
     )
 
 
