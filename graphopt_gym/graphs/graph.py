@@ -284,19 +284,19 @@ class ComputationGraph:
         """int64 [E]: bytes of the tensor that crosses each edge."""
         return self.output_bytes[self.edge_src]
 
-    def successors(self, op: int) -> np.ndarray:
+    def successors(self, op: int | np.integer[Any]) -> np.ndarray:
         """int32: the ops that read op's tensor."""
         return self.edge_dst[self.succ_ptr[op] : self.succ_ptr[op + 1]]
 
-    def predecessors(self, op: int) -> np.ndarray:
+    def predecessors(self, op: int | np.integer[Any]) -> np.ndarray:
         """int32: the ops whose tensors op reads."""
         return self.pred[self.pred_ptr[op] : self.pred_ptr[op + 1]]
 
-    def shape(self, op: int) -> tuple[int, ...]:
+    def shape(self, op: int | np.integer[Any]) -> tuple[int, ...]:
         """The output shape of an op, unpadded."""
         return tuple(int(size) for size in self.output_shape[op] if size >= 0)
 
-    def label(self, op: int) -> str:
+    def label(self, op: int | np.integer[Any]) -> str:
         """A short name of an op for people: ``mm[12] encoder.0.query``."""
         module = self.modules[self.module[op]]
         return f"{self.kinds[self.kind[op]]}[{op}]" + (f" {module}" if module else "")

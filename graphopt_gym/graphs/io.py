@@ -178,7 +178,7 @@ def _read_header(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{where}: the header does not say format {FORMAT!r}, so it is not a graph of ours")
     version = header.get("version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:  # JSON's true would pass as 1
         raise InputError(f"{where}: the header's version is {version!r}, expected {VERSION}")
     if version > VERSION:
         raise InputError(

@@ -299,6 +299,37 @@ def test_import_onnx__transpose_of_unit_dimensions_is_a_view(tmp_path: Path) -> 
     assert classes(import_onnx(path))["n_t"] == "view"
 
 
+def test_import_onnx__works_out_shapes_that_the_model_computes(tmp_path: Path) -> None:
+    """Heads folded into the batch, as exporters write it: no shape inference by itself follows the product."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Gather", "shape zero", "batch"),
+        node("Mul", "batch heads", "rows"),
+        node("Unsqueeze", "rows axes0", "rows1"),
+        node("Concat", "rows1 tail", "target", axis=0),
+        node("Reshape", "x target", "folded"),
+        node("ConstantOfShape", "target", "zeros"),
+        node("Add", "folded zeros", "y"),
+    ]
+    constants = [integers("zero", 0), integers("heads", 2), integers("axes0", [0]), integers("tail", [-1, 4])]
+    path = save(tmp_path, nodes, [value("x", ["batch", 6, 8])], [value("y", None)], constants)
+    with pytest.raises(InputError, match=r"2 shapes cannot be inferred, starting with: zeros \(of ConstantOfShape\)"):
+        import_onnx(path, dims={"batch": 3})  # -1 is no size
+    constants[-1] = integers("tail", [6, 4])
+    path = save(tmp_path, nodes, [value("x", ["batch", 6, 8])], [value("y", None)], constants)
+    graph = import_onnx(path, dims={"batch": 3})
+    assert graph.shape(graph.num_ops - 1) == (6, 6, 4)
+    assert classes(graph) == {"x": "source", "n_folded": "view", "zeros": "source", "n_y": "elementwise"}
+    zeros = ops(graph)["zeros"]
+    assert (graph.kinds[graph.kind[zeros]], graph.param_bytes[zeros]) == ("constant", 0)
+
+
+def test_import_onnx__weights_in_constant_nodes_are_parameters(tmp_path: Path) -> None:
+    nodes = [node("Constant", "", "w", value=weight("w", 4, 5)), node("MatMul", "x w", "y")]
+    graph = import_onnx(save(tmp_path, nodes, [value("x", [3, 4])], [value("y", None)]))
+    assert graph.param_bytes.sum() == 4 * 4 * 5
+
+
 def test_import_onnx__slice_at_computed_position_is_a_copy(tmp_path: Path) -> None:
     nodes = [
         node("ArgMax", "x", "start", axis=0, keepdims=1),
