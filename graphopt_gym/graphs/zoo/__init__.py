@@ -1,0 +1,49 @@
+"""Graphs by name: the shipped zoo, files of ours, ONNX files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.graphs.graph import ComputationGraph
+from graphopt_gym.graphs.zoo.registry import MEASURED, ZOO
+
+__all__ = ["graph_names", "load_graph"]
+
+
+def graph_names(*, measured: bool = False) -> list[str]:
+    """Names that :func:`load_graph` takes.
+
+    Args:
+        measured: the graphs of published whole-model timings, which check the cost model, instead of the zoo.
+    """
+    return sorted(MEASURED if measured else ZOO)
+
+
+def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationGraph:
+    """A graph by zoo name, by the path of an ``.npz`` of ours or of an ``.onnx`` file; a graph is returned as it is.
+
+    Raises:
+        InputError: no such name or file, or a file that cannot be read as a graph.
+    """
+    from graphopt_gym.graphs.io import read_graph
+
+    if isinstance(graph, ComputationGraph):
+        return graph
+    if not isinstance(graph, str | os.PathLike):
+        raise InputError(f"graph is a {type(graph).__name__}; give a name, a path or a ComputationGraph")
+    name = os.fspath(graph)
+    entry = ZOO.get(name) or MEASURED.get(name)
+    if entry is not None:
+        return read_graph(entry.path(name))
+    path = Path(name)
+    if path.suffix not in (".npz", ".onnx") and not path.is_file():
+        raise unknown_name("graph", name, [*ZOO, *MEASURED], "(or give the path of an .npz or .onnx file)")
+    if not path.is_file():
+        raise InputError(f"graph file {name!r} does not exist")
+    if path.suffix == ".onnx":
+        from graphopt_gym.graphs.onnx_import import import_onnx
+
+        return import_onnx(path)
+    return read_graph(path)

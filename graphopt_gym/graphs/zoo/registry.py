@@ -1,0 +1,119 @@
+"""The table of shipped graphs: which family builds each, at which sizes, and where the sizes come from.
+
+Adding a graph is adding a row here (and a family module where the architecture is new), then running
+``scripts/build_graphs.py NAME``. Nothing here imports torch; the family modules do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt_gym.data import data_path
+
+LICENCE = "Apache-2.0 (architecture code written for graphopt-gym)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One graph: ``family`` is the module of this package whose ``build(**config)`` gives ``capture``'s arguments."""
+
+    family: str
+    config: Mapping[str, Any]
+    source: str
+    note: str = ""
+    devices: int | None = None  # how many devices the paper places it on (GO, Zhou et al. 2020, table 1)
+    folder: tuple[str, ...] = field(default=("graphs",))
+
+    def path(self, name: str) -> Any:
+        """Where the shipped file lies."""
+        return data_path(*self.folder, f"{name}.npz")
+
+    def arguments(self, **overrides: Any) -> dict[str, Any]:
+        """Arguments of :func:`graphopt_gym.graphs.capture.capture`; ``overrides`` change the configuration."""
+        family = importlib.import_module(f"graphopt_gym.graphs.zoo.{self.family}")
+        return dict(family.build(**{**self.config, **overrides}))
+
+    def capture(self, name: str) -> Any:
+        """The graph, captured anew."""
+        from graphopt_gym.graphs.capture import capture
+
+        arguments = self.arguments()
+        facts = {
+            "family": self.family,
+            "source": self.source,
+            "configuration": dict(self.config),
+            "licence": LICENCE,
+            "note": self.note,
+            "devices": self.devices,
+        }
+        return capture(**arguments | {"name": name, "metadata": facts | arguments["metadata"]})
+
+
+ZOO: dict[str, Entry] = {
+    "bert_base": Entry(
+        "bert",
+        {"layers": 12, "width": 768, "heads": 12, "inner": 3072, "sequence": 384, "batch": 32},
+        "Devlin, Chang, Lee, Toutanova: BERT, NAACL 2019 (BERT-base)",
+        "pre-training step with masked-language-model logits at every position; batch chosen so that the step "
+        "exceeds one 16 GB GPU",
+    ),
+    "gpt2_small": Entry(
+        "gpt2",
+        {"layers": 12, "width": 768, "heads": 12, "sequence": 1024, "batch": 8},
+        "Radford et al.: Language Models are Unsupervised Multitask Learners, 2019 (117M)",
+        "batch chosen so that the step exceeds one 16 GB GPU",
+    ),
+}
+
+
+def _measured() -> dict[str, Entry]:
+    """Graphs of the whole-model measurements of NeuSight (Lee, Phanishayee, Mahajan, ASPLOS 2025).
+
+    Configurations from its repository (``scripts/asplos/data/DLmodel_configs``); heads from its tracing script:
+    BERT with a classification head in inference and the pre-training heads in training, the others with their
+    language-model head. In training the measured time covers the forward pass without the loss (module path
+    ``loss`` here) and the backward pass with it; there is no optimiser.
+    """
+    gpt = {"tokens_only": True, "optimizer": None, "positions": 2048}
+    bert = {"layers": 24, "width": 1024, "heads": 16, "inner": 4096, "tokens_only": True, "optimizer": None}
+    models: dict[str, tuple[str, dict[str, Any], list[tuple[str, int, int]]]] = {
+        "bert_large": (
+            "bert",
+            bert,
+            [("inf", 512, 8), ("inf", 512, 16), ("train", 512, 2), ("train", 512, 8)],
+        ),
+        "gpt2_large": (
+            "gpt2",
+            gpt | {"layers": 36, "width": 1280, "heads": 20, "positions": 1024},
+            [("inf", 1024, 4), ("inf", 1024, 8), ("train", 1024, 1)],
+        ),
+        "gpt3_xl": ("gpt2", gpt | {"layers": 24, "width": 3072, "heads": 24}, [("inf", 2048, 2)]),
+        "gpt3_27": ("gpt2", gpt | {"layers": 32, "width": 2560, "heads": 32}, [("inf", 2048, 2)]),
+        "opt_13": (
+            "opt",
+            {"layers": 24, "width": 2048, "heads": 32, "inner": 8192, "optimizer": None},
+            [("inf", 2048, 2), ("inf", 2048, 8)],
+        ),
+        "switchxl4": ("switch", {"experts": 4, "capacity": 64, "optimizer": None}, [("inf", 512, 1), ("inf", 512, 2)]),
+    }
+    entries = {}
+    for model, (family, config, runs) in models.items():
+        for mode, sequence, batch in runs:
+            train = mode == "train"
+            sizes = config | {"sequence": sequence, "batch": batch, "train": train}
+            if family == "bert":
+                sizes["head"] = "pretraining" if train else "classification"
+            entries[f"{model}_{mode}_s{sequence}_b{batch}"] = Entry(
+                family,
+                sizes,
+                "configuration: sitar-lab/NeuSight (MIT); operators: the Hugging Face implementation, eager attention",
+                "for comparison with measured whole-model times; fp32",
+                folder=("graphs", "measured"),
+            )
+    return entries
+
+
+MEASURED = _measured()
