@@ -168,7 +168,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}; give a path that can be written") from None
+        why = error.strerror or error
+        raise InputError(f"cannot write {str(path)!r}: {why}; give a path that can be written") from None
     return path
 
 

@@ -146,13 +146,13 @@ def run(
     link_head = np.full(num_links, -1, np.int32)
     link_tail = np.full(num_links, -1, np.int32)
     link_running = np.full(num_links, -1, np.int32)
-    link_until = np.full(num_links, INFINITY)
     active = np.empty(num_links, np.int32)  # links that carry something now
+    active_until = np.empty(num_links, np.float64)
     num_active = 0
     try_links = np.empty(num_links, np.int32)  # idle links that may have something to carry
     link_listed = np.zeros(num_links, np.bool_)
     num_try_links = 0
-    ending = np.empty(num_devices + num_links, np.int32)  # what ends now: devices, then positions in `active`
+    ending = np.empty(num_devices + num_links + 1, np.int32)  # what ends now: devices, then positions in `active`
     num_ending = 0
     num_ending_devices = 0
 
@@ -277,6 +277,7 @@ def run(
             link = active[position]
             num_active -= 1
             active[position] = active[num_active]
+            active_until[position] = active_until[num_active]
             x = link_running[link]
             link_running[link] = -1
             if not link_listed[link]:
@@ -375,43 +376,36 @@ def run(
             tensor = x_tensor[x]
             target = x_target[x]
             link_running[link] = x
-            link_until[link] = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
+            ends = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
             active[num_active] = link
+            active_until[num_active] = ends
             num_active += 1
             if record:
                 x_start[x] = now
-                x_finish[x] = link_until[link]
+                x_finish[x] = ends
             memory[target] += tensor_bytes[tensor]
             if memory[target] > peak_bytes[target]:
                 peak_bytes[target] = memory[target]
                 peak_time_s[target] = now
         num_try_links = 0
 
-        # ---- go to the next finish, and note all that end then
+        # ---- go to the next finish, and note all that end then (the least first, without branches, then who has it)
         next_time = INFINITY
-        num_ending = 0
         for device in range(num_devices):
-            if until[device] < next_time:
-                next_time = until[device]
-                ending[0] = device
-                num_ending = 1
-            elif until[device] == next_time and num_ending > 0:
-                ending[num_ending] = device
-                num_ending += 1
-        num_ending_devices = num_ending
+            next_time = until[device] if until[device] < next_time else next_time
         for position in range(num_active):
-            when = link_until[active[position]]
-            if when < next_time:
-                next_time = when
-                ending[0] = position
-                num_ending = 1
-                num_ending_devices = 0
-            elif when == next_time:
-                ending[num_ending] = position
-                num_ending += 1
-        if num_ending == 0:
+            next_time = active_until[position] if active_until[position] < next_time else next_time
+        if next_time == INFINITY:
             break
         now = next_time
+        num_ending = 0
+        for device in range(num_devices):
+            ending[num_ending] = device
+            num_ending += until[device] == now
+        num_ending_devices = num_ending
+        for position in range(num_active):
+            ending[num_ending] = position
+            num_ending += active_until[position] == now
 
     transfers = np.empty((num_transfers if record else 0, 6), np.float64)
     if record:

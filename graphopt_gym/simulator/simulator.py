@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,7 +106,17 @@ class Simulator:
         """float64 [D, K]: seconds of each task on each device."""
         return self.durations_s[self.device_type]
 
-    def _run(self, placement, priority, record, start, finish, peak, peak_time, busy):  # noqa: ANN001
+    def _run(
+        self,
+        placement: np.ndarray,
+        priority: np.ndarray,
+        record: bool,
+        start: np.ndarray,
+        finish: np.ndarray,
+        peak: np.ndarray,
+        peak_time: np.ndarray,
+        busy: np.ndarray,
+    ) -> tuple[float, np.ndarray, int]:
         return engine.run(
             placement, priority, self.durations_s, self.device_type, *self._links, *self._columns,
             record, start, finish, peak, peak_time, busy,
@@ -131,9 +142,7 @@ class Simulator:
         placement = np.ascontiguousarray(placement, np.int32)
         start, finish = np.zeros(count), np.zeros(count)
         peak, peak_time, busy = np.zeros(devices, np.int64), np.zeros(devices), np.zeros(devices)
-        makespan, transfers, done = self._run(
-            placement, priority, True, start, finish, peak, peak_time, busy
-        )
+        makespan, transfers, done = self._run(placement, priority, True, start, finish, peak, peak_time, busy)
         assert done == count, "the task graph has a cycle"
         return Timeline(
             graph=self.graph,
@@ -170,9 +179,8 @@ class Simulator:
         placements = np.ascontiguousarray(placements, np.int32)
         batch, devices = len(placements), self.num_devices
         given = np.zeros((batch, 0)) if priorities is None else np.ascontiguousarray(priorities, np.float64)
-        out = Batch(
-            np.empty(batch), np.empty((batch, devices), np.int64), np.empty((batch, devices)), np.empty((batch, devices))
-        )
+        shape = (batch, devices)
+        out = Batch(np.empty(batch), np.empty(shape, np.int64), np.empty(shape), np.empty(shape))
 
         def rows(low: int, high: int) -> None:
             engine.run_many(
@@ -186,7 +194,7 @@ class Simulator:
             rows(0, batch)
             return out
         cuts = np.linspace(0, batch, parts + 1).astype(int).tolist()
-        waits = [_pool().submit(rows, low, high) for low, high in zip(cuts[1:-1], cuts[2:])]
+        waits = [_pool().submit(rows, low, high) for low, high in itertools.pairwise(cuts[1:])]
         rows(cuts[0], cuts[1])  # this thread takes the first part
         for wait in waits:
             wait.result()

@@ -16,8 +16,8 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
-    from graphopt_gym.hardware.cost_model import CostModel
     from graphopt_gym.hardware.cluster import Device
+    from graphopt_gym.hardware.cost_model import CostModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,8 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
         fused = np.where(is_view, fusion[root], fusion).astype(np.int32)
         bad = np.flatnonzero((fused >= 0) & (graph.op_class[root] == SOURCE) & ~is_view)
         if bad.size:
-            raise InputError(f"fusion puts {graph.label(int(bad[0]))} into group {fused[bad[0]]}; a source has no kernel")
+            op = int(bad[0])
+            raise InputError(f"fusion puts {graph.label(op)} into group {fused[op]}; a source has no kernel")
         fused = np.where(graph.op_class[root] == SOURCE, -1, fused).astype(np.int32)
 
     # lowest op of each op's task

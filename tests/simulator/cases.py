@@ -39,8 +39,8 @@ def random_graph(rng: np.random.Generator, most_ops: int = 24) -> ComputationGra
 
 
 def device(name: str = "device", **changes) -> Device:
-    fields = dict(name=name, kind="gpu", memory_bytes=10**12, memory_bytes_per_s=1e9, peak_flops={"float32": 1e12})
-    return Device(**{**fields, **changes})
+    fields = {"kind": "gpu", "memory_bytes": 10**12, "memory_bytes_per_s": 1e9, "peak_flops": {"float32": 1e12}}
+    return Device(name=name, **{**fields, **changes})
 
 
 def random_cluster(rng: np.random.Generator) -> Cluster:

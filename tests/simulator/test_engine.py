@@ -18,9 +18,7 @@ def durations_of(simulator: Simulator, kernels: twin.Kernels) -> list[dict[int, 
     """The simulator's own durations, by device and kernel (the twin checks the schedule; times are checked apart)."""
     tasks = simulator.tasks
     per_device = simulator.device_durations_s()
-    return [
-        {kernel: float(row[tasks.task_of_op[kernel]]) for kernel in kernels.kernels} for row in per_device
-    ]
+    return [{kernel: float(row[tasks.task_of_op[kernel]]) for kernel in kernels.kernels} for row in per_device]
 
 
 class Prices:
@@ -68,9 +66,7 @@ def test_engine__agrees_exactly_with_its_plain_twin(seed):
         task = simulator.tasks.task_of_op[kernel]
         assert timeline.start_s[task] == expected["start"][kernel]
         assert timeline.finish_s[task] == expected["finish"][kernel]
-    rows = sorted(
-        (int(simulator.tasks.tensor_op[int(row[0])]), *row[1:].tolist()) for row in timeline.transfers
-    )
+    rows = sorted((int(simulator.tasks.tensor_op[int(row[0])]), *row[1:].tolist()) for row in timeline.transfers)
     assert rows == sorted(
         (x["tensor"], float(x["from"]), float(x["to"]), x["request"], x["start"], x["finish"])
         for x in expected["transfers"]

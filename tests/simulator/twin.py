@@ -53,15 +53,14 @@ class Kernels:
                     self.reads[self.kernel[op]].add(self.tensor[source])
         # what takes memory: root outputs that leave their kernel, or that nobody reads
         leaving = {self.root[tensor] for tensor in self.readers}
-        self.storages = {
-            op for op in range(n) if self.root[op] == op and (op in leaving or op not in read_at_all)
-        }
+        self.storages = {op for op in range(n) if self.root[op] == op and (op in leaving or op not in read_at_all)}
 
 
-def run(graph, cluster, durations, placement, priority=None, fusion=None):
+def run(graph, cluster, durations, placement, priority=None, fusion=None, memory=True):
     """Simulate. ``durations[device][kernel]`` in seconds; ``placement`` and ``priority`` by op.
 
-    Returns a dict: makespan, start and finish by kernel, transfers (a list of dicts), peak bytes by device.
+    Returns a dict: makespan, start and finish by kernel, transfers (a list of dicts), peak bytes by device
+    (quadratic; left out where ``memory`` is False).
     """
     k = Kernels(graph, fusion)
     devices = range(cluster.num_devices)
@@ -77,6 +76,7 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
 
     start, finish = {}, {}
     there = set()  # (tensor, device)
+    maybe = set(k.kernels)  # kernels that may have become ready
     ready_at = {}
     queue = {device: [] for device in devices}
     requests = defaultdict(list)  # link -> transfers not started
@@ -88,21 +88,30 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
 
     def take_in(kernel):
         for tensor in made[kernel]:
-            there.add((tensor, home[kernel]))
+            arrive(tensor, home[kernel])
             for target in sorted({home[reader] for reader in k.readers[tensor]} - {home[kernel]}):
                 transfer = {
-                    "tensor": tensor, "producer": kernel, "from": home[kernel], "to": target, "request": now,
+                    "tensor": tensor,
+                    "producer": kernel,
+                    "from": home[kernel],
+                    "to": target,
+                    "request": now,
                 }
                 transfers.append(transfer)
                 requests[int(cluster.link_of[home[kernel]][target])].append(transfer)
 
     def find_ready():
-        for kernel in k.kernels:
+        for kernel in sorted(maybe):
             if kernel in ready_at or is_source[kernel]:
                 continue
             if all((tensor, home[kernel]) in there for tensor in k.reads[kernel]):
                 ready_at[kernel] = now
                 queue[home[kernel]].append(kernel)
+        maybe.clear()
+
+    def arrive(tensor, device):
+        there.add((tensor, device))
+        maybe.update(reader for reader in k.readers[tensor] if home[reader] == device)
 
     def alive_bytes(device):
         total = persistent[device]
@@ -112,9 +121,7 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
                 tensors = [tensor for tensor in k.readers if k.root[tensor] == op]
                 held = not done(kernel)
                 for tensor in tensors:
-                    held |= any(
-                        home[reader] == device and not done(reader) for reader in k.readers[tensor]
-                    )
+                    held |= any(home[reader] == device and not done(reader) for reader in k.readers[tensor])
                     held |= any(x["tensor"] == tensor and not x.get("over") for x in transfers)
                 total += int(graph.output_bytes[op]) if held else 0
         for x in transfers:
@@ -138,8 +145,8 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
     while True:
         for device in devices:
             if device not in running and queue[device]:
-                rank = (lambda q: (-priority[q], ready_at[q], q)) if priority is not None else (
-                    lambda q: (ready_at[q], q)
+                rank = (
+                    (lambda q: (-priority[q], ready_at[q], q)) if priority is not None else (lambda q: (ready_at[q], q))
                 )
                 kernel = min(queue[device], key=rank)
                 queue[device].remove(kernel)
@@ -154,7 +161,7 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
                 transfer["start"] = now
                 transfer["finish"] = now + (cluster.links[link].latency_s + size / cluster.links[link].bytes_per_s)
                 carrying[link] = transfer
-        for device in devices:
+        for device in devices if memory else ():
             peak[device] = max(peak[device], alive_bytes(device))
         if not running and not carrying:
             break
@@ -166,7 +173,7 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None):
         for link in [link for link, x in carrying.items() if x["finish"] == now]:
             transfer = carrying.pop(link)
             transfer["over"] = True
-            there.add((transfer["tensor"], transfer["to"]))
+            arrive(transfer["tensor"], transfer["to"])
         find_ready()
     return {
         "makespan": max(finish.values()),

@@ -1,0 +1,1 @@
+"""What `graphopt bench` measures: each function returns a table {"title", "columns", "rows", "notes"}."""
