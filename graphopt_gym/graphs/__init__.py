@@ -1,0 +1,1 @@
+"""Computation graphs: the data structure, its file format, capture, import, the zoo, generators."""

@@ -310,7 +310,7 @@ def test_graph__describes_ops_for_people() -> None:
 def test_graph__is_built_quickly_at_80000_ops() -> None:
     g = layered_dag(80_000, 30, seed=0)
     elapsed = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
         g.replace()
         elapsed.append(time.perf_counter() - start)
