@@ -1,0 +1,76 @@
+"""ResNet (He, Zhang, Ren, Sun, CVPR 2016), with bottleneck blocks. The stride sits on the 3x3 convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.project = stride != 1 or inputs != outputs
+        if self.project:
+            self.down_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.down_bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (self.down_bn(self.down_conv(x)) if self.project else x))
+
+
+class ResNet(nn.Module):
+    """Cross-entropy loss of a batch of images [batch, 3, size, size]."""
+
+    def __init__(self, blocks: tuple[int, ...], width: int, classes: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+        self.stages = nn.ModuleList()
+        inputs = width
+        for stage, count in enumerate(blocks):
+            stack = nn.ModuleList()
+            for block in range(count):
+                stack.append(Bottleneck(inputs, width << stage, 2 if stage and not block else 1))
+                inputs = 4 * (width << stage)
+            self.stages.append(stack)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x)
+        x = torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)
+        return F.cross_entropy(self.fc(x), labels)
+
+
+def build(
+    *,
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    width: int = 64,
+    classes: int = 1000,
+    size: int = 224,
+    batch: int = 128,
+    optimizer: str | None = "momentum",
+    device: str = "meta",
+) -> dict[str, Any]:
+    """Arguments of ``capture``; defaults are ResNet-50."""
+    with torch.device(device):
+        module = ResNet(tuple(blocks), width, classes)
+        inputs = {"images": torch.randn(batch, 3, size, size), "labels": torch.randint(0, classes, (batch,))}
+    stages = [{"name": "stem", "part": "", "modules": ["conv1", "bn1"]}]
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            path = f"stages.{stage}.{block}"
+            stages.append({"name": f"stack {stage} block {block}", "part": "", "modules": [path]})
+    stages.append({"name": "head", "part": "", "modules": ["fc", "", "loss"]})
+    return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}
