@@ -53,6 +53,14 @@ def merge_bars(start_s: np.ndarray, finish_s: np.ndarray, category: np.ndarray, 
     return Bars(start[first], np.maximum.reduceat(finish, first), category[first])
 
 
+def _close_seams(bars: Bars, gap_s: float) -> Bars:
+    """Bars that touch overlap by half a pixel: two smoothed edges side by side would let the ground shine through."""
+    finish = bars.finish_s.copy()
+    touches = np.flatnonzero(bars.start_s[1:] - finish[:-1] <= gap_s)
+    finish[touches] = np.maximum(finish[touches], bars.start_s[touches + 1] + gap_s / 2)
+    return Bars(bars.start_s, finish, bars.category)
+
+
 def gantt_figure(timeline: Timeline, *, title: str = "", width_in: float = 16.0, memory: bool = True) -> Figure:
     """Draw a timeline.
 
@@ -161,6 +169,7 @@ def _draw_rows(axis: Axes, timeline: Timeline, links: list[int], left_out: int, 
         mine = np.flatnonzero(runs & (timeline.placement == device))
         axis.broken_barh([(0, end)], (y, 0.82), facecolors=IDLE_COLOUR, linewidth=0)
         bars = merge_bars(timeline.start_s[mine], timeline.finish_s[mine], phase[mine], gap_s)
+        bars = _close_seams(bars, gap_s)
         _bar_rows(axis, bars, y, 0.82, [PHASE_COLOURS[name] for name in PHASES], scale_s)
         if runs.sum() <= MOST_LABELLED_TASKS:
             _label_bars(axis, timeline, mine, y + 0.41, scale_s)

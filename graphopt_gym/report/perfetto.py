@@ -61,6 +61,10 @@ class _Writer:
         self.bytes_unit = CounterDescriptor.UNIT_SIZE_BYTES
         self.explicit_order = TrackDescriptor.EXPLICIT
         self.next_uuid = 1
+        fused = np.argsort(timeline.tasks.fused, kind="stable")
+        groups, first = np.unique(timeline.tasks.fused[fused], return_index=True)
+        self.fused = dict(zip(groups.tolist(), np.split(fused, first[1:]), strict=True))  # ops of each fused group
+        self.fused.pop(-1, None)
         # flows that leave a task, and flows that end at one
         self.leaving: dict[int, list[int]] = {}
         self.arriving: dict[int, list[int]] = {}
@@ -123,8 +127,7 @@ class _Writer:
     def _describe(self, task: int) -> tuple[str, dict[str, Any]]:
         graph, tasks = self.timeline.graph, self.timeline.tasks
         op = int(tasks.first_op[task])
-        group = int(tasks.fused[op])
-        members = np.flatnonzero(tasks.fused == group) if group >= 0 else np.array([op])
+        members = self.fused.get(int(tasks.fused[op]), np.array([op]))
         kinds = [graph.kinds[graph.kind[member]] for member in members.tolist()]
         return "+".join(dict.fromkeys(kinds)), {
             "op": op,

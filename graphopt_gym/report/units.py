@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
@@ -36,6 +37,15 @@ def format_bytes(value_bytes: float) -> str:
     while abs(value_bytes) >= 1024 and power < len(_BINARY) - 1:
         value_bytes, power = value_bytes / 1024, power + 1
     return f"{int(value_bytes)} B" if power == 0 else f"{_digits(value_bytes)} {_BINARY[power]}"
+
+
+def format_bytes_list(values_bytes: Sequence[float]) -> str:
+    """``[2**30, 2**29]`` -> ``"1.00 / 0.50 GiB"``: one unit for all, that of the largest."""
+    largest, power = max(map(abs, values_bytes), default=0), 0
+    while largest >= 1024 and power < len(_BINARY) - 1:
+        largest, power = largest / 1024, power + 1
+    digits = 0 if power == 0 else 2
+    return " / ".join(f"{value / 1024**power:.{digits}f}" for value in values_bytes) + f" {_BINARY[power]}"
 
 
 def format_count(value: float, unit: str = "") -> str:

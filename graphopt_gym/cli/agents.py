@@ -1,0 +1,126 @@
+"""``graphopt train`` and ``graphopt evaluate``: the learned agents.
+
+They live in the package ``graphopt_agents``, which this one never imports by itself: the table below names its
+modules, and a command loads the one that it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt_gym.cli import common
+from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag, SetOption
+from graphopt_gym.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# agent -> (module of graphopt_agents, summary, source); the module has Args, train() and evaluate()
+AGENTS = {
+    "ppo": (
+        "train_sb3",
+        "proximal policy optimisation, a group of ops a step, by Stable-Baselines3",
+        "Schulman et al., arXiv:1707.06347, 2017",
+    ),
+    "maskable_ppo": (
+        "train_sb3",
+        "the same with invalid devices masked out, by sb3-contrib",
+        "Huang and Ontañón, FLAIRS 2022, arXiv:2006.14171",
+    ),
+}
+
+AgentSet = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A further argument of the agent; repeatable.")
+]
+
+
+def agent_rows() -> list[tuple[str, str, str]]:
+    """(name, summary, source) of each agent."""
+    return [(name, summary, source) for name, (_, summary, source) in AGENTS.items()]
+
+
+def load_agent(name: str) -> ModuleType:
+    """The module that trains an agent.
+
+    Raises:
+        InputError: an unknown agent, or packages that are not installed.
+    """
+    if name not in AGENTS:
+        raise unknown_name("agent", name, AGENTS)
+    try:
+        for needed in ("torch", "stable_baselines3", "sb3_contrib"):
+            importlib.import_module(needed)
+        return importlib.import_module(f"graphopt_agents.{AGENTS[name][0]}")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"agent {name!r} needs {error.name!r}, which is not installed: pip install 'graphopt-gym[agents]'"
+        ) from None
+
+
+def train(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help=f"One of: {', '.join(AGENTS)}.")],
+    graph: GraphOption = "bert_base",
+    cluster: ClusterOption = "v100x4",
+    steps: Annotated[int | None, typer.Option("--steps", help="Decisions in all.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    settings: AgentSet = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoint and solution.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train an agent on a problem; the best placement on the way is its solution."""
+    from graphopt_gym.report.units import format_cost
+
+    if resume and out is None:
+        raise InputError("--resume needs --out, the folder of the checkpoint to go on from")
+    module = load_agent(agent)
+    common.check_folder(out)
+    arguments = common.parse_settings(settings) | {"graph": graph, "cluster": cluster, "seed": seed}
+    if steps is not None:
+        arguments["steps"] = steps
+    known = [field.name for field in dataclasses.fields(module.Args)]
+    for name in arguments:
+        if name not in known:
+            raise unknown_name(f"argument of {agent}", name, known)
+    given = module.Args(**arguments | {"algorithm": agent})
+    with common.progress_bar(agent, given.steps) as update:
+
+        def progress(row: dict[str, float]) -> None:
+            text = f"mean {format_cost(row['mean_cost'], 's')}, best {format_cost(row['best_cost'], 's')}"
+            if update:
+                update(int(row["steps"]), text)
+            else:
+                common.warn(f"{int(row['steps']):,} of {given.steps:,} decisions: {text}")
+
+        result = module.train(given, out, resume=resume, progress=progress)
+    _finish(result.solution(), out / "solution.json" if out else None, as_json)
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The folder that train wrote.")],
+    graph: GraphOption = None,
+    cluster: ClusterOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
+    common.check_file(out)
+    module = load_agent("ppo")
+    solution = module.evaluate(checkpoint, graph=graph, cluster=cluster)
+    if out:
+        solution.save(out)
+    _finish(solution, out, as_json)
+
+
+def _finish(solution: Any, path: Path | None, as_json: bool) -> None:
+    if as_json:
+        common.print_json(solution.row())
+    else:
+        common.print_solution(solution, path)
+    if not solution.outcome.valid:
+        raise typer.Exit(1)

@@ -1,0 +1,34 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+import typer
+
+from graphopt_gym.cli import agents, bench, files, listing, solving
+
+app = typer.Typer(
+    name="graphopt",
+    help="Place, schedule and rewrite machine-learning graphs: classical methods and learned agents on one simulator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("list")(listing.list_things)
+app.command("solve")(solving.solve)
+app.command("compare")(solving.compare)
+app.command("train")(agents.train)
+app.command("evaluate")(agents.evaluate)
+app.command("report")(files.report)
+app.command("validate")(files.validate)
+app.command("capture")(files.capture)
+app.command("bench")(bench.bench)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        import graphopt_gym
+
+        print(graphopt_gym.__version__)
+        raise typer.Exit

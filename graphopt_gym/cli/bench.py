@@ -1,0 +1,43 @@
+"""``graphopt bench``: the project's own figures, measured on the spot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from graphopt_gym.cli import common
+from graphopt_gym.cli.common import JsonFlag
+from graphopt_gym.errors import unknown_name
+from graphopt_gym.registration import resolve
+
+# name -> (function without arguments that gives {"title", "columns", "rows", "notes"}, what it shows)
+BENCHMARKS = {
+    "simulator": (
+        "graphopt_gym.benchmarks.simulator:simulator_report",
+        "seconds an evaluation, against a plain Python twin and other simulators",
+    ),
+    "env": ("graphopt_gym.benchmarks.env:env_report", "environment steps a second, scalar and vector"),
+    "cost-model": (
+        "graphopt_gym.hardware.validation:cost_model_report",
+        "the cost model's error on kernels it was not fitted on, and on whole models",
+    ),
+}
+
+
+def bench(
+    name: Annotated[
+        str | None, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}; all are named if left out.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a benchmark and print its table; without a name, say which there are."""
+    from graphopt_gym.report.tables import Table
+
+    if name is None:
+        rows = tuple((key, summary) for key, (_, summary) in BENCHMARKS.items())
+        common.show(Table("Benchmarks", ("name", "shows"), rows), as_json)
+        return
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    common.show(Table.of(resolve(BENCHMARKS[name][0])()), as_json)

@@ -1,0 +1,136 @@
+"""``graphopt list``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt_gym.cli import common
+from graphopt_gym.cli.common import JsonFlag
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.report.tables import Table
+
+
+class What(StrEnum):
+    envs = "envs"
+    graphs = "graphs"
+    clusters = "clusters"
+    devices = "devices"
+    methods = "methods"
+    agents = "agents"
+
+
+def list_things(
+    what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
+    env: Annotated[str, typer.Option("--env", help="Whose methods.")] = "Placement-v0",
+    as_json: JsonFlag = False,
+) -> None:
+    """List environments, shipped graphs, clusters, devices, methods or agents."""
+    tables = {
+        What.envs: env_table,
+        What.graphs: zoo_table,
+        What.clusters: cluster_table,
+        What.devices: device_table,
+        What.methods: lambda: method_table(env),
+        What.agents: agent_table,
+    }
+    common.show(tables[what](), as_json)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *notes: str) -> Table:
+    from graphopt_gym.report.tables import Table
+
+    return Table(title, tuple(columns), tuple(map(tuple, rows)), notes)
+
+
+def env_table() -> Table:
+    """Environment ids and what they ask for."""
+    from graphopt_gym.registration import ENVIRONMENTS
+
+    rows = [(spec.env_id, spec.summary) for spec in ENVIRONMENTS.values()]
+    return _table("Environments", ["env", "summary"], rows, 'import graphopt_gym, then gym.make("Placement-v0")')
+
+
+def zoo_table() -> Table:
+    """The statistics of the shipped graphs."""
+    from graphopt_gym.graphs.zoo import graph_names, load_graph
+
+    return graph_table([load_graph(name) for name in graph_names()])
+
+
+def graph_table(graphs: Sequence[ComputationGraph]) -> Table:
+    """Statistics of graphs: a row each."""
+    columns = ["graph", "family", "ops", "edges", "groups", "depth", "work_flops", "parameters_bytes",
+               "optimiser_state_bytes", "activations_bytes", "source"]  # fmt: skip
+    rows = []
+    for graph in graphs:
+        facts = graph.statistics()
+        family, source = graph.metadata.get("family"), graph.metadata.get("source")
+        rows.append(
+            (graph.name, family, facts["ops"], facts["edges"], facts["groups"], facts["depth"], facts["flops"],
+             facts["param_bytes"], facts["state_bytes"], facts["output_bytes"], source)
+        )  # fmt: skip
+    return _table(
+        "Graphs",
+        columns,
+        rows,
+        "One training step each. Groups are placed together; activations: all tensors that ops produce, added up.",
+    )
+
+
+def cluster_table() -> Table:
+    """The catalog's clusters."""
+    from graphopt_gym.hardware.cluster import cluster_names, load_cluster
+
+    rows = []
+    for name in cluster_names():
+        cluster = load_cluster(name)
+        devices = Counter(device.name for device in cluster.devices)
+        links = Counter(link.type for link in cluster.links)
+        rows.append(
+            (
+                name,
+                ", ".join(f"{count} {device}" for device, count in devices.items()),
+                len(set(cluster.hosts)),
+                sum(device.memory_bytes for device in cluster.devices),
+                ", ".join(f"{count} {link}" for link, count in links.items()),
+                cluster.about,
+            )
+        )
+    return _table("Clusters", ["cluster", "devices", "hosts", "memory_bytes", "links", "about"], rows)
+
+
+def device_table() -> Table:
+    """The catalog's devices, with where their numbers come from."""
+    from graphopt_gym.hardware.cluster import device_names, load_device
+
+    rows = []
+    for name in device_names():
+        device = load_device(name)
+        sources = "; ".join(dict.fromkeys(device.sources.values()))
+        rows.append(
+            (name, device.kind, device.memory_bytes, device.memory_bytes_per_s, device.peak_flops["float32"], sources)
+        )
+    columns = ["device", "kind", "memory_bytes", "memory_bandwidth_bytes_per_s", "float32_peak_flops_per_s", "sources"]
+    return _table("Devices", columns, rows)
+
+
+def method_table(env_id: str) -> Table:
+    """The methods of an environment, with their sources."""
+    from graphopt_gym.search.solve import method_table as methods
+
+    rows = [(method.name, method.summary, method.random, method.source) for method in methods(env_id).values()]
+    return _table(f"Methods of {env_id}", ["method", "summary", "random", "source"], rows)
+
+
+def agent_table() -> Table:
+    """The learned agents of the package ``graphopt_agents``, where it is installed."""
+    from graphopt_gym.cli.agents import agent_rows
+
+    return _table("Agents", ["agent", "summary", "source"], agent_rows())

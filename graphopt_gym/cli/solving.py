@@ -1,0 +1,116 @@
+"""``graphopt solve`` and ``graphopt compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt_gym.cli import common
+from graphopt_gym.cli.common import (
+    BudgetOption,
+    ClusterOption,
+    EnvArgument,
+    GraphOption,
+    JsonFlag,
+    SecondsOption,
+    SetOption,
+)
+from graphopt_gym.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt_gym.problem import Solution
+
+
+def solve(
+    env: EnvArgument,
+    method: Annotated[str, typer.Option("--method", "-m", help="See: graphopt list methods.")],
+    graph: GraphOption = None,
+    cluster: ClusterOption = None,
+    settings: SetOption = None,
+    budget: BudgetOption = 1000,
+    seconds: SecondsOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the method's random choices.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run one method on a problem. Ctrl-C keeps the best so far."""
+    from graphopt_gym.report.units import format_cost
+    from graphopt_gym.search.solve import solve as run
+
+    common.check_file(out)
+    problem = common.build_problem(env, graph, cluster, settings)
+    with common.progress_bar(method, budget) as update:
+
+        def progress(evaluations: int, best: float) -> None:
+            if update:
+                update(evaluations, format_cost(best, problem.unit))
+
+        solution = run(
+            problem, method, budget=budget, seconds=seconds, seed=seed, progress=progress if update else None
+        )  # fmt: skip
+    _say_interrupted([solution])
+    if out:
+        solution.save(out)
+    if as_json:
+        common.print_json(solution.row())
+    else:
+        common.print_solution(solution, out)
+    if not solution.outcome.valid:
+        raise typer.Exit(1)
+
+
+def compare(
+    env: EnvArgument,
+    graph: GraphOption = None,
+    cluster: ClusterOption = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Names, with commas between; all if left out.")
+    ] = None,
+    settings: SetOption = None,
+    budget: BudgetOption = 1000,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Most seconds a method and seed.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each random method.")] = 3,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write each solution into this folder.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run several methods on one problem, under one budget. Ctrl-C keeps what is done."""
+    from graphopt_gym.report.tables import comparison_table
+    from graphopt_gym.report.units import format_cost
+    from graphopt_gym.search.solve import compare as run
+    from graphopt_gym.search.solve import methods as all_methods
+
+    names = all_methods(env) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    common.check_folder(out)
+    problem = common.build_problem(env, graph, cluster, settings)
+    with common.progress_bar("", budget) as update:
+
+        def progress(method: str, seed: int, evaluations: int, best: float) -> None:
+            if update:
+                update(evaluations, format_cost(best, problem.unit), label=f"{method} (seed {seed})")
+
+        solutions = run(
+            problem, names, budget=budget, seconds=seconds, seeds=seeds, progress=progress if update else None
+        )  # fmt: skip
+    _say_interrupted(solutions)
+    if out:
+        for solution in solutions:
+            solution.save(out / f"{solution.method}-{solution.seed}.json")
+    if as_json:
+        common.print_json({"rows": [solution.row() for solution in solutions]})
+    else:
+        title = f"{env}: {problem.graph.name} on {problem.cluster.name}, at most {budget:,} evaluations a run"
+        common.show(comparison_table(solutions, title), as_json=False)
+        if out:
+            common.stdout().print(f"solutions: {out}   report: graphopt report {out}", soft_wrap=True)
+    if not any(solution.outcome.valid for solution in solutions):
+        raise typer.Exit(1)
+
+
+def _say_interrupted(solutions: list[Solution]) -> None:
+    if not solutions:
+        raise InputError("nothing was run")
+    last = solutions[-1]
+    if last.stopped_by == "interrupt":
+        common.warn(f"interrupted: {last.method} keeps the best of its {last.evaluations:,} evaluations")

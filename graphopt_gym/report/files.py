@@ -1,0 +1,94 @@
+"""The files of a report: a Gantt chart, a Perfetto trace and an HTML page, beside a solution or in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt_gym.errors import InputError
+from graphopt_gym.report.gantt import save_gantt
+from graphopt_gym.report.html import write_html
+from graphopt_gym.report.perfetto import write_trace
+from graphopt_gym.solutions import load_solution
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.problem import Problem, Solution
+
+COMPARISON = "report.html"
+
+
+def report_on(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    graph: str | os.PathLike[str] | ComputationGraph | None = None,
+    cluster: str | os.PathLike[str] | Cluster | None = None,
+    say: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """Report on a solution file, or on all that lie in a folder (one page that compares them).
+
+    Args:
+        path: a solution file, or a folder of them; other JSON files in it are left out.
+        out: an existing folder; beside the solutions where left out.
+        graph: stands in for the stored name.
+        cluster: likewise.
+        say: called with a line for each file that is left out or whose stored cost is no longer what comes out.
+
+    Raises:
+        InputError: no solution there, solutions of several problems in one folder, or a folder that cannot be written.
+    """
+    path = Path(path)
+    say = say or (lambda text: None)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    solutions: list[tuple[Path, Solution]] = []
+    problems: dict[str, Problem] = {}
+    for file in files:
+        try:
+            stored = load_solution(file)
+        except InputError as error:
+            if not path.is_dir():
+                raise
+            say(f"left out: {error}")
+            continue
+        key = f"{stored.env_id} {sorted(stored.config.items())}"
+        problem = problems.setdefault(key, stored.make_problem(graph, cluster))
+        solution = stored.evaluate(problem)
+        if solution.outcome.cost != stored.cost:
+            say(f"{file}: the cost is {solution.outcome.cost!r}, the file says {stored.cost!r}; see graphopt validate")
+        solutions.append((file, solution))
+    if not solutions:
+        raise InputError(f"no solution files in {str(path)!r}; write some with: graphopt compare … --out {path}")
+    if len(problems) > 1:
+        raise InputError(f"{str(path)!r} holds solutions of {len(problems)} problems; put those of one into a folder")
+    folder = Path(out) if out is not None else (path if path.is_dir() else path.parent)
+    if path.is_dir():
+        return write_comparison([(file.stem, solution) for file, solution in solutions], folder)
+    return write_report(solutions[0][1], folder, path.stem)
+
+
+def write_report(solution: Solution, folder: str | os.PathLike[str], stem: str) -> list[Path]:
+    """``stem.png``, ``stem.pftrace`` and ``stem.html`` of one solution (the first two where it has a timeline)."""
+    return [*_draw(solution, Path(folder), stem), write_html([solution], Path(folder) / f"{stem}.html")]
+
+
+def write_comparison(solutions: Sequence[tuple[str, Solution]], folder: str | os.PathLike[str]) -> list[Path]:
+    """One page on all solutions (given with their files' stems), and the chart and the trace of the best."""
+    ranked = sorted(solutions, key=lambda pair: (not pair[1].outcome.valid, pair[1].outcome.cost))
+    stem, best = ranked[0]
+    page = write_html([solution for _, solution in ranked], Path(folder) / COMPARISON)
+    return [*_draw(best, Path(folder), stem), page]
+
+
+def _draw(solution: Solution, folder: Path, stem: str) -> list[Path]:
+    timeline = solution.outcome.timeline
+    if timeline is None:
+        return []
+    name = f"{solution.method}: {timeline.graph.name} on {timeline.cluster.name}"
+    return [
+        save_gantt(timeline, folder / f"{stem}.png", title=name),
+        write_trace(timeline, folder / f"{stem}.pftrace", name=solution.method),
+    ]

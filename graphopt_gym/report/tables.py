@@ -1,0 +1,194 @@
+"""One table, three ways out: for the terminal (rich), for documents (Markdown), for programs (JSON).
+
+A column's name says its unit (``step_time_s``, ``peak_bytes``, ``speed_per_s``, ``vs_expert_percent``): values are
+plain numbers in that unit, and are written for people only on the way out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt_gym.report.units import format_bytes, format_bytes_list, format_count, format_seconds
+
+if TYPE_CHECKING:
+    import rich.table
+
+    from graphopt_gym.problem import Solution
+    from graphopt_gym.simulator.timeline import Timeline
+
+HUMAN_EXPERT = "expert"  # the method that others are compared against, where it is among them
+
+# longest first: a column belongs to the first suffix that it ends with
+_SUFFIXES: dict[str, Callable[[Any], str]] = {
+    "_bytes_per_s": lambda value: f"{format_count(value, 'B')}/s",
+    "_flops_per_s": lambda value: f"{format_count(value, 'FLOP')}/s",
+    "_percent": lambda value: f"{value:.1f} %",
+    "_per_s": lambda value: f"{format_count(value)}/s",
+    "_bytes": format_bytes,
+    "_flops": lambda value: format_count(value, "FLOP"),
+    "_s": format_seconds,
+}
+_SIGNED = "vs_"  # differences show their sign
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; cells are JSON-able: numbers, texts, None, or lists of numbers.
+
+    This is also the common format of benchmark results: ``{"title", "columns", "rows", "notes"}``.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: Table | Mapping[str, Any]) -> Table:
+        """A table from ``{"title", "columns", "rows", "notes"}``; rows may be sequences or mappings by column.
+
+        Columns left out are taken from mappings, in order of first appearance; other keys are ignored.
+        """
+        if isinstance(result, Table):
+            return result
+        rows: Sequence[Any] = result.get("rows", ())
+        columns = tuple(result.get("columns") or dict.fromkeys(key for row in rows for key in row))
+        cells = tuple(
+            tuple(row.get(column) for column in columns) if isinstance(row, Mapping) else tuple(row) for row in rows
+        )
+        notes = result.get("notes", ())
+        return cls(str(result.get("title", "")), columns, cells, (notes,) if isinstance(notes, str) else tuple(notes))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, values unformatted; rows by column."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return {"title": self.title, "columns": list(self.columns), "rows": rows, "notes": list(self.notes)}
+
+    def cells(self) -> list[list[str]]:
+        """The rows as texts."""
+        return [[format_cell(*cell) for cell in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    def to_rich(self) -> rich.table.Table:
+        """For ``rich.console.Console.print``."""
+        import rich.box
+        import rich.table
+        from rich.text import Text
+
+        table = rich.table.Table(
+            title=Text(self.title),
+            title_justify="left",
+            title_style="bold",
+            caption=Text("\n".join(self.notes)) if self.notes else None,
+            caption_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(
+                heading(column), justify="right" if self._is_number(index) else "left", no_wrap=self._is_number(index)
+            )
+        for row in self.cells():
+            table.add_row(*map(Text, row))
+        return table
+
+    def to_markdown(self) -> str:
+        """A GitHub table, without the title."""
+        aligned = ["---:" if self._is_number(index) else "---" for index in range(len(self.columns))]
+        lines = [[heading(column) for column in self.columns], aligned, *self.cells()]
+        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n\n".join([text, *self.notes]) + "\n"
+
+    def _is_number(self, index: int) -> bool:
+        return all(not isinstance(row[index], str) for row in self.rows)
+
+
+def heading(column: str) -> str:
+    """A column's name for people: without its unit, which stands in the cells."""
+    suffix = _suffix(column)
+    return column.removesuffix(suffix).replace("_", " ") if suffix != column else column
+
+
+def format_cell(column: str, value: Any) -> str:
+    """A cell for people: by the unit in its column's name."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence | np.ndarray) and _suffix(column) == "_bytes":
+        return format_bytes_list([float(item) for item in value])
+    if isinstance(value, Iterable):
+        return " ".join(format_cell(column, item).replace(" ", "\u00a0") for item in value)
+    if not math.isfinite(value):
+        return "-"
+    suffix = _suffix(column)
+    if suffix:
+        text = _SUFFIXES[suffix](value)
+        return f"+{text}" if column.startswith(_SIGNED) and value > 0 else text
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _suffix(column: str) -> str:
+    return next((suffix for suffix in _SUFFIXES if column.endswith(suffix)), "")
+
+
+def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
+    """A row a method: its cost (the mean over its seeds), against the human expert, memory, calls and seconds.
+
+    A method some of whose seeds are invalid has its valid seeds' mean, and says how many failed.
+    """
+    by_method: dict[str, list[Solution]] = {}
+    for solution in solutions:
+        by_method.setdefault(solution.method, []).append(solution)
+    unit = solutions[0].outcome.unit if solutions else "s"
+    cost_column = "step_time_s" if unit == "s" else f"cost ({unit})"
+    means = {method: _mean([s.outcome.cost for s in runs if s.outcome.valid]) for method, runs in by_method.items()}
+    expert = means.get(HUMAN_EXPERT)
+    several = any(len(runs) > 1 for runs in by_method.values())
+    rows = []
+    for method, runs in by_method.items():
+        cost = means[method]
+        costs = [run.outcome.cost for run in runs if run.outcome.valid]
+        best = min(runs, key=lambda run: (not run.outcome.valid, run.outcome.cost))
+        peaks = best.outcome.metrics.get("peak_bytes")
+        row = [
+            method,
+            cost,
+            *([min(costs, default=None), len(runs) if len(costs) == len(runs) else f"{len(costs)} of {len(runs)} valid"]
+              if several else []),
+            100 * (cost / expert - 1) if cost is not None and expert else None,
+            peaks,
+            round(float(np.mean([run.evaluations for run in runs]))),
+            _mean([run.wall_s for run in runs]),
+        ]  # fmt: skip
+        rows.append(tuple(row))
+    per_seed = ["best_s" if unit == "s" else "best", "seeds"] if several else []
+    columns = ("method", cost_column, *per_seed, "vs_expert_percent", "peak_memory_per_device_bytes",
+               "simulator_calls", "search_s")  # fmt: skip
+    invalid = [run for runs in by_method.values() for run in runs if not run.outcome.valid]
+    notes = [f"{run.method} (seed {run.seed}) is invalid: {run.outcome.reasons[0]}" for run in invalid[:4]]
+    return Table(title, columns, tuple(rows), tuple(notes))
+
+
+def device_table(timeline: Timeline) -> Table:
+    """A row a device: ops, seconds busy, share of the step, peak memory against capacity."""
+    makespan = timeline.makespan_s or math.inf
+    rows = []
+    for index, device in enumerate(timeline.cluster.devices):
+        busy = float(timeline.busy_s[index])
+        ops = int((timeline.op_device == index).sum())
+        peak = int(timeline.peak_bytes[index])
+        rows.append((index, device.name, ops, busy, 100 * busy / makespan, peak, device.memory_bytes))
+    columns = ("device", "name", "ops", "busy_s", "busy_share_percent", "peak_bytes", "capacity_bytes")
+    return Table("", columns, tuple(rows))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

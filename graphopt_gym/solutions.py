@@ -1,0 +1,241 @@
+"""Solution files: read them back, and re-check what they claim from the stored decision alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt_gym.errors import InputError
+from graphopt_gym.problem import SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution
+from graphopt_gym.registration import make_problem
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+
+COST_TOLERANCE = 1e-12  # relative: a cost is recomputed by the same arithmetic, so it agrees to the last digits
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "env": str,
+    "graph": str,
+    "cluster": str,
+    "method": str,
+    "seed": int,
+    "valid": bool,
+    "cost": (int, float, type(None)),
+    "unit": str,
+    "reasons": list,
+    "metrics": dict,
+    "evaluations": int,
+    "wall_s": (int, float),
+    "problem": dict,
+    "fingerprints": dict,
+    "decision": list,
+}
+
+
+@dataclass(frozen=True)
+class StoredSolution:
+    """What a solution file says, not yet checked. Fields as in :class:`graphopt_gym.problem.Solution`."""
+
+    path: Path
+    env_id: str
+    graph: str
+    cluster: str
+    method: str
+    seed: int
+    valid: bool
+    cost: float  # inf where the file says invalid
+    unit: str
+    metrics: Mapping[str, Any]
+    evaluations: int
+    wall_s: float
+    config: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    decision: np.ndarray
+    history: tuple[tuple[int, float, float], ...]
+    stopped_by: str
+
+    def make_problem(
+        self,
+        graph: str | os.PathLike[str] | ComputationGraph | None = None,
+        cluster: str | os.PathLike[str] | Cluster | None = None,
+    ) -> Problem:
+        """The problem, built again from the stored arguments; ``graph`` and ``cluster`` stand in for the stored names.
+
+        Raises:
+            InputError: a name that is not known here, or arguments that the environment does not take.
+        """
+        given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
+        try:
+            return make_problem(self.env_id, **{**self.config, **given})
+        except InputError as error:
+            raise InputError(f"{str(self.path)!r}: {error}") from None
+
+    def evaluate(self, problem: Problem) -> Solution:
+        """The stored decision on a problem: its outcome is computed, the rest is as stored."""
+        return Solution(
+            problem=problem,
+            method=self.method,
+            seed=self.seed,
+            decision=problem.check(self.decision),
+            outcome=problem.evaluate(self.decision),
+            evaluations=self.evaluations,
+            wall_s=self.wall_s,
+            history=self.history,
+            stopped_by=self.stopped_by,
+        )
+
+
+def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
+    """Read a file that :meth:`Solution.save` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is damaged, of a newer version or not a solution; one line.
+    """
+    path = Path(path)
+    where = f"solution file {str(path)!r}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error.strerror or error}") from None
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise InputError(f"{where} is damaged or not JSON: {detail}") from None
+    if not isinstance(facts, dict) or facts.get("format") != SOLUTION_FORMAT:
+        raise InputError(f"{where} does not say format {SOLUTION_FORMAT!r}, so it is not a solution of ours")
+    version = facts.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise InputError(f"{where}: version is {version!r}, expected {SOLUTION_VERSION}")
+    if version > SOLUTION_VERSION:
+        raise InputError(
+            f"{where} has version {version}, newer than the {SOLUTION_VERSION} this release reads: upgrade graphopt-gym"
+        )
+    for field, kind in _FIELDS.items():
+        value = facts.get(field)
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if field not in facts or wrong:
+            raise InputError(f"{where}: {field!r} is missing or of the wrong type; save the solution again")
+    if facts["valid"] and not (facts["cost"] is not None and math.isfinite(facts["cost"])):
+        raise InputError(f"{where}: it says valid, but cost is {facts['cost']!r}; save the solution again")
+    try:
+        decision = np.array(facts["decision"])
+        history = tuple((int(row[0]), float(row[1]), float(row[2])) for row in facts.get("history", []))
+    except (TypeError, ValueError, IndexError, KeyError):
+        raise InputError(f"{where}: 'decision' or 'history' holds something else than numbers") from None
+    if decision.dtype.kind not in "iu":
+        raise InputError(f"{where}: 'decision' holds {decision.dtype}, expected integers")
+    return StoredSolution(
+        path=path,
+        env_id=facts["env"],
+        graph=facts["graph"],
+        cluster=facts["cluster"],
+        method=facts["method"],
+        seed=facts["seed"],
+        valid=facts["valid"],
+        cost=float(facts["cost"]) if facts["cost"] is not None and facts["valid"] else math.inf,
+        unit=facts["unit"],
+        metrics=facts["metrics"],
+        evaluations=facts["evaluations"],
+        wall_s=float(facts["wall_s"]),
+        config=facts["problem"],
+        fingerprints=facts["fingerprints"],
+        decision=decision,
+        history=history,
+        stopped_by=str(facts.get("stopped_by", "finished")),
+    )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a re-check found. ``mismatches`` is empty where everything agrees and the decision is valid."""
+
+    path: Path
+    stored: StoredSolution
+    cost: float  # recomputed; inf where invalid or where it could not be computed
+    mismatches: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.mismatches
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "file": str(self.path),
+            "ok": self.ok,
+            "env": self.stored.env_id,
+            "graph": self.stored.graph,
+            "cluster": self.stored.cluster,
+            "method": self.stored.method,
+            "stored_cost": self.stored.cost if math.isfinite(self.stored.cost) else None,
+            "cost": self.cost if math.isfinite(self.cost) else None,
+            "unit": self.stored.unit,
+            "mismatches": list(self.mismatches),
+        }
+
+
+def validate(
+    path: str | os.PathLike[str],
+    graph: str | os.PathLike[str] | ComputationGraph | None = None,
+    cluster: str | os.PathLike[str] | Cluster | None = None,
+) -> Validation:
+    """Re-check a solution file: build its problem again, compare the fingerprints, evaluate the decision.
+
+    Args:
+        path: a file that :meth:`Solution.save` wrote.
+        graph: stands in for the stored name, for a graph that is neither in the zoo nor at its stored path.
+        cluster: likewise.
+
+    Returns:
+        Every mismatch by name: a fingerprint (graph, cluster, op times), the decision, the cost (relative tolerance
+        :data:`COST_TOLERANCE`), each metric, and an invalid outcome.
+
+    Raises:
+        InputError: the file is no solution, or its problem cannot be built here.
+    """
+    stored = load_solution(path)
+    problem = stored.make_problem(graph, cluster)
+    mismatches = []
+    found = problem.fingerprints()
+    for what in sorted({*found, *stored.fingerprints}):
+        mine, theirs = found.get(what), stored.fingerprints.get(what)
+        if mine != theirs:
+            mismatches.append(f"{what.replace('_', ' ')} changed: stored {_short(theirs)}, here {_short(mine)}")
+    try:
+        outcome = problem.evaluate(stored.decision)
+    except InputError as error:
+        return Validation(stored.path, stored, math.inf, (*mismatches, str(error)))
+    if outcome.unit != stored.unit:
+        mismatches.append(f"unit: stored {stored.unit!r}, here {outcome.unit!r}")
+    if outcome.valid != stored.valid:
+        mismatches.append(f"valid: stored {stored.valid}, here {outcome.valid}")
+    if outcome.valid and stored.valid and not _agree(outcome.cost, stored.cost):
+        mismatches.append(f"cost: stored {stored.cost!r} {stored.unit}, here {outcome.cost!r} {outcome.unit}")
+    for name in sorted({*outcome.metrics, *stored.metrics}):
+        if name not in stored.metrics or name not in outcome.metrics:
+            mismatches.append(f"metric {name}: only {'here' if name in outcome.metrics else 'stored'}")
+        elif not _agree(outcome.metrics[name], stored.metrics[name]):
+            mismatches.append(f"metric {name}: stored {stored.metrics[name]}, here {outcome.metrics[name]}")
+    mismatches.extend(outcome.reasons)
+    return Validation(stored.path, stored, outcome.cost, tuple(mismatches))
+
+
+def _short(fingerprint: str | None) -> str:
+    return "none" if fingerprint is None else f"{fingerprint[:12]}…"
+
+
+def _agree(here: Any, stored: Any) -> bool:
+    if isinstance(here, list | tuple) and isinstance(stored, list | tuple):
+        return len(here) == len(stored) and all(map(_agree, here, stored))
+    if isinstance(here, float) and isinstance(stored, int | float):
+        return math.isclose(here, stored, rel_tol=COST_TOLERANCE, abs_tol=0.0)
+    return bool(here == stored)
