@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt_gym.cli import common
-from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag, SetOption
+from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag
 from graphopt_gym.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_VECTOR_TASKS = 6000  # above, a timeline goes in as a picture: it is smaller, and as sharp as a screen shows
-_COLOURS = "#4c78a8 #f28e2b #59a14f #9467bd #d62728 #17becf #8c564b #e377c2 #7f7f7f #bcbd22".split()
+_COLOURS = ("#4c78a8", "#f28e2b", "#59a14f", "#9467bd", "#d62728", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
 
 
 def write_html(solutions: Sequence[Solution], path: str | os.PathLike[str], *, title: str = "") -> Path:
