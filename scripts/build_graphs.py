@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Captures the shipped graphs anew into envs_data/graphs. The same torch gives the same bytes.
 
-    python scripts/build_graphs.py                    every graph
-    python scripts/build_graphs.py bert_base resnet50 these
-    python scripts/build_graphs.py --check [NAME…]    writes nothing; exit 1 where a rebuilt file differs
+python scripts/build_graphs.py                    every graph
+python scripts/build_graphs.py bert_base resnet50 these
+python scripts/build_graphs.py --check [NAME…]    writes nothing; exit 1 where a rebuilt file differs
+python scripts/build_graphs.py --table            the statistics table of the README, from the shipped files
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.io import save_graph
+from graphopt_gym.graphs.graph import VIEW
+from graphopt_gym.graphs.io import read_graph, save_graph
 from graphopt_gym.graphs.zoo.registry import MEASURED, ZOO
 
 ENTRIES = ZOO | MEASURED
@@ -35,11 +37,33 @@ def build(name: str, path: Path) -> str:
     )
 
 
+def table() -> list[str]:
+    """The rows of the statistics table in envs_data/graphs/README.md."""
+    lines = [
+        "| graph | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in ENTRIES.items():
+        path = Path(entry.path(name))
+        graph = read_graph(path)
+        facts = graph.statistics()
+        views = int((graph.op_class == VIEW).sum())
+        lines.append(
+            f"| {name} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
+            f"{facts['flops'] / 1e12:.2f} | {facts['param_bytes'] / 4e6:.1f} | {path.stat().st_size / 1024:.0f} |"
+        )
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--check", action="store_true", help="rebuild elsewhere and compare")
+    parser.add_argument("--table", action="store_true", help="print the statistics table")
     given = parser.parse_args()
+    if given.table:
+        print("\n".join(table()))
+        return 0
     differ = 0
     for name in given.names or ENTRIES:
         if name not in ENTRIES:

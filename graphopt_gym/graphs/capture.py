@@ -8,9 +8,7 @@ facts are noted at each call:
 - the stack of module calls (forward hooks), which gives the module path and the colocation group;
 - the autograd sequence number, by which a backward operator is led back to the forward operator it derives from
   (the mapping that ``torch.fx.traceback`` and AOTAutograd use, read from the autograd node that is running);
-- sizes from tensor metadata, and FLOPs by the formulas of ``torch.utils.flop_counter`` for matrix products,
-  convolutions and attention. Other operators get a count per element (:data:`FLOPS_PER_ELEMENT`), which
-  ``flop_counter`` does not have; compare the two on the classes ``matmul`` and ``conv``.
+- FLOPs and bytes from tensor metadata (:mod:`graphopt_gym.graphs.aten`).
 
 Time and memory are linear in the number of operators. torch is imported when a function here is called.
 """
@@ -19,14 +17,16 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.graph import DTYPE_BYTES, DTYPES, MAX_RANK, OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.graphs.aten import FLOPS_PER_ELEMENT as FLOPS_PER_ELEMENT
+from graphopt_gym.graphs.aten import METADATA_ONLY, NO_KERNEL, Operator, cost, describe, tensors_in
+from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
     import torch
@@ -49,68 +49,6 @@ OPTIMIZERS = {
     "adam": OptimizerRule(state=2, reads=4, writes=3, flops=13),
     "momentum": OptimizerRule(state=1, reads=3, writes=2, flops=4),
     "sgd": OptimizerRule(state=0, reads=2, writes=1, flops=2),
-}
-
-_CLASS_OF_KIND = {
-    "matmul": "mm addmm bmm baddbmm dot mv addmv addbmm linear _scaled_dot_product_flash_attention "
-    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention "
-    "_scaled_dot_product_cudnn_attention",
-    "conv": "convolution _convolution convolution_overrideable cudnn_convolution",
-    "softmax": "_softmax _log_softmax",
-    "norm": "native_layer_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
-    "_native_batch_norm_legit_functional cudnn_batch_norm _batch_norm_with_update _batch_norm_no_update "
-    "native_group_norm _fused_rms_norm",
-    "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d "
-    "_adaptive_avg_pool3d adaptive_max_pool2d",
-    "reduction": "sum mean amax amin max min argmax argmin var var_mean std prod any all logsumexp cumsum cumprod "
-    "norm linalg_vector_norm count_nonzero topk sort kthvalue nansum",
-    "gather": "embedding embedding_dense embedding_bag gather scatter scatter_add scatter_reduce index index_put "
-    "_index_put_impl index_select index_add index_copy take take_along_dim nonzero nll_loss_forward "
-    "nll_loss nll_loss2d_forward nll_loss2d masked_select _unsafe_index _unsafe_index_put",
-    "copy": "cat stack clone copy _to_copy constant_pad_nd repeat roll flip select_scatter slice_scatter "
-    "diagonal_scatter as_strided_scatter slice select tril triu diag_embed reflection_pad1d reflection_pad2d "
-    "replication_pad1d replication_pad2d upsample_nearest2d im2col col2im unfold repeat_interleave "
-    "split_with_sizes_copy",
-    "elementwise": "bernoulli native_dropout uniform normal random exponential zeros ones full arange fill zero "
-    "threshold gelu tanh sigmoid silu hardtanh leaky_relu elu softplus where masked_fill rand randn randint "
-    "zeros_like ones_like full_like rand_like randn_like new_zeros new_ones new_full log_sigmoid_forward "
-    "log_sigmoid mse_loss smooth_l1_loss huber_loss glu prelu _prelu_kernel mish hardswish hardsigmoid",
-}
-_CLASS: dict[str, int] = {
-    kind: OP_CLASSES.index(op_class) for op_class, kinds in _CLASS_OF_KIND.items() for kind in kinds.split()
-}
-# What a kernel reads of its large first operand is only the rows asked for.
-_READS_ROWS = frozenset("embedding gather index index_select take take_along_dim masked_select _unsafe_index".split())
-# The tensor argument gives a shape only; nothing is read.
-_METADATA_ONLY = frozenset(
-    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty "
-    "new_empty_strided".split()
-)
-_NO_KERNEL = frozenset("empty empty_strided empty_like new_empty new_empty_strided scalar_tensor".split())
-_WRITE_ONLY = frozenset("fill zero copy bernoulli uniform normal random exponential".split())
-_VIEW_KINDS = frozenset({"_unsafe_view", "detach", "lift_fresh"})
-
-# Operations per element where it is not one, by kind: counts of the arithmetic in the textbook formula.
-FLOPS_PER_ELEMENT = {
-    "gelu": 8,
-    "gelu_backward": 16,
-    "tanh": 4,
-    "sigmoid": 4,
-    "silu": 5,
-    "tanh_backward": 3,
-    "sigmoid_backward": 3,
-    "silu_backward": 8,
-    "_softmax": 5,
-    "_softmax_backward_data": 4,
-    "_log_softmax": 5,
-    "_log_softmax_backward_data": 4,
-    "native_layer_norm": 8,
-    "native_layer_norm_backward": 14,
-    "native_dropout": 2,
-    "native_batch_norm": 8,
-    "native_batch_norm_backward": 12,
-    "native_group_norm": 8,
-    "native_group_norm_backward": 14,
 }
 
 
@@ -170,102 +108,6 @@ class Trace:
     owner: dict[str, str]  # parameter or buffer name -> path of the module that holds it
 
 
-def _operator_class(kind: str, func: Any) -> int:
-    import torch
-
-    base = kind.removesuffix("_data").removesuffix("_backward")
-    for name in (kind, base):
-        if name in _CLASS:
-            return _CLASS[name]
-    if torch.Tag.pointwise in func.tags:
-        return OP_CLASSES.index("elementwise")
-    return OP_CLASSES.index("other")
-
-
-@dataclass(slots=True)
-class _Operator:
-    """What the recorder knows of an aten overload, looked up once."""
-
-    kind: str
-    op_class: int
-    is_view: bool
-    mutates: tuple[tuple[int, str], ...]  # (position, name) of the arguments written in place
-    formula: Callable[..., int] | None
-
-
-def _describe(func: Any) -> _Operator:
-    from torch.utils import flop_counter
-
-    name = func._schema.name.split("::")[-1]
-    mutates = tuple(
-        (position, argument.name)
-        for position, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-    kind = name.removesuffix("_") if mutates and not name.endswith("__") else name
-    is_view = bool(func.is_view) or kind in _VIEW_KINDS
-    formula: Callable[..., int] | None = flop_counter.flop_registry.get(func._overloadpacket)
-    if kind == "_scaled_dot_product_flash_attention_for_cpu":
-
-        def formula(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-            return flop_counter.sdpa_flop_count(q.shape, k.shape, v.shape)
-    elif kind == "_scaled_dot_product_flash_attention_for_cpu_backward":
-
-        def formula(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-            return flop_counter.sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
-
-    return _Operator(kind, VIEW if is_view else _operator_class(kind, func), is_view, mutates, formula)
-
-
-def _distinct_bytes(tensor: torch.Tensor) -> int:
-    """Bytes that a kernel must touch to read a tensor once: an expanded dimension is stored once."""
-    elements = 1
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        if stride or size == 0:
-            elements *= size
-    return elements * tensor.itemsize
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in an argument or result: aten takes and gives no deeper nesting than lists."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _count_flops(operator: _Operator, args: Any, kwargs: Any, out: Any, read: Sequence[torch.Tensor]) -> int:
-    if operator.formula is not None:
-        return int(operator.formula(*args, **kwargs, out_val=out))
-    name = OP_CLASSES[operator.op_class]
-    written = sum(t.numel() for t in _tensors(out))
-    largest = max((t.numel() for t in read), default=0)
-    if name in ("copy", "view", "source"):
-        return 0
-    if name == "gather":  # only the scatters that add, and losses, compute
-        return largest if operator.kind.endswith(("backward", "add", "forward")) else 0
-    if name == "pool":
-        window = next((a for a in args[1:] if isinstance(a, list | tuple) and a and isinstance(a[0], int)), None)
-        if operator.kind.startswith("_adaptive") or window is None:
-            return largest
-        first = next(_tensors(out))
-        return int((read[0].numel() if operator.kind.endswith("backward") else first.numel()) * math.prod(window))
-    if name == "reduction":
-        return largest
-    if operator.kind in ("zeros", "ones", "full", "arange", "fill", "zero") or operator.kind in _METADATA_ONLY:
-        return 0
-    per_element = FLOPS_PER_ELEMENT.get(operator.kind, 1)
-    if name == "norm" and operator.kind not in FLOPS_PER_ELEMENT:
-        per_element = 14 if operator.kind.endswith("backward") else 8
-    if name in ("norm", "softmax"):
-        return per_element * largest
-    first = next(_tensors(out), None)
-    return per_element * (first.numel() if first is not None else written)
-
-
 class _Recorder:
     """The calls recorded so far, and where in the module tree the step is."""
 
@@ -276,7 +118,7 @@ class _Recorder:
         self.children: list[int] = [0]  # child calls seen so far, for each entry of the stack and the outside
         self.module_calls = 0
         self.by_sequence: dict[int, tuple[str, Any]] = {}  # autograd sequence number -> module path, group
-        self.operators: dict[Any, _Operator] = {}
+        self.operators: dict[Any, Operator] = {}
         self.written: dict[int, tuple[Any, int]] = {}  # storage -> (storage, the call that last wrote it in place)
 
     # -- where we are -------------------------------------------------------------------------------------------
@@ -332,17 +174,17 @@ class _Recorder:
 
         operator = self.operators.get(func)
         if operator is None:
-            operator = self.operators[func] = _describe(func)
-        given = [t for value in (*args, *kwargs.values()) for t in _tensors(value)]
+            operator = self.operators[func] = describe(func)
+        given = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
         written_in_place = [
             t
             for position, name in operator.mutates
-            for t in _tensors(args[position] if position < len(args) else kwargs.get(name))
+            for t in tensors_in(args[position] if position < len(args) else kwargs.get(name))
         ]
-        read = [] if operator.kind in _METADATA_ONLY else list({id(t): t for t in given}.values())
+        read = [] if operator.kind in METADATA_ONLY else list({id(t): t for t in given}.values())
         uses = tuple(dict.fromkeys(self.ref(t).call for t in given))
         reads = tuple(dict.fromkeys(self.origin(t) for t in read))
-        produced = list(_tensors(out))
+        produced = list(tensors_in(out))
         number = len(self.calls)
 
         path, group, accumulates = *self._place(), False
@@ -360,7 +202,7 @@ class _Recorder:
             )
 
         op_class = operator.op_class
-        if operator.kind in _NO_KERNEL or (not reads and all(t.numel() <= 1 for t in produced)):
+        if operator.kind in NO_KERNEL or (not reads and all(t.numel() <= 1 for t in produced)):
             op_class, reads = SOURCE, ()
         call = Call(
             operator.kind,
@@ -380,7 +222,7 @@ class _Recorder:
             accumulates,
         )
         if op_class not in (SOURCE, VIEW):
-            self._measure(call, operator, args, kwargs, out, read, written_in_place, produced)
+            call.flops, call.bytes_read, call.bytes_written = cost(operator, args, kwargs, out, read, written_in_place)
         if not call.several and call.outputs[0] is not None:
             call.output_bytes = call.outputs[0].bytes
         self.calls.append(call)
@@ -393,27 +235,6 @@ class _Recorder:
             self.written[storage._cdata] = (storage, number)
             if not call.several:  # later readers take the whole tensor that lies there
                 call.output_bytes = max(call.output_bytes, storage.nbytes())
-
-    @staticmethod
-    def _measure(
-        call: Call,
-        operator: _Operator,
-        args: Any,
-        kwargs: Any,
-        out: Any,
-        read: list[torch.Tensor],
-        in_place: list[torch.Tensor],
-        produced: list[torch.Tensor],
-    ) -> None:
-        kind = operator.kind
-        sources = read[1:] if kind in _WRITE_ONLY and in_place else read
-        sizes = [_distinct_bytes(t) for t in sources]
-        if kind in _READS_ROWS and sizes:
-            sizes[0] = min(sizes[0], sum(t.numel() * t.itemsize for t in produced))
-        call.bytes_read = sum(sizes)
-        results = {id(t): t for t in (*produced, *in_place)}
-        call.bytes_written = sum(_distinct_bytes(t) for t in results.values())
-        call.flops = _count_flops(operator, args, kwargs, out, read)
 
 
 def _output(tensor: torch.Tensor) -> Output:
@@ -496,7 +317,7 @@ def trace_step(
     args, kwargs = _arguments(example_inputs)
     leaves, structure = pytree.tree_flatten((args, kwargs))
     seen: dict[int, torch.Tensor] = {}
-    inputs = []
+    inputs: list[int] = []
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor):
             if id(leaf) not in seen:
@@ -509,9 +330,7 @@ def trace_step(
 
     was_training, handles = {m: m.training for m in module.modules()}, []
     for path, child in module.named_modules():
-        handles.append(
-            child.register_forward_pre_hook(lambda _m, _a, path=path: recorder.enter(path), prepend=True)
-        )
+        handles.append(child.register_forward_pre_hook(lambda _m, _a, path=path: recorder.enter(path), prepend=True))
         handles.append(child.register_forward_hook(lambda _m, _a, _o: recorder.leave(), always_call=True))
     grads: dict[str, Ref] = {}
     # Vendor kernels (oneDNN's fused LSTM) would hide the aten operators.
@@ -687,9 +506,7 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
                 wanted[op_of_call[source]] = None
         edges.extend((source, op) for source in wanted)
         for index, out in items:
-            item = add(
-                Ref(number, index), "getitem", VIEW, call.phase, out, module, group, output_bytes=out.bytes
-            )
+            item = add(Ref(number, index), "getitem", VIEW, call.phase, out, module, group, output_bytes=out.bytes)
             op_of_item[Ref(number, index)] = item
             edges.append((op, item))
 
@@ -722,13 +539,7 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
         edges.append((op_of_call[source], op))
         edges.append((op_of_item.get(ref, op_of_call[ref.call]), op))
 
-    columns: dict[str, Any] = {
-        column: np.asarray([row.get(column, 0) for row in rows], np.int64)
-        for column in (
-            "kind op_class phase dtype output_shape flops bytes_read bytes_written output_bytes param_bytes "
-            "state_bytes module colocation"
-        ).split()
-    }
+    columns: dict[str, Any] = {column: np.asarray([row.get(column, 0) for row in rows], np.int64) for column in COLUMNS}
     _, first_at, inverse = np.unique(columns["colocation"], return_index=True, return_inverse=True)
     columns["colocation"] = np.argsort(np.argsort(first_at))[inverse]  # groups in order of first appearance
     graph = ComputationGraph(
@@ -758,7 +569,7 @@ def _alive(trace: Trace) -> np.ndarray:
     for number in range(len(calls) - 1, -1, -1):
         if alive[number]:
             alive[list(calls[number].reads)] = True
-            alive[list(calls[number].uses if calls[number].kind not in _METADATA_ONLY else ())] = True
+            alive[list(calls[number].uses if calls[number].kind not in METADATA_ONLY else ())] = True
     return alive
 
 
@@ -818,10 +629,10 @@ def _groups(trace: Trace, alive: np.ndarray) -> tuple[list[int], list[str]]:
         if not alive[number] or call.op_class == SOURCE:
             continue
         if (call.op_class == VIEW and call.reads) or keys[number] is None:
-            source = next((r for r in call.reads if keys[r] is not None), None)
-            if source is not None:
-                keys[number] = keys[source]
-                modules[number] = modules[number] or modules[source]
+            known = [source for source in call.reads if keys[source] is not None]
+            if known:
+                keys[number] = keys[known[0]]
+                modules[number] = modules[number] or modules[known[0]]
     numbers: dict[Any, int] = {}
     groups = [
         numbers.setdefault(("alone", number) if key is None else key, len(numbers)) for number, key in enumerate(keys)
@@ -886,7 +697,7 @@ def default_stages(module: torch.nn.Module) -> list[dict[str, Any]]:
     """Stages in forward order for any module: its children, with the entries of lists and sequences apart."""
     import torch
 
-    stages = []
+    stages: list[dict[str, Any]] = []
     for name, child in module.named_children():
         parts = [name]
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child):

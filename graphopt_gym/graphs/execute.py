@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.capture import _METADATA_ONLY, BuiltGraph, Ref, Trace
+from graphopt_gym.graphs.aten import METADATA_ONLY
+from graphopt_gym.graphs.capture import BuiltGraph, Ref, Trace
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +50,12 @@ def execute(
     for name, number in (*trace.params.items(), *trace.buffers.items()):
         values[Ref(number, 0)] = state[name].detach().clone()
     done = [False] * graph.num_ops
-    in_place = any(call.uses != call.reads and call.kind not in _METADATA_ONLY for call in trace.calls)
+    in_place = any(call.uses != call.reads and call.kind not in METADATA_ONLY for call in trace.calls)
 
     def operand(op: int, value: Any) -> Any:
         if isinstance(value, Ref):
             call = trace.calls[value.call]
-            if trace.calls[built.origin[op].call].kind in _METADATA_ONLY:
+            if trace.calls[built.origin[op].call].kind in METADATA_ONLY:
                 out = call.outputs[value.output]
                 assert out is not None
                 return torch.empty(out.shape, dtype=getattr(torch, out.dtype))
@@ -93,4 +94,3 @@ def execute(
                             f"{recorded.shape}"
                         )
     return StepResult([values[ref] for ref in trace.outputs], {name: values[ref] for name, ref in trace.grads.items()})
-

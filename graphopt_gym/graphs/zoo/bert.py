@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 
 class Embeddings(nn.Module):
+    position_ids: Tensor
+
     def __init__(self, vocabulary: int, width: int, positions: int, dropout: float) -> None:
         super().__init__()
         self.word = nn.Embedding(vocabulary, width, padding_idx=0)
@@ -139,7 +141,7 @@ class Bert(nn.Module):
 
 def stages(layers: int) -> list[dict[str, Any]]:
     body = [{"name": f"layer {i}", "part": "", "modules": [f"layers.{i}"]} for i in range(layers)]
-    head = ["pooler", "transform", "activation", "transform_norm", "decoder", "dropout", "classifier", "", "loss"]
+    head = ["pooler", "transform", "activation", "transform_norm", "decoder", "dropout", "classifier", "loss"]
     return [
         {"name": "embeddings", "part": "", "modules": ["embeddings"]},
         *body,

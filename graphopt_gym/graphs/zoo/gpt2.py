@@ -33,6 +33,8 @@ class NewGelu(nn.Module):
 
 
 class Attention(nn.Module):
+    causal: Tensor
+
     def __init__(self, width: int, heads: int, positions: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
@@ -105,7 +107,7 @@ def stages(layers: int) -> list[dict[str, Any]]:
     return [
         {"name": "embeddings", "part": "", "modules": ["wte", "wpe", "drop"]},
         *({"name": f"block {i}", "part": "", "modules": [f"h.{i}"]} for i in range(layers)),
-        {"name": "head", "part": "", "modules": ["ln_f", "lm_head", "", "loss"]},
+        {"name": "head", "part": "", "modules": ["ln_f", "lm_head", "loss"]},
     ]
 
 

@@ -21,47 +21,38 @@ class Conv(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-def _average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, 1, 1)
+class Split(nn.Module):
+    """The expanded filter bank: two layers side by side."""
+
+    def __init__(self, row: nn.Module, column: nn.Module) -> None:
+        super().__init__()
+        self.row, self.column = row, column
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.row(x), self.column(x)
 
 
 class Branches(nn.Module):
-    """Parallel branches whose results are concatenated by channel.
+    """Parallel branches, each a sequence of layers, whose results are concatenated by channel."""
 
-    A branch is a sequence of layers; a layer that is a tuple splits into parallel ones, concatenated (the expanded
-    filter bank). ``"average"`` and ``"max"`` are poolings: 3x3 with stride 1, and 3x3 with stride 2.
-    """
-
-    def __init__(self, branches: list[list[Any]]) -> None:
+    def __init__(self, branches: list[list[nn.Module]]) -> None:
         super().__init__()
-        self.branches, self.plan = nn.ModuleList(), []
-        for branch in branches:
-            layers, plan = nn.ModuleList(), []
-            for layer in branch:
-                if isinstance(layer, str):
-                    plan.append(layer)
-                elif isinstance(layer, tuple):
-                    plan.append(len(layer))
-                    layers.extend(layer)
-                else:
-                    plan.append(1)
-                    layers.append(layer)
-            self.branches.append(layers)
-            self.plan.append(plan)
+        self.branches = nn.ModuleList(nn.Sequential(*layers) for layers in branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = []
-        for layers, plan in zip(self.branches, self.plan, strict=True):
-            y, rest = [x], iter(layers)  # type: ignore[call-overload]
-            for step in plan:
-                if step == "average":
-                    y = [_average(y[0])]
-                elif step == "max":
-                    y = [F.max_pool2d(y[0], 3, 2)]
-                else:
-                    y = [next(rest)(y[0]) for _ in range(step)]
-            outputs.extend(y)
+        outputs: list[Tensor] = []
+        for branch in self.branches:
+            y = branch(x)
+            outputs.extend(y if isinstance(y, tuple) else (y,))
         return torch.cat(outputs, 1)
+
+
+def _average() -> nn.Module:
+    return nn.AvgPool2d(3, 1, 1)
+
+
+def _max() -> nn.Module:
+    return nn.MaxPool2d(3, 2)
 
 
 def _block_a(inputs: int, pool: int, w: int) -> Branches:
@@ -70,7 +61,7 @@ def _block_a(inputs: int, pool: int, w: int) -> Branches:
             [Conv(inputs, 4 * w, 1)],
             [Conv(inputs, 3 * w, 1), Conv(3 * w, 4 * w, 5, 1, 2)],
             [Conv(inputs, 4 * w, 1), Conv(4 * w, 6 * w, 3, 1, 1), Conv(6 * w, 6 * w, 3, 1, 1)],
-            ["average", Conv(inputs, pool, 1)],
+            [_average(), Conv(inputs, pool, 1)],
         ]
     )
 
@@ -80,7 +71,7 @@ def _block_b(inputs: int, w: int) -> Branches:
         [
             [Conv(inputs, 24 * w, 3, 2)],
             [Conv(inputs, 4 * w, 1), Conv(4 * w, 6 * w, 3, 1, 1), Conv(6 * w, 6 * w, 3, 2)],
-            ["max"],
+            [_max()],
         ]
     )
 
@@ -99,7 +90,7 @@ def _block_c(inputs: int, c: int, w: int) -> Branches:
                 Conv(c, c, column, 1, pad_column),
                 Conv(c, outputs, row, 1, pad_row),
             ],
-            ["average", Conv(inputs, outputs, 1)],
+            [_average(), Conv(inputs, outputs, 1)],
         ]
     )
 
@@ -110,7 +101,7 @@ def _block_d(inputs: int, w: int) -> Branches:
         [
             [Conv(inputs, c, 1), Conv(c, 20 * w, 3, 2)],
             [Conv(inputs, c, 1), Conv(c, c, (1, 7), 1, (0, 3)), Conv(c, c, (7, 1), 1, (3, 0)), Conv(c, c, 3, 2)],
-            ["max"],
+            [_max()],
         ]
     )
 
@@ -118,15 +109,15 @@ def _block_d(inputs: int, w: int) -> Branches:
 def _block_e(inputs: int, w: int) -> Branches:
     c = 24 * w
 
-    def split() -> tuple[Conv, Conv]:
-        return Conv(c, c, (1, 3), 1, (0, 1)), Conv(c, c, (3, 1), 1, (1, 0))
+    def split() -> nn.Module:
+        return Split(Conv(c, c, (1, 3), 1, (0, 1)), Conv(c, c, (3, 1), 1, (1, 0)))
 
     return Branches(
         [
             [Conv(inputs, 20 * w, 1)],
             [Conv(inputs, c, 1), split()],
             [Conv(inputs, 28 * w, 1), Conv(28 * w, c, 3, 1, 1), split()],
-            ["average", Conv(inputs, 12 * w, 1)],
+            [_average(), Conv(inputs, 12 * w, 1)],
         ]
     )
 
@@ -206,10 +197,9 @@ def build(
     with torch.device(device):
         module = InceptionV3(classes, width, dropout)
         inputs = {"images": torch.randn(batch, 3, size, size), "labels": torch.randint(0, classes, (batch,))}
-    names = ["35x35 a", "35x35 b", "35x35 c", "to 17x17", *(f"17x17 {i}" for i in "abcd"), "to 8x8", "8x8 a", "8x8 b"]
     stages = [
         {"name": "stem", "part": "", "modules": ["stem"]},
-        *({"name": name, "part": "", "modules": [f"blocks.{i}"]} for i, name in enumerate(names)),
-        {"name": "head", "part": "", "modules": ["auxiliary", "dropout", "fc", "", "loss"]},
+        *({"name": f"block {i}", "part": "", "modules": [f"blocks.{i}"]} for i in range(len(module.blocks))),
+        {"name": "head", "part": "", "modules": ["auxiliary", "dropout", "fc", "loss"]},
     ]
     return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}

@@ -115,7 +115,7 @@ def build(
     stages = [
         {"name": "embeddings", "part": "", "modules": ["embed_tokens", "embed_positions"]},
         *({"name": f"layer {i}", "part": "", "modules": [f"layers.{i}"]} for i in range(layers)),
-        {"name": "head", "part": "", "modules": ["final_layer_norm", "lm_head", "", "loss"]},
+        {"name": "head", "part": "", "modules": ["final_layer_norm", "lm_head", "loss"]},
     ]
     return {
         "module": module,

@@ -72,5 +72,5 @@ def build(
         for block in range(count):
             path = f"stages.{stage}.{block}"
             stages.append({"name": f"stack {stage} block {block}", "part": "", "modules": [path]})
-    stages.append({"name": "head", "part": "", "modules": ["fc", "", "loss"]})
+    stages.append({"name": "head", "part": "", "modules": ["fc", "loss"]})
     return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}

@@ -74,6 +74,6 @@ def build(
     stages = [
         {"name": "embedding", "part": "", "modules": ["embedding"]},
         *({"name": f"layer {i}", "part": "", "modules": [f"cells.{i}"]} for i in range(layers)),
-        {"name": "head", "part": "", "modules": ["projection", "", "loss"]},
+        {"name": "head", "part": "", "modules": ["projection", "loss"]},
     ]
     return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}

@@ -141,7 +141,8 @@ class Block(nn.Module):
         y, bias = self.self_attention(normed, normed, mask, bias)
         x = x + self.dropout(y)
         if self.decoder:
-            assert memory is not None and cross_mask is not None
+            assert memory is not None
+            assert cross_mask is not None
             y, cross_bias = self.cross_attention(self.cross_norm(x), memory, cross_mask, cross_bias)
             x = x + self.dropout(y)
         return x + self.dropout(self.ff(self.ff_norm(x))), bias, cross_bias
@@ -209,9 +210,7 @@ def build(
     """Arguments of ``capture``: ``layers`` in the encoder and as many in the decoder."""
     sizes = {"width": width, "heads": heads, "head_width": head_width, "inner": inner}
     with torch.device(device):
-        module = Switch(
-            layers, sparse_step, vocabulary, experts=experts, capacity=capacity, dropout=dropout, **sizes
-        )
+        module = Switch(layers, sparse_step, vocabulary, experts=experts, capacity=capacity, dropout=dropout, **sizes)
         shape = (batch, sequence)
         inputs = {
             "tokens": torch.randint(2, vocabulary, shape),
@@ -227,7 +226,7 @@ def build(
     stages = [
         {"name": "embedding", "part": "encoder", "modules": ["shared"]},
         *({"name": f"{part} {i}", "part": part, "modules": [f"{part}.block.{i}"]} for part, i in parts),
-        {"name": "head", "part": "decoder", "modules": ["encoder", "decoder", "lm_head", "", "loss"]},
+        {"name": "head", "part": "decoder", "modules": ["encoder", "decoder", "lm_head", "loss"]},
     ]
     return {
         "module": module,

@@ -65,6 +65,8 @@ class FeedForward(nn.Module):
 class TransformerXl(nn.Module):
     """Loss of a segment of tokens [length, batch], given the memory of each layer [memory, batch, width]."""
 
+    frequency: Tensor
+
     def __init__(
         self, layers: int, width: int, heads: int, head_width: int, inner: int, vocabulary: int, dropout: float
     ) -> None:
@@ -117,6 +119,6 @@ def build(
             {"name": f"layer {i}", "part": "", "modules": [f"attention.{i}", f"feed_forward.{i}"]}
             for i in range(layers)
         ),
-        {"name": "head", "part": "", "modules": ["head", "dropout", "", "loss"]},
+        {"name": "head", "part": "", "modules": ["head", "dropout", "loss"]},
     ]
     return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}
