@@ -166,5 +166,5 @@ def test_load_solution__no_such_file__is_refused(tmp_path):
 
 def test_make_problem__argument_of_another_release__is_refused_by_name(saved, tmp_path):
     path = change(tmp_path / "solution.json", problem={"graph": "bert_base", "gruping": "op"})
-    with pytest.raises(InputError, match="gruping.*did you mean 'grouping'"):
+    with pytest.raises(InputError, match=r"gruping.*did you mean 'grouping'"):
         validate(path)

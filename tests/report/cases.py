@@ -23,13 +23,14 @@ def make_cluster(devices: int, memory_bytes: int = 16 * 2**30) -> Cluster:
 def make_timeline(num_ops: int, devices: int, memory_bytes: int = 16 * 2**30, fuse: bool = False) -> Timeline:
     graph = layered_dag(num_ops, 4, seed=1, phases=True)
     fusion = None
-    if fuse:  # the members of each group are one op and the next that reads it alone
+    if fuse:  # an op and the one that reads it alone and nothing else, two by two
         fusion = np.full(graph.num_ops, -1)
         for op in range(graph.num_ops):
-            readers = graph.successors(op)
-            if graph.op_class[op] > 1 and len(readers) == 1 and graph.op_class[readers[0]] > 1 and fusion[op] < 0:
-                if fusion[readers[0]] < 0 and len(graph.predecessors(int(readers[0]))) == 1:
-                    fusion[[op, readers[0]]] = op
+            readers = graph.successors(op).tolist()
+            pair = [op, *readers]
+            alone = len(readers) == 1 and len(graph.predecessors(readers[0])) == 1
+            if alone and (graph.op_class[pair] > 1).all() and (fusion[pair] < 0).all():
+                fusion[pair] = op
     simulator = Simulator(graph, make_cluster(devices, memory_bytes), fusion=fusion)
     rng = np.random.default_rng(0)
     return simulator.run(rng.integers(0, devices, graph.num_ops))

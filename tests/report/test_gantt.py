@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import PHASES
@@ -42,10 +43,8 @@ def test_merge_bars__without_a_gap_keeps_the_covered_time():
 def test_gantt_figure__draws_the_busy_time_of_each_device(timeline):
     axis = gantt_figure(timeline).axes[0]
     scale = timeline.makespan_s / axis.get_xlim()[1]
-    drawn = {device: 0.0 for device in range(2)}
+    drawn = dict.fromkeys(range(2), 0.0)
     colours = {PHASE_COLOURS[phase] for phase in PHASES}
-    from matplotlib.colors import to_hex
-
     for bars in axis.collections:
         if to_hex(bars.get_facecolor()[0]) not in colours:
             continue

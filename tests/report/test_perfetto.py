@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ class Trace:
 
         trace = Trace()
         assert trace.ParseFromString(content) == len(content)
-        self.tracks = {p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")}
+        self.tracks = {
+            p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")
+        }
         self.slices = defaultdict(list)  # track uuid -> (start, end, begin event)
         self.counters = defaultdict(list)
         events = [packet for packet in trace.packet if packet.HasField("track_event")]
@@ -89,7 +92,7 @@ def test_trace__has_a_slice_for_each_transfer(timeline, trace):
 def test_trace__slices_of_a_track_do_not_overlap(trace):
     for slices in trace.slices.values():
         ordered = sorted(slices, key=lambda row: row[:2])
-        assert all(before[1] <= after[0] for before, after in zip(ordered, ordered[1:]))
+        assert all(before[1] <= after[0] for before, after in pairwise(ordered))
 
 
 def test_trace__flows_lead_from_producer_over_transfer_to_first_reader(timeline, trace):
@@ -120,7 +123,7 @@ def test_trace__memory_counter_peaks_at_the_peak(timeline, trace):
     for device in range(2):
         rows = trace.counters[trace.named(f"device {device}: toy", "memory")]
         assert max(level for _, level in rows) == timeline.peak_bytes[device]
-        assert all(before[0] <= after[0] for before, after in zip(rows, rows[1:]))
+        assert all(before[0] <= after[0] for before, after in pairwise(rows))
 
 
 def test_trace__fused_kernel_is_one_slice_with_the_work_of_its_members():
@@ -128,7 +131,9 @@ def test_trace__fused_kernel_is_one_slice_with_the_work_of_its_members():
     groups, size = np.unique(fused.tasks.fused[fused.tasks.fused >= 0], return_counts=True)
     assert (size > 1).any()
     trace = Trace(trace_bytes(fused, name="method"))
-    slices = [row for device in range(2) for row in trace.slices[trace.named(f"method: device {device}: toy", "kernels")]]
+    slices = [
+        row for device in range(2) for row in trace.slices[trace.named(f"method: device {device}: toy", "kernels")]
+    ]
     by_op = {arguments(event)["op"]: event for _, _, event in slices}
     assert len(by_op) == (~fused.tasks.is_source).sum()
     for group in groups[size > 1].tolist():

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import graphopt_gym as gg
+from graphopt_gym.cli import main
+from graphopt_gym.cli.bench import BENCHMARKS
+from graphopt_gym.cli.common import plain
+from graphopt_gym.graphs.generators import layered_dag
+
+ROW_KEYS = {"env", "graph", "cluster", "method", "seed", "valid", "cost", "unit", "reasons", "metrics", "evaluations",
+            "wall_s"}  # fmt: skip
+
+
+@pytest.fixture
+def graphopt(monkeypatch, capsys):
+    """Runs the command in this process: (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def graph(tmp_path):
+    path = tmp_path / "graph.npz"
+    gg.save_graph(layered_dag(60, 3, seed=5, phases=True), path)
+    return path
+
+
+@pytest.fixture
+def heavy(tmp_path):
+    """A graph that fits no toy device."""
+    path = tmp_path / "heavy.npz"
+    light = layered_dag(60, 3, seed=5)
+    gg.save_graph(light.replace(state_bytes=np.full(light.num_ops, 2**30)), path)
+    return path
+
+
+def only_json(out):
+    """The one object that standard output holds."""
+    assert out.count("\n") == 1
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("what", ["envs", "graphs", "clusters", "devices", "methods", "agents"])
+def test_list__every_kind__prints_a_table_and_json(graphopt, what):
+    code, out, err = graphopt("list", what)
+    assert (code, err) == (0, "")
+    code, encoded, _ = graphopt("list", what, "--json")
+    rows = only_json(encoded)["rows"]
+    assert rows
+    for row in rows:
+        assert str(next(iter(row.values()))) in out
+
+
+def test_list_graphs__gives_the_statistics(graphopt):
+    _, out, _ = graphopt("list", "graphs", "--json")
+    rows = {row["graph"]: row for row in only_json(out)["rows"]}
+    assert set(rows) == set(gg.graph_names())
+    statistics = gg.load_graph("bert_base").statistics()
+    assert rows["bert_base"]["ops"] == statistics["ops"] >= 2000
+    assert rows["bert_base"]["parameters_bytes"] == statistics["param_bytes"]
+
+
+def test_solve__json__is_one_object_with_the_keys_and_the_cost_of_the_problem(graphopt, graph, tmp_path):
+    out_file = tmp_path / "s.json"
+    code, out, err = graphopt(
+        "solve", "Placement-v0", "--graph", graph, "--cluster", "toyx2", "--method", "random", "--budget", 20,
+        "--seed", 3, "--set", "grouping=op", "--out", out_file, "--json",
+    )  # fmt: skip
+    row = only_json(out)
+    assert (code, err) == (0, "")
+    assert set(row) == ROW_KEYS
+    assert (row["evaluations"], row["seed"], row["unit"]) == (20, 3, "s")
+    problem = gg.make_problem("Placement-v0", graph=str(graph), cluster="toyx2", grouping="op")
+    stored = json.loads(out_file.read_text())
+    assert problem.evaluate(np.array(stored["decision"])).cost == row["cost"] == stored["cost"]
+
+
+def test_solve__for_people__names_cost_and_devices(graphopt, graph):
+    code, out, _ = graphopt("solve", "Placement-v0", "-g", graph, "-c", "toyx2", "-m", "single")
+    assert code == 0
+    assert "toy_1tflops" in out
+    assert "1 simulator call in" in out
+
+
+def test_solve__same_seed__same_answer(graphopt, graph):
+    run = ("solve", "Placement-v0", "-g", graph, "-c", "toyx2", "-m", "random", "--budget", 50, "--json")
+    first, second, other = (only_json(graphopt(*run, "--seed", seed)[1]) for seed in (1, 1, 2))
+    assert first["cost"] == second["cost"] != other["cost"]
+
+
+def test_solve__invalid_outcome__exit_status_1_and_null(graphopt, heavy):
+    code, out, _ = graphopt("solve", "Placement-v0", "-g", heavy, "-c", "toyx2", "-m", "single", "--json")
+    row = only_json(out)
+    assert code == 1
+    assert (row["valid"], row["cost"]) == (False, None)
+    assert "out of memory: device" in row["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "Placement-v1", "-m", "single"], "unknown environment 'Placement-v1'; did you mean 'Placement-v0'?"),
+        (["solve", "Placement-v0", "-m", "singel"], "unknown method 'singel'; did you mean 'single'?"),
+        (["solve", "Placement-v0", "-m", "single", "-g", "bert_bas"], "did you mean 'bert_base'?"),
+        (["solve", "Placement-v0", "-m", "single", "-c", "v100x5"], "unknown cluster 'v100x5'; did you mean"),
+        (["solve", "Placement-v0", "-m", "single", "-g", "none.npz"], "graph file 'none.npz' does not exist"),
+        (["solve", "Placement-v0", "-m", "single", "-b", "0"], "budget is 0; give a whole number"),
+        (["solve", "Placement-v0", "-m", "single", "--seed", "-1"], "seed is -1; give a whole number"),
+        (["solve", "Placement-v0", "-m", "single", "--seconds", "-1"], "seconds is -1.0; give a number above 0"),
+        (["solve", "Placement-v0", "-m", "single", "--set", "gruping=op"], "did you mean 'grouping'?"),
+        (["solve", "Placement-v0", "-m", "single", "--set", "grouping"], "--set 'grouping' is not NAME=VALUE"),
+        (["solve", "Placement-v0", "-m", "single", "--set", "grouping=ops"], "did you mean 'op'?"),
+        (["solve", "Placement-v0", "-m", "single", "-o", "no/folder/s.json"], "cannot write 'no/folder/s.json'"),
+        (["solve", "Placement-v0", "-m", "single", "-o", "."], "it is a folder; give a file name"),
+        (["compare", "Placement-v0", "--methods", "single,heftt"], "unknown method 'heftt'; did you mean 'heft'?"),
+        (["compare", "Placement-v0", "--methods", ","], "no methods given; name at least one"),
+        (["compare", "Placement-v0", "--methods", "single", "--seeds", "0"], "seeds is 0"),
+        (["list", "methods", "--env", "Placement"], "did you mean 'Placement-v0'?"),
+        (["train", "pppo"], "unknown agent 'pppo'; did you mean 'ppo'?"),
+        (["train", "ppo", "--resume"], "--resume needs --out"),
+        (["bench", "simulators"], "unknown benchmark 'simulators'; did you mean 'simulator'?"),
+        (["report", "none.json"], "solution file 'none.json' cannot be read"),
+        (["validate", "none.json"], "solution file 'none.json' cannot be read"),
+        (["capture", "nothing"], "not of the form package.module:function"),
+        (["capture", "no_such_module:f"], "no Python module 'no_such_module'"),
+    ],
+)  # fmt: skip
+def test_bad_input__one_line_and_exit_status_2(graphopt, arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = graphopt(*arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["solve"], ["solve", "Placement-v0"], ["list", "things"], ["solve", "Placement-v0", "--nothing"], ["no"]],
+)
+def test_usage_error__exit_status_2(graphopt, arguments):
+    code, out, err = graphopt(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_compare__json__has_a_row_a_method_and_seed(graphopt, graph, tmp_path):
+    folder = tmp_path / "out"
+    code, out, err = graphopt(
+        "compare", "Placement-v0", "-g", graph, "-c", "toyx2", "--methods", "single,random", "--seeds", 2,
+        "--budget", 10, "--out", folder, "--json",
+    )  # fmt: skip
+    rows = only_json(out)["rows"]
+    assert (code, err) == (0, "")
+    assert [(row["method"], row["seed"]) for row in rows] == [("single", 0), ("random", 0), ("random", 1)]
+    assert all(set(row) == ROW_KEYS for row in rows)
+    assert sorted(path.name for path in folder.iterdir()) == ["random-0.json", "random-1.json", "single-0.json"]
+
+
+def test_compare__for_people__is_a_table(graphopt, graph):
+    code, out, _ = graphopt("compare", "Placement-v0", "-g", graph, "-c", "toyx2", "--methods", "expert,single")
+    assert code == 0
+    assert "vs expert" in out
+    assert "0.0 %" in out
+
+
+def test_compare__nothing_valid__exit_status_1(graphopt, heavy):
+    code, out, _ = graphopt("compare", "Placement-v0", "-g", heavy, "-c", "toyx2", "--methods", "single")
+    assert code == 1
+    assert "out of memory" in out
+
+
+def test_validate__a_line_a_file_and_exit_status(graphopt, graph, tmp_path):
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    graphopt("solve", "Placement-v0", "-g", graph, "-c", "toyx2", "-m", "single", "-o", good)
+    facts = json.loads(good.read_text())
+    code, out, _ = graphopt("validate", good)
+    assert code == 0
+    assert out.startswith(f"{good}: ok: ")
+    bad.write_text(json.dumps({**facts, "cost": facts["cost"] * 0.9}))
+    code, out, _ = graphopt("validate", good, bad)
+    assert code == 1
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{good}: ok: ")
+    assert lines[1].startswith(f"{bad}: FAILED: cost: stored ")
+    code, out, err = graphopt("validate", bad, tmp_path / "none.json", good, "--json")
+    assert code == 2
+    assert [row["ok"] for row in only_json(out)["rows"]] == [False, False, True]
+    assert "none.json" in err
+
+
+def test_report__writes_the_files_and_names_them(graphopt, graph, tmp_path):
+    graphopt("solve", "Placement-v0", "-g", graph, "-c", "toyx2", "-m", "single", "-o", tmp_path / "s.json")
+    out_folder = tmp_path / "new" / "folder"
+    code, out, err = graphopt("report", tmp_path / "s.json", "--out", out_folder)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [str(out_folder / f"s.{kind}") for kind in ("png", "pftrace", "html")]
+    assert all((out_folder / f"s.{kind}").stat().st_size for kind in ("png", "pftrace", "html"))
+
+
+def test_capture__your_own_module__gives_a_graph_that_solve_takes(graphopt, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (tmp_path / "my_model.py").write_text(
+        "import torch\n"
+        "def step():\n"
+        "    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))\n"
+        "    return net, (torch.zeros(2, 8),)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, out, _ = graphopt("capture", "my_model:step", "--out", "mine.npz", "--json")
+    facts = only_json(out)
+    assert code == 0
+    assert facts["parameters_bytes"] == 4 * (8 * 16 + 16 + 16 * 4 + 4)
+    code, out, _ = graphopt("solve", "Placement-v0", "-g", "mine.npz", "-c", "toyx2", "-m", "single", "--json")
+    assert code == 0
+    assert only_json(out)["valid"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_bench__runs_a_function_of_the_table(graphopt, monkeypatch, as_json):
+    monkeypatch.setitem(BENCHMARKS, "mine", ("tests.test_cli:_report", "for the test"))
+    code, out, _ = graphopt("bench", "mine", *(["--json"] if as_json else []))
+    assert code == 0
+    if as_json:
+        assert only_json(out)["rows"] == [{"what": "a", "time_s": 0.5, "worst": None}]
+    else:
+        assert "500 ms" in out
+
+
+def _report():
+    return {"title": "t", "columns": ["what", "time_s", "worst"], "rows": [["a", np.float64(0.5), float("nan")]]}
+
+
+def test_bench__table_names_functions_that_exist():
+    from graphopt_gym.registration import resolve
+
+    for path, _ in BENCHMARKS.values():
+        assert callable(resolve(path))
+
+
+def test_plain__numpy_and_what_is_not_finite():
+    value = {"a": np.float64("inf"), "b": np.array([1, 2]), "c": (np.int64(3), float("nan")), 4: True}
+    assert plain(value) == {"a": None, "b": [1, 2], "c": [3, None], "4": True}
+
+
+def test_version__and_help(graphopt):
+    assert graphopt("--version")[:2] == (0, f"{gg.__version__}\n")
+    code, out, _ = graphopt("--help")
+    assert code == 0
+    assert all(command in out for command in ("solve", "compare", "validate", "report", "capture", "bench", "list"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
+    out = tmp_path / "s.json"
+    command = [sys.executable, "-m", "graphopt_gym", "solve", "Placement-v0", "-g", str(graph), "-c", "toyx2",
+               "-m", "random", "--budget", "1000000000", "--out", str(out), "--json"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(6)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    row = only_json(stdout)
+    assert process.returncode == 0, stderr
+    assert "interrupted: random keeps the best of its" in stderr
+    assert row["evaluations"] > 100
+    assert json.loads(out.read_text())["stopped_by"] == "interrupt"
