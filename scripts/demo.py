@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import graphopt_gym as gg
+from graphopt_gym.cli.common import check_folder
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain
 from graphopt_gym.problem import Outcome, Problem, Solution
@@ -38,14 +39,15 @@ def main() -> None:
     try:
         run(args)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     # without a terminal each result is a line, and tables are as wide as they need
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_folder(args.out)
     problem = gg.make_problem("Placement-v0", graph=args.graph, cluster=args.cluster)
     facts = problem.graph.statistics()
     console.rule(f"[bold]{problem.graph.name} on {problem.cluster.name}")
