@@ -104,6 +104,6 @@ class PyGObservation(
             x=torch.from_numpy(graph.nodes),
             edge_index=torch.from_numpy(np.ascontiguousarray(graph.edge_links.T).astype(np.int64)),
             edge_attr=torch.from_numpy(graph.edges),
-            num_nodes=graph.nodes.shape[0],
+            num_nodes=int(flat["node_mask"].sum()),
             **extra,
         )

@@ -86,7 +86,7 @@ class Instance:
         tasks, group_of_task, groups = simulator.tasks, problem.group_of_task, problem.num_groups
         devices = cluster.num_devices
         durations = simulator.device_durations_s()
-        duration = np.stack([np.bincount(group_of_task, row, groups) for row in durations])
+        duration = _exactly_addable(np.stack([np.bincount(group_of_task, row, groups) for row in durations]))
         best = duration.min(axis=0)
         total = float(best.sum())
         storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
@@ -179,6 +179,15 @@ def _bandwidth(cluster: Cluster) -> np.ndarray:
     """float64 [D, D]: bytes/s from each device to each other; 0 on the diagonal."""
     rates = np.array([link.bytes_per_s for link in cluster.links] or [0.0])
     return np.where(cluster.link_of >= 0, rates[cluster.link_of], 0.0)
+
+
+def _exactly_addable(values: np.ndarray) -> np.ndarray:
+    """Rounded by at most 2**-50 of the largest row's sum, so that sums and differences of entries are exact.
+
+    Loads that are kept by adding and subtracting then never drift, and do not depend on the order.
+    """
+    quantum = 2.0 ** (np.ceil(np.log2(max(values.sum(axis=1).max(), 1e-200))) - 50)
+    return np.round(values / quantum) * quantum
 
 
 def _logs(sizes: np.ndarray) -> np.ndarray:

@@ -174,14 +174,15 @@ def observe(t, s, rows, out_rows, groups_out, devices_out, progress_out, mask_ou
         out = out_rows[i]
         group = s.current[row]
         exchanged[:] = 0.0
-        decided_bytes = 0.0
+        undecided_bytes = 0.0
         for position in range(t.neighbour_ptr[group], t.neighbour_ptr[group + 1]):
             other = t.neighbour[position]
             if other < group:
                 device = s.decision[row, other]
                 for column in range(4):
                     exchanged[device, column] += t.exchange[position, column]
-                decided_bytes += t.exchange[position, 0] + t.exchange[position, 2]
+            else:
+                undecided_bytes += t.exchange[position, 0] + t.exchange[position, 2]
         traffic = t.traffic_bytes[group]
         per_byte = 1.0 / traffic if traffic > 0 else 0.0
         for feature in range(t.group_features.shape[1]):
@@ -200,7 +201,7 @@ def observe(t, s, rows, out_rows, groups_out, devices_out, progress_out, mask_ou
             time = t.duration_s[device, group] * t.group_scale
             held = (t.persistent_bytes[group] + t.activation_bytes[group]) / capacity
             load = s.load_s[row, device] * t.load_scale
-            whole = max(0.0, s.whole_load_s[row, device]) * t.load_scale
+            whole = s.whole_load_s[row, device] * t.load_scale
             persistent = s.persistent[row, device] / capacity
             activation = s.activation[row, device] / capacity
             peak = s.peak_bytes[row, device] / capacity
@@ -221,7 +222,7 @@ def observe(t, s, rows, out_rows, groups_out, devices_out, progress_out, mask_ou
             mask_out[out, device] = 1
         progress_out[out, 0] = group / groups
         progress_out[out, 1] = t.decided_share[group]
-        progress_out[out, 2] = max(0.0, 1.0 - decided_bytes * per_byte) if traffic > 0 else 0.0
+        progress_out[out, 2] = min(1.0, undecided_bytes * per_byte)
         ratio = np.sqrt(s.cost[row] / s.start_cost[row]) if s.start_cost[row] > 0 else 0.0
         progress_out[out, 3] = ratio / (1.0 + ratio)
         progress_out[out, 4] = 1.0 if s.valid[row] else 0.0

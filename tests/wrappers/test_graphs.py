@@ -1,0 +1,71 @@
+"""Observations as graphs."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import graphopt_gym  # noqa: F401 - registers the environments
+from graphopt_gym.errors import InputError
+from graphopt_gym.wrappers import GraphObservation, PyGObservation
+from tests.envs.placement.cases import LARGER, SMALL, cluster
+
+ARGUMENTS = {"graph": [SMALL, LARGER], "cluster": [cluster(2), cluster(3)]}
+
+
+def make(env_id):
+    extra = {"observation": "graph"} if env_id == "Placement-v0" else {}
+    return gym.make(env_id, **ARGUMENTS, **extra)
+
+
+@pytest.mark.parametrize("env_id", ["Placement-v0", "PlacementOneShot-v0"])
+def test_graph__is_in_its_space_and_holds_the_groups(env_id):
+    env = GraphObservation(make(env_id))
+    for name in (SMALL.name, LARGER.name):
+        graph, info = env.reset(seed=0, options={"graph": name})
+        assert env.observation_space.contains(graph)
+        instance = env.unwrapped.episodes.instance(0)
+        assert graph.nodes.shape[0] == info["groups"]
+        assert graph.edge_links.tolist() == instance.group_edges.tolist()
+        assert np.array_equal(graph.nodes[:, :25], instance.tables.group_features[:-1])
+
+
+def test_graph__follows_the_placement():
+    env = GraphObservation(make("Placement-v0"))
+    graph, _ = env.reset(seed=0, options={"cluster": "equal3"})
+    assert graph.nodes.shape[1] == 25 + 3 + 3 + 2
+    assert graph.nodes[:, 28:31].tolist() == [[1, 0, 0]] * len(graph.nodes)
+    assert graph.nodes[:, 31].sum() == 0
+    assert graph.nodes[:, 32].argmax() == 0
+    graph = env.step(2)[0]
+    assert graph.nodes[:2, 28:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]
+
+
+def test_pyg__is_the_same_graph_and_batches():
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.data import Batch
+
+    env, plain = PyGObservation(make("Placement-v0")), GraphObservation(make("Placement-v0"))
+    seen = []
+    for name in (SMALL.name, LARGER.name):
+        data, info = env.reset(seed=1, options={"graph": name})
+        graph, _ = plain.reset(seed=1, options={"graph": name})
+        data.validate()
+        assert data.num_nodes == info["groups"]
+        assert np.array_equal(data.x.numpy(), graph.nodes)
+        assert np.array_equal(data.edge_index.numpy().T, graph.edge_links)
+        assert np.array_equal(data.edge_attr.numpy(), graph.edges)
+        assert tuple(data.devices.shape) == (1, 3, 15)
+        seen.append(data)
+    batch = Batch.from_data_list(seen)
+    assert batch.num_graphs == 2
+    assert tuple(batch.devices.shape) == (2, 3, 15)
+    one_shot, _ = PyGObservation(make("PlacementOneShot-v0")).reset(seed=0)
+    assert tuple(one_shot.action_mask.shape) == (1, 3)
+
+
+def test_wrappers__refuse_an_observation_without_a_graph():
+    for wrapper in (GraphObservation, PyGObservation):
+        with pytest.raises(InputError, match="make it with observation='graph'"):
+            wrapper(gym.make("Placement-v0", graph=SMALL, cluster=cluster(2)))
