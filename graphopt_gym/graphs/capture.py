@@ -16,6 +16,7 @@ Time and memory are linear in the number of operators. torch is imported when a 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Call:
     several: bool = False  # the operator returns a list or tuple
     module: str = ""
     group: Any = None  # key of the colocation group; None where only the neighbours can tell
+    derived_from: int = -1  # the forward call that a backward call is the derivative of
     accumulates: bool = False  # a sum of gradients that arrive from several places
     flops: int = 0
     bytes_read: int = 0
@@ -117,8 +119,9 @@ class _Recorder:
         self.stack: list[tuple[str, int]] = []  # (module path, call number), innermost last
         self.children: list[int] = [0]  # child calls seen so far, for each entry of the stack and the outside
         self.module_calls = 0
-        self.by_sequence: dict[int, tuple[str, Any]] = {}  # autograd sequence number -> module path, group
+        self.by_sequence: dict[int, int] = {}  # autograd sequence number -> forward call
         self.operators: dict[Any, Operator] = {}
+        self.constants: dict[int, Ref] = {}  # real tensors from outside, by identity
         self.written: dict[int, tuple[Any, int]] = {}  # storage -> (storage, the call that last wrote it in place)
 
     # -- where we are -------------------------------------------------------------------------------------------
@@ -142,20 +145,24 @@ class _Recorder:
 
     # -- sources ------------------------------------------------------------------------------------------------
 
-    def add_source(self, tensor: torch.Tensor, kind: str, name: str, constant: Any = None) -> int:
+    def add_source(self, tensor: torch.Tensor, kind: str, name: str) -> int:
         number = len(self.calls)
         output = _output(tensor)
-        self.calls.append(
-            Call(kind, SOURCE, self.phase, outputs=(output,), output_bytes=output.bytes, name=name, constant=constant)
-        )
+        self.calls.append(Call(kind, SOURCE, self.phase, outputs=(output,), output_bytes=output.bytes, name=name))
         tensor._graphopt_ref = Ref(number, 0)  # type: ignore[attr-defined]
         return number
 
     def ref(self, tensor: torch.Tensor) -> Ref:
-        ref = getattr(tensor, "_graphopt_ref", None)
-        if ref is None:  # a real tensor from outside: a constant
-            number = self.add_source(tensor, "constant", "", constant=tensor)
-            ref = Ref(number, 0)
+        ref = self.constants.get(id(tensor))
+        if ref is None:
+            ref = getattr(tensor, "_graphopt_ref", None)
+        if ref is None:  # a real tensor from outside
+            number = len(self.calls)
+            output = _output(tensor)
+            self.calls.append(
+                Call("constant", SOURCE, self.phase, outputs=(output,), output_bytes=output.bytes, constant=tensor)
+            )
+            ref = self.constants[id(tensor)] = Ref(number, 0)  # the call keeps the tensor, so its id stays its own
         return ref
 
     def origin(self, tensor: torch.Tensor) -> int:
@@ -187,13 +194,16 @@ class _Recorder:
         produced = list(tensors_in(out))
         number = len(self.calls)
 
-        path, group, accumulates = *self._place(), False
+        path, group = self._place()
+        derived_from, accumulates = -1, False
         sequence = torch.autograd._get_sequence_nr() - 1
         if self.phase == FORWARD:
-            self.by_sequence.setdefault(sequence, (path, group))
+            self.by_sequence.setdefault(sequence, number)
         elif not self.stack:  # a module on the stack in backward is recomputation: it knows where it is
             node = torch._C._current_autograd_node()
-            path, group = self.by_sequence.get(node._sequence_nr(), ("", None)) if node is not None else ("", None)
+            derived_from = -1 if node is None else self.by_sequence.get(node._sequence_nr(), -1)
+            forward = self.calls[derived_from] if derived_from >= 0 else None
+            path, group = (forward.module, forward.group) if forward is not None else ("", None)
             accumulates = (
                 operator.kind == "add"
                 and len(reads) == 2
@@ -219,6 +229,7 @@ class _Recorder:
             isinstance(out, list | tuple),
             path,
             group,
+            derived_from,
             accumulates,
         )
         if op_class not in (SOURCE, VIEW):
@@ -364,6 +375,14 @@ def trace_step(
         raise InputError(
             f"capture: {where or type(module).__name__} uses {error.func}, whose result depends on tensor values; "
             "a graph has fixed shapes: use masks or a fixed capacity instead"
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever the module or the loss function raises
+        message = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"capture: one step of {type(module).__name__} on the example inputs fails: "
+            f"{type(error).__name__}: {message}"
         ) from error
     finally:
         torch.backends.mkldnn.set_flags(_enabled=vendor_kernels[0])
@@ -576,9 +595,10 @@ def _alive(trace: Trace) -> np.ndarray:
 def _groups(trace: Trace, alive: np.ndarray) -> tuple[list[int], list[str]]:
     """Colocation group (an arbitrary number) and module path of each call.
 
-    A call keeps the group it was recorded in. A source goes with its first reader, a sum of gradients with the
-    operator that takes the sum (the backward of the tensor's producer, or the parameter's update), a view with
-    what it views, and anything else without a group with its first producer, else its first reader.
+    A call keeps the group it was recorded in, or a backward call that of its forward one; a view is with what it
+    views, so the derivative of a view is too. A source goes with its first reader, a sum of gradients with the
+    operator that takes the sum (the backward of the tensor's producer, or the parameter's update), and anything
+    else without a group with its first reader, else its first producer.
     """
     calls = trace.calls
     keys: list[Any] = [call.group for call in calls]
@@ -612,6 +632,13 @@ def _groups(trace: Trace, alive: np.ndarray) -> tuple[list[int], list[str]]:
                 take(number, reader)
             if call.name in trace.owner:
                 modules[number] = trace.owner[call.name]
+    for number, call in enumerate(calls):
+        if call.derived_from >= 0 and calls[call.derived_from].op_class == VIEW:
+            root = call.derived_from
+            while calls[root].op_class == VIEW and calls[root].reads:
+                root = calls[root].reads[0]
+            if keys[root] is not None:
+                keys[number] = keys[root]
     updated = {ref.call: trace.params[name] for name, ref in trace.grads.items()}
     for number in range(len(calls) - 1, -1, -1):
         if alive[number] and (calls[number].accumulates or keys[number] is None):
@@ -732,6 +759,8 @@ def capture_from_spec(spec: str) -> ComputationGraph:
                 "install it, or set PYTHONPATH"
             ) from error
         raise InputError(f"capture: importing {module_name!r} fails: {error}") from error
+    except Exception as error:  # whatever the file raises
+        raise InputError(f"capture: importing {module_name!r} fails: {type(error).__name__}: {error}") from error
     function = getattr(source, function_name, None)
     if function is None:
         functions = [n for n, v in vars(source).items() if callable(v) and not n.startswith("_")]
@@ -739,9 +768,10 @@ def capture_from_spec(spec: str) -> ComputationGraph:
     if not callable(function):
         raise InputError(f"capture: {spec} is a {type(function).__name__}, not a function")
     try:
-        given = function()
+        inspect.signature(function).bind()
     except TypeError as error:
         raise InputError(f"capture: {spec} cannot be called without arguments: {error}") from error
+    given = function()
     if isinstance(given, Mapping):
         arguments = dict(given)
         for key in arguments:
