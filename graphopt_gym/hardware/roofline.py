@@ -1,0 +1,161 @@
+"""The formulas of the fitted roofline: how long a kernel computes, and at what rate it moves bytes.
+
+Every function is vectorised over kernels and takes the fitted parameters of one architecture (a table of plain
+numbers, see ``envs_data/cost_model``) with the datasheet's numbers of the device. Nothing here knows a graph.
+
+**Matrix products** (:func:`gemm_seconds`). A product of ``batch`` matrices [m, k] x [k, n] is cut into tiles of
+``tm x tn`` outputs, and each into ``s`` slices of k. A tile costs ``2 tm tn (k / s + k_fixed)`` operations, with k
+rounded up to ``k_step``. The tiles run in waves over the compute units, where ``fill`` more tiles than one are needed
+to fill a unit; the share ``quantised`` of a product pays whole waves. The library is taken to choose the best tile
+shape and split, so the time is the minimum over them. Two slowdowns that the measurements show are added: long
+kernels lose the gain that short ones have (clocks fall under load), and products with very wide outputs lose more.
+
+**Convolutions** (:func:`conv_seconds`). The minimum over three algorithms: implicit matrix product, and for 3x3
+kernels with stride 1 the Winograd algorithms F(2x2) in one kernel and F(4x4) through memory (Lavin and Gray 2016),
+which do 16/36 and 36/144 of the multiplications.
+
+**Bytes** (:func:`stream_efficiency`, :func:`row_efficiency`). A share of the memory bandwidth by kind of kernel; for
+softmax and normalisation by the length of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32))
+SPLITS = (1, 2, 4, 8, 16)
+CONV_TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (32, 32))
+CONV_SPLITS = (1, 2, 4, 8)
+WINOGRAD_TILES = ((128, 128), (64, 128), (128, 64), (64, 64), (32, 32))
+FUSED_WINOGRAD_TILES = ((32, 32), (64, 32), (128, 64))
+SHORTEST_SLICE = 64  # a slice of k has at least so many
+SOFTMAX_KNOTS = (64, 512, 1024, 1025, 2048, 4096)  # row lengths; a row of up to 1024 stays in one warp's registers
+NORM_KNOTS = (256, 512, 1024, 1536, 2048, 3072, 4096)
+
+Parameters = Mapping[str, Any]
+
+
+def gemm_seconds(
+    p: Parameters,
+    units: float,
+    peak_flops: float | np.ndarray,
+    bytes_per_s: float,
+    batch: np.ndarray,
+    m: np.ndarray,
+    n: np.ndarray,
+    k: np.ndarray,
+) -> np.ndarray:
+    """float64 [X]: seconds of compute of X matrix products.
+
+    Args:
+        p: ``tiles`` [9] efficiency by :data:`TILES`, ``k_fixed``, ``k_step``, ``fill``, ``quantised``, ``split_s``,
+            ``long_gain``, ``long_s``, ``wide_loss``, ``wide_n``, ``wide_m``.
+        units: multiprocessors.
+        peak_flops: FLOP/s, one for all or one each.
+        bytes_per_s: the datasheet's memory bandwidth (partial sums of split products go through it).
+        batch, m, n, k: float64 [X].
+    """
+    k_padded = np.ceil(k / p["k_step"]) * p["k_step"]
+    partial_s = 4 * batch * m * n / (0.8 * bytes_per_s)
+    best = np.full(np.shape(m), np.inf)
+    for (tm, tn), efficiency in zip(TILES, p["tiles"], strict=True):
+        tiles = batch * np.ceil(m / tm) * np.ceil(n / tn) / units
+        unit_flops = 2 * tm * tn * units / efficiency / peak_flops
+        for split in SPLITS:
+            waves = tiles * split
+            waves = p["quantised"] * np.ceil(waves) + (1 - p["quantised"]) * waves
+            seconds = np.maximum(waves, 1 + p["fill"]) * unit_flops * (k_padded / split + p["k_fixed"])
+            if split > 1:
+                seconds = seconds + p["split_s"] + split * partial_s
+                seconds = np.where(k_padded >= split * SHORTEST_SLICE, seconds, np.inf)
+            best = np.minimum(best, seconds)
+    best = best / (1 + p["long_gain"] / (1 + best / p["long_s"]))
+    if p["wide_loss"] > 0:
+        width = (n / p["wide_n"]) * (m / 1000) ** p["wide_m"]
+        best = best * (1 + p["wide_loss"] / (1 + width**-4.0))
+    return best
+
+
+def conv_seconds(
+    p: Parameters,
+    units: float,
+    peak_flops: float | np.ndarray,
+    bytes_per_s: float,
+    images: np.ndarray,
+    height: np.ndarray,
+    width: np.ndarray,
+    out_channels: np.ndarray,
+    k: np.ndarray,
+    in_elements: np.ndarray,
+    winograd: np.ndarray,
+) -> np.ndarray:
+    """float64 [X]: seconds of compute of X convolutions, with what they move between their own kernels.
+
+    Args:
+        p: ``tiles`` [7] by :data:`CONV_TILES`, ``k_fixed``, ``fill``, ``in_bytes``, ``out_bytes``, ``weight_bytes``
+            (shares of bandwidth of the implicit product's extra passes over its tensors); ``fused``, ``fused_fill``,
+            ``fused_k``, ``fused_weight_bytes`` of F(2x2); ``wide`` [5] by :data:`WINOGRAD_TILES`, ``wide_fill``,
+            ``wide_k``, ``wide_in_bytes``, ``wide_out_bytes``, ``wide_weight_bytes`` of F(4x4).
+        height, width: of the output.
+        k: multiplications an output value takes: input channels a group x kernel size.
+        in_elements: elements of the input.
+        winograd: bool, a 3x3 kernel with stride 1.
+    """
+    m = images * height * width
+    pass_s = 4 / bytes_per_s
+    extra = pass_s * (
+        in_elements / p["in_bytes"] + m * out_channels / p["out_bytes"] + k * out_channels / p["weight_bytes"]
+    )
+    best = np.full(np.shape(m), np.inf)
+    for (tm, tn), efficiency in zip(CONV_TILES, p["tiles"], strict=True):
+        tiles = np.ceil(m / tm) * np.ceil(out_channels / tn) / units
+        unit_flops = 2 * tm * tn * units / efficiency / peak_flops
+        for split in CONV_SPLITS:
+            seconds = np.maximum(tiles * split, 1 + p["fill"]) * unit_flops * (k / split + p["k_fixed"]) + extra
+            if split > 1:
+                seconds = seconds + split * m * out_channels * pass_s / 0.8
+            best = np.minimum(best, seconds)
+    if not np.any(winograd):
+        return best
+
+    channels = np.ceil(k / 9 / 8) * 8
+    weights = k / 9 * out_channels
+    squares = images * np.ceil(height / 2) * np.ceil(width / 2)
+    for ts, tc in FUSED_WINOGRAD_TILES:
+        tiles = np.ceil(squares / ts) * np.ceil(out_channels / tc) / units
+        unit_flops = 2 * 16 * ts * tc * units / p["fused"] / peak_flops
+        seconds = np.maximum(tiles, 1 + p["fused_fill"]) * unit_flops * (channels + p["fused_k"])
+        seconds = seconds + pass_s * (16 + 9) * weights / p["fused_weight_bytes"]
+        best = np.where(winograd, np.minimum(best, seconds), best)
+    squares = images * np.ceil(height / 4) * np.ceil(width / 4)
+    moved = pass_s * (
+        72 * squares * (k / 9) / p["wide_in_bytes"]
+        + 72 * squares * out_channels / p["wide_out_bytes"]
+        + 72 * weights / p["wide_weight_bytes"]
+    )
+    for (ts, tc), efficiency in zip(WINOGRAD_TILES, p["wide"], strict=True):
+        tiles = 36 * np.ceil(squares / ts) * np.ceil(out_channels / tc) / units
+        unit_flops = 2 * ts * tc * units / efficiency / peak_flops
+        seconds = np.maximum(tiles, 1 + p["wide_fill"]) * unit_flops * (channels + p["wide_k"]) + moved
+        best = np.where(winograd, np.minimum(best, seconds), best)
+    return best
+
+
+def stream_efficiency(p: Parameters, bytes_read: np.ndarray, bytes_written: np.ndarray) -> np.ndarray:
+    """float64 [X]: share of the memory bandwidth of kernels that stream through memory once.
+
+    ``p``: ``one_input`` where as much is read as written, ``two_inputs`` where twice as much; in between by the ratio.
+    """
+    more = np.clip(bytes_read / np.maximum(bytes_written, 1) - 1, 0.0, 1.0)
+    return p["one_input"] + (p["two_inputs"] - p["one_input"]) * more
+
+
+def row_efficiency(knots: tuple[int, ...], efficiencies: Any, length: np.ndarray) -> np.ndarray:
+    """float64 [X]: share of the memory bandwidth of kernels that reduce rows, by the rows' length.
+
+    Between knots linear in the logarithm of the length; constant outside.
+    """
+    return np.interp(np.log(np.maximum(length, 1)), np.log(knots), efficiencies)
