@@ -18,7 +18,7 @@ import graphopt_gym as gg
 from graphopt_gym.cli.common import check_folder
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain
-from graphopt_gym.problem import Outcome, Problem, Solution
+from graphopt_gym.problem import Outcome, Problem, Solution, write_text
 from graphopt_gym.report.files import write_comparison
 from graphopt_gym.report.tables import comparison_table
 from graphopt_gym.report.units import format_cost, format_seconds
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> None:
 
     table = comparison_table(solutions, f"{problem.graph.name} on {problem.cluster.name}, one simulated training step")
     console.print()
-    console.print(table.to_rich())
+    console.print(table.to_rich(console.width))
     paths = [solution.save(args.out / f"{solution.method}.json") for solution in solutions]
+    paths.append(write_text(args.out / "table.md", table.to_markdown()))
     with console.status("drawing the chart, the trace and the report"):
         pictures = write_comparison([(solution.method, solution) for solution in solutions], args.out)
     console.print(

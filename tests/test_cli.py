@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -271,17 +268,25 @@ def test_version__and_help(graphopt):
     assert all(command in out for command in ("solve", "compare", "validate", "report", "capture", "bench", "list"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
     out = tmp_path / "s.json"
-    command = [sys.executable, "-m", "graphopt_gym", "solve", "Placement-v0", "-g", str(graph), "-c", "toyx2",
-               "-m", "random", "--budget", "1000000000", "--out", str(out), "--json"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(6)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
-    row = only_json(stdout)
-    assert process.returncode == 0, stderr
-    assert "interrupted: random keeps the best of its" in stderr
-    assert row["evaluations"] > 100
+    code = (
+        "import signal, sys\n"
+        "from graphopt_gym.cli import main\n"
+        "from graphopt_gym.search.solve import Evaluator\n"
+        "costs = Evaluator.costs\n"
+        "def costs_then_ctrl_c(self, decisions):\n"
+        "    if self.evaluations >= 500:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return costs(self, decisions)\n"
+        "Evaluator.costs = costs_then_ctrl_c\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "solve", "Placement-v0", "-g", str(graph), "-c", "toyx2", "-m", "random",
+               "--budget", "1000000000", "--out", str(out), "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    row = only_json(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert f"interrupted: random keeps the best of its {row['evaluations']:,} evaluations" in done.stderr
+    assert row["evaluations"] >= 500
     assert json.loads(out.read_text())["stopped_by"] == "interrupt"

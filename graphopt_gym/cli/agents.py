@@ -20,7 +20,7 @@ from graphopt_gym.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from types import ModuleType
 
-# agent -> (module of graphopt_agents, summary, source); the module has Args, train() and evaluate()
+# agent -> (module of graphopt_agents, summary, source); the module has Args and train()
 AGENTS = {
     "ppo": (
         "train_sb3",
@@ -44,21 +44,15 @@ def agent_rows() -> list[tuple[str, str, str]]:
     return [(name, summary, source) for name, (_, summary, source) in AGENTS.items()]
 
 
-def load_agent(name: str) -> ModuleType:
-    """The module that trains an agent.
-
-    Raises:
-        InputError: an unknown agent, or packages that are not installed.
-    """
-    if name not in AGENTS:
-        raise unknown_name("agent", name, AGENTS)
+def load_agents(module: str) -> ModuleType:
+    """A module of ``graphopt_agents``. Raises InputError where it or what it needs is not installed."""
     try:
         for needed in ("torch", "stable_baselines3", "sb3_contrib"):
             importlib.import_module(needed)
-        return importlib.import_module(f"graphopt_agents.{AGENTS[name][0]}")
+        return importlib.import_module(f"graphopt_agents.{module}")
     except ModuleNotFoundError as error:
         raise InputError(
-            f"agent {name!r} needs {error.name!r}, which is not installed: pip install 'graphopt-gym[agents]'"
+            f"the agents need {error.name!r}, which is not installed: pip install 'graphopt-gym[agents]'"
         ) from None
 
 
@@ -78,7 +72,9 @@ def train(
 
     if resume and out is None:
         raise InputError("--resume needs --out, the folder of the checkpoint to go on from")
-    module = load_agent(agent)
+    if agent not in AGENTS:
+        raise unknown_name("agent", agent, AGENTS)
+    module = load_agents(AGENTS[agent][0])
     common.check_folder(out)
     arguments = common.parse_settings(settings) | {"graph": graph, "cluster": cluster, "seed": seed}
     if steps is not None:
@@ -110,8 +106,7 @@ def evaluate(
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
     common.check_file(out)
-    module = load_agent("ppo")
-    solution = module.evaluate(checkpoint, graph=graph, cluster=cluster)
+    solution = load_agents("evaluate").evaluate(checkpoint, graph=graph, cluster=cluster)
     if out:
         solution.save(out)
     _finish(solution, out, as_json)

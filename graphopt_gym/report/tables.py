@@ -33,6 +33,7 @@ _SUFFIXES: dict[str, Callable[[Any], str]] = {
     "_flops": lambda value: format_count(value, "FLOP"),
     "_s": format_seconds,
 }
+_NARROWEST_TEXT = 28  # characters a line
 _SIGNED = "vs_"  # differences show their sign
 
 
@@ -73,27 +74,47 @@ class Table:
         """The rows as texts."""
         return [[format_cell(*cell) for cell in zip(self.columns, row, strict=True)] for row in self.rows]
 
-    def to_rich(self) -> rich.table.Table:
-        """For ``rich.console.Console.print``."""
+    def to_rich(self, width: int | None = None) -> rich.table.Table:
+        """For ``rich.console.Console.print``.
+
+        Where ``width`` characters are too few, columns are left out from the right, texts before numbers, and named.
+        """
         import rich.box
         import rich.table
         from rich.text import Text
 
+        shown = self._columns_within(width)
+        left_out = [heading(column) for index, column in enumerate(self.columns) if index not in shown]
+        notes = [*self.notes, *([f"No room here for: {', '.join(left_out)}."] if left_out else [])]
         table = rich.table.Table(
-            title=Text(self.title),
+            title=Text(self.title) if self.title else None,
             title_justify="left",
             title_style="bold",
-            caption=Text("\n".join(self.notes)) if self.notes else None,
+            caption=Text("\n".join(notes)) if notes else None,
             caption_justify="left",
             box=rich.box.SIMPLE_HEAD,
         )
-        for index, column in enumerate(self.columns):
+        for index in shown:
+            number = self._is_number(index)
             table.add_column(
-                heading(column), justify="right" if self._is_number(index) else "left", no_wrap=self._is_number(index)
+                heading(self.columns[index]), justify="right" if number else "left", no_wrap=number or index == 0
             )
         for row in self.cells():
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(row[index]) for index in shown))
         return table
+
+    def _columns_within(self, width: int | None) -> list[int]:
+        """Indices of the columns that ``width`` characters have room for; a text may be broken into lines."""
+        cells = self.cells()
+        needed = []
+        for index, column in enumerate(self.columns):
+            longest = max([len(heading(column)), *(len(row[index]) for row in cells)])
+            needed.append(longest if self._is_number(index) or index == 0 else min(longest, _NARROWEST_TEXT))
+        shown = list(range(len(self.columns)))
+        while width is not None and len(shown) > 1 and sum(needed[index] + 3 for index in shown) > width:
+            texts = [index for index in shown[1:] if not self._is_number(index)]
+            shown.remove(texts[-1] if texts else shown[-1])
+        return shown
 
     def to_markdown(self) -> str:
         """A GitHub table, without the title."""

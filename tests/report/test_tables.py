@@ -78,3 +78,20 @@ def test_table__rich_prints_brackets_as_they_are():
     out = StringIO()
     Console(file=out, width=80).print(Table("[title]", ("name",), (("mm[12] [red]",),), ("[note]",)).to_rich())
     assert {"[title]", "mm[12] [red]", "[note]"} <= {line.strip() for line in out.getvalue().splitlines()}
+
+
+def test_table__narrow_terminal__leaves_columns_out_by_name_and_cuts_nothing():
+    from io import StringIO
+
+    from rich.console import Console
+
+    table = Table("t", ("name", "what", "ops", "source"), (("a_rather_long_name", "w" * 40, 123_456_789, "s" * 30),))
+    for width, missing in ((200, []), (60, ["source"]), (45, ["what", "source"]), (24, ["what", "ops", "source"])):
+        out = StringIO()
+        Console(file=out, width=width).print(table.to_rich(width))
+        text = out.getvalue()
+        assert "a_rather_long_name" in text
+        assert "…" not in text
+        assert ("123,456,789" in text) == ("ops" not in missing)
+        said = " ".join(text.split())
+        assert f"No room here for: {', '.join(missing)}." in said if missing else "No room" not in said
