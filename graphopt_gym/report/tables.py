@@ -97,7 +97,10 @@ class Table:
         for index in shown:
             number = self._is_number(index)
             table.add_column(
-                heading(self.columns[index]), justify="right" if number else "left", no_wrap=number or index == 0
+                heading(self.columns[index]),
+                justify="right" if number else "left",
+                no_wrap=number or index == 0,
+                overflow="fold",
             )
         for row in self.cells():
             table.add_row(*(Text(row[index]) for index in shown))
