@@ -1,0 +1,176 @@
+"""Checkpoints of the learned agents: a JSON header and tensors in one file, read without unpickling any code.
+
+The file is a dictionary ``{"header": JSON text, "state": ...}`` written by ``torch.save`` and read with
+``torch.load(weights_only=True)`` only, which refuses everything but plain containers, numbers, text and tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt_gym.errors import InputError
+
+FORMAT, VERSION = "graphopt-agent", 1
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    ``agent``: e.g. ``"gdp"``. ``args``: the arguments of the run, JSON-able. ``state``: nested dictionaries and lists
+    of tensors, numbers and text. ``libraries``: versions it was written with. ``facts``: anything else, JSON-able.
+    """
+
+    agent: str
+    args: dict[str, Any]
+    state: dict[str, Any]
+    libraries: dict[str, str]
+    facts: dict[str, Any]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    agent: str,
+    args: Mapping[str, Any],
+    state: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint whole or not at all: to a temporary file beside it, then renamed.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "agent": agent,
+        "args": dict(args),
+        "libraries": library_versions(),
+        "facts": dict(facts or {}),
+    }
+    content = {"header": json.dumps(header), "state": dict(state)}
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"cannot write {str(path)!r}: {why}; give a folder that can be written") from None
+    return path
+
+
+def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> Checkpoint:
+    """Read a checkpoint, or the one in a run's folder.
+
+    Args:
+        path: the file, or the folder of a run.
+        agent: which agent it must be of; None: any.
+
+    Raises:
+        InputError: no such file, not a checkpoint, damaged, of another version, or of another agent.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / CHECKPOINT_NAME
+    where = repr(str(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {where}; give the file or the folder that training wrote") from None
+    except (OSError, PermissionError) as error:
+        raise InputError(f"cannot read the checkpoint {where}: {error.strerror or error}") from None
+    except Exception:  # torch raises whatever the broken bytes lead to
+        raise InputError(f"{where} is damaged, or no checkpoint of this package; train again or give another") from None
+    try:
+        header = json.loads(content["header"])
+        if header["format"] != FORMAT:
+            raise ValueError
+        version = header["version"]
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise InputError(f"{where} holds no checkpoint of this package; give one that its training wrote") from None
+    if version != VERSION:
+        raise InputError(f"{where} is of checkpoint version {version}, this package reads {VERSION}; train it again")
+    if agent is not None and header.get("agent") != agent:
+        raise InputError(f"{where} is of agent {header.get('agent')!r}, not {agent!r}; give one of {agent!r}")
+    try:
+        return Checkpoint(
+            header["agent"], dict(header["args"]), dict(content["state"]), dict(header["libraries"]), header["facts"]
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{where} is damaged: its header or state is incomplete; train again") from None
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Any], where: str) -> None:
+    """Put weights into a module.
+
+    Raises:
+        InputError: they are not of this network (names, shapes, or values that are no numbers).
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError, KeyError):
+        raise InputError(f"{where!r} holds weights of another network than its arguments say; train again") from None
+    if not all(torch.isfinite(value).all() for value in module.state_dict().values()):
+        raise InputError(f"{where!r} holds weights that are not finite; train again")
+
+
+def run_folder(path: str | os.PathLike[str], resume: bool) -> Path:
+    """The folder of a run, made where it is missing.
+
+    Raises:
+        InputError: it cannot be made or written; it holds a run already and ``resume`` is not asked for; or nothing
+            to resume.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"cannot write {str(folder)!r}: {why}; give a folder that can be written") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {str(folder)!r}: permission denied; give a folder that can be written")
+    exists = (folder / CHECKPOINT_NAME).exists()
+    if exists and not resume:
+        raise InputError(f"{str(folder)!r} already holds a run; give another folder, or resume it with --resume")
+    if resume and not exists:
+        raise InputError(f"{str(folder)!r} holds no {CHECKPOINT_NAME} to resume; leave out --resume to start one")
+    return folder
+
+
+def same_arguments(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str, free: tuple[str, ...] = ()) -> None:
+    """Refuse to go on with other arguments than a run began with, but for those in ``free``.
+
+    Raises:
+        InputError: naming the first argument that differs.
+    """
+    for name, value in mine.items():
+        if name not in free and theirs.get(name) != value:
+            raise InputError(
+                f"{where!r} already holds another run, with {name}={theirs.get(name)!r}, not {value!r}; "
+                "give the same arguments, or another folder"
+            )

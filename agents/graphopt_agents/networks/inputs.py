@@ -1,0 +1,125 @@
+"""What the networks see: one graph on one cluster, as tensors without padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from graphopt_gym.envs.placement.observation import GROUP_FEATURES, STATIC_DEVICE_FEATURES
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.instances import Instance
+
+NODE_WIDTH = len(GROUP_FEATURES)
+_WAVES = 3  # frequencies that tell the places of devices apart
+DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1
+PAIR_WIDTH = 2
+TIME_COLUMN = GROUP_FEATURES.index("time")
+LEVEL_COLUMNS = (GROUP_FEATURES.index("first_level"), GROUP_FEATURES.index("last_level"))
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """A graph of G groups of ops (or ops) and E edges on D devices; see ``PlacementOneShot-v0`` for the features."""
+
+    nodes: Tensor  # float32 [G, NODE_WIDTH], groups in the order of their first op
+    edge_index: Tensor  # int64 [2, E] sending, reading group
+    edge_bytes: Tensor  # float32 [E]
+    times: Tensor  # float32 [G, D]
+    devices: Tensor  # float32 [D, 4]
+    links: Tensor  # float32 [D, D]
+
+    @property
+    def num_groups(self) -> int:
+        return self.nodes.shape[0]
+
+    @property
+    def num_devices(self) -> int:
+        return self.devices.shape[0]
+
+    @classmethod
+    def from_instance(cls, instance: Instance) -> GraphInput:
+        """The input of a problem, as the environment's observation has it."""
+        return cls(
+            nodes=torch.from_numpy(instance.tables.group_features[: instance.num_groups].copy()),
+            edge_index=torch.from_numpy(instance.group_edges.T.copy()).long(),
+            edge_bytes=torch.from_numpy(instance.edge_features),
+            times=torch.from_numpy(instance.time_features),
+            devices=torch.from_numpy(instance.tables.device_features),
+            links=torch.from_numpy(instance.link_features),
+        )
+
+    @classmethod
+    def from_observation(cls, observation: Mapping[str, Tensor]) -> GraphInput:
+        """The input in one (flat or shaped) observation of ``PlacementOneShot-v0``: padding is cut away here."""
+        max_groups, max_devices = observation["node_mask"].numel(), observation["action_mask"].numel()
+        groups = int(observation["node_mask"].sum())
+        devices = int(observation["action_mask"].sum())
+        edge_index = observation["edge_index"].reshape(2, -1).long()
+        edges = int((edge_index[0] >= 0).sum())
+        return cls(
+            nodes=observation["nodes"].reshape(max_groups, -1)[:groups].float(),
+            edge_index=edge_index[:, :edges],
+            edge_bytes=observation["edge_bytes"][:edges].float(),
+            times=observation["times"].reshape(max_groups, max_devices)[:groups, :devices].float(),
+            devices=observation["devices"].reshape(max_devices, -1)[:devices].float(),
+            links=observation["links"].reshape(max_devices, max_devices)[:devices, :devices].float(),
+        )
+
+    def node_features(self, use_times: bool, waves: int) -> Tensor:
+        """float32 [G, node_width(waves)]: the features, and sines and cosines of the levels.
+
+        Without ``use_times`` no cost of an op is among them (the papers' configuration, recalled). ``waves`` is the
+        number of frequencies, each twice the one before; 0 leaves the levels as they are.
+        """
+        nodes = self.nodes
+        if not use_times:
+            nodes = nodes.clone()
+            nodes[:, TIME_COLUMN] = 0
+        levels = nodes[:, LEVEL_COLUMNS]
+        angles = [math.pi * 2**wave * levels for wave in range(waves)]
+        return torch.cat([nodes, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
+
+    def device_features(self) -> Tensor:
+        """float32 [D, DEVICE_WIDTH]: speed, capacity, bandwidths, and the device's place among the others.
+
+        Equal devices have equal figures, and a network that saw nothing else could never put two ops apart: the place
+        (d + 1/2) / D, with sines and cosines, breaks the tie, and means the same for 2, 4 and 8 devices.
+        """
+        count = self.num_devices
+        place = (torch.arange(count, dtype=torch.float32, device=self.devices.device) + 0.5) / count
+        angles = [math.pi * 2**wave * place for wave in range(_WAVES)]
+        columns = [
+            self.links.mean(dim=1),
+            self.links.mean(dim=0),
+            place,
+            *(wave for angle in angles for wave in (angle.sin(), angle.cos())),
+            torch.full_like(place, 1 / count),
+        ]
+        return torch.cat([self.devices, torch.stack(columns, dim=1)], dim=1)
+
+    def pair_features(self, use_times: bool) -> Tensor:
+        """float32 [G, D, PAIR_WIDTH]: time of each group on each device, and the same to its mean over devices."""
+        times = self.times if use_times else torch.zeros_like(self.times)
+        return torch.stack([times, times - times.mean(dim=1, keepdim=True)], dim=2)
+
+    def graph_features(self, use_times: bool) -> Tensor:
+        """float32 [GRAPH_WIDTH]: what superposition conditions on: means and maxima over groups, sizes, the cluster."""
+        nodes = self.node_features(use_times, 0)
+        sizes = torch.tensor([math.log1p(self.num_groups) / 12, 1 / self.num_devices], device=nodes.device)
+        return torch.cat(
+            [nodes.mean(0), nodes.amax(0), self.devices.mean(0), self.devices.amin(0), self.links.mean().view(1), sizes]
+        )
+
+
+GRAPH_WIDTH = 2 * NODE_WIDTH + 2 * len(STATIC_DEVICE_FEATURES) + 1 + 2
+
+
+def node_width(waves: int) -> int:
+    """Columns of :meth:`GraphInput.node_features`."""
+    return NODE_WIDTH + 2 * len(LEVEL_COLUMNS) * waves

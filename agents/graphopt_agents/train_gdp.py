@@ -1,0 +1,702 @@
+"""Train GDP's policy on one or several graphs: one file, top to bottom.
+
+    python -m graphopt_agents.train_gdp --graphs bert_base --clusters v100x4 --out runs/bert
+    python -m graphopt_agents.train_gdp --graphs rnnlm_2layer,gpt2_small --clusters v100x2,v100x4 --out runs/two
+
+An update takes a few (graph, cluster) pairs; for each it draws a batch of placements from the policy, has the
+simulator price them in one call (on all cores), and takes a few steps of PPO with the ratio clipped for each group by
+itself (``gdp`` says why). Everything is seeded: the same arguments give the same numbers, and a run that was stopped
+goes on exactly as if it had not been.
+
+What GDP does [recalled]: reward ``-sqrt(step time)``, -10 for a placement that does not fit in memory; the mean reward
+of the graph's earlier trials as baseline; PPO. All of it is here as ``paper_arguments()``. What learns better, and is
+the default (ours): the rank of a reward in its batch as the advantage, placements without room priced by
+``PlacementProblem.costs`` (so that less overflow is better; under ranks the scale of the price does not matter),
+placements drawn in blocks (``gdp.draw_placements``), and the best few placements of a graph so far among each batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graphopt_agents import checkpoints
+from graphopt_agents.gdp import check_share, draw_placements
+from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
+from graphopt_gym.envs.placement.instances import Instance, load_instance
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.problem import Solution, write_text
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
+    from graphopt_gym.search.solve import Evaluator
+
+AGENT = "gdp"
+REWARDS, ADVANTAGES = ("priced", "papers"), ("rank", "baseline")
+INVALID_REWARD = -10.0
+MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
+FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
+
+Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, G] -> (cost [B], valid [B])
+
+
+@dataclass(frozen=True)
+class Args(NetworkConfig):
+    """What a run depends on, beside the fields of :class:`NetworkConfig`; stored with the checkpoint."""
+
+    graphs: tuple[str, ...] = ("bert_base",)  # names or paths
+    clusters: tuple[str, ...] = ("v100x4",)  # one for all graphs, or one for each
+    grouping: str = "colocation"  # or "op"
+    seed: int = 0
+    updates: int = 200
+    samples: int = 64  # placements of a graph in an update, each one simulator evaluation
+    graphs_per_update: int = 4  # at most; each graph in turn
+    epochs: int = 4  # PPO steps an update
+    learning_rate: float = 1e-3
+    clip: float = 0.2
+    entropy: float = 0.01  # bonus for the mean entropy of a group
+    max_grad_norm: float = 1.0
+    reward: str = "priced"  # or "papers": -10 where a placement does not fit
+    advantage: str = "rank"  # in the batch; or "baseline": reward minus the mean of the graph's earlier trials
+    independent: float = 0.3  # share of placements drawn group by group, the others in blocks
+    elites: int = 8  # the best placements of a graph so far, learned from in each of its updates
+    checkpoint_every: int = 20  # updates
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("graphs", "clusters"):
+            given = getattr(self, name)
+            given = tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+            object.__setattr__(self, name, tuple(str(one) for one in given if str(one)))
+        if not self.graphs:
+            raise InputError("graphs is an empty list; name at least one graph")
+        if len(self.clusters) not in (1, len(self.graphs)):
+            raise InputError(
+                f"clusters has {len(self.clusters)} entries for {len(self.graphs)} graphs; give one, or one for each"
+            )
+        least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
+        for name, low in {**least, "checkpoint_every": 1}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f"{name} is {value!r}; give a whole number, at least {low}")
+        for name in ("learning_rate", "clip", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value!r}; give a number above 0")
+        if not (isinstance(self.entropy, int | float) and math.isfinite(self.entropy) and self.entropy >= 0):
+            raise InputError(f"entropy is {self.entropy!r}; give a number, at least 0")
+        check_share("independent", self.independent)
+        if self.reward not in REWARDS:
+            raise unknown_name("reward", self.reward, REWARDS)
+        if self.advantage not in ADVANTAGES:
+            raise unknown_name("advantage", self.advantage, ADVANTAGES)
+
+    def network(self) -> NetworkConfig:
+        return NetworkConfig(**{name.name: getattr(self, name.name) for name in dataclasses.fields(NetworkConfig)})
+
+    def json(self) -> dict[str, Any]:
+        """As JSON has it: lists in place of tuples."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def paper_arguments() -> dict[str, Any]:
+    """The arguments that follow GDP where its choices are known [recalled]."""
+    return {
+        "reward": "papers",
+        "advantage": "baseline",
+        "independent": 1.0,
+        "elites": 0,
+        "use_times": False,
+        "waves": 0,
+    }
+
+
+def args_from(given: dict[str, Any]) -> Args:
+    """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
+    known = [one.name for one in dataclasses.fields(Args)]
+    for name in given:
+        if name not in known:
+            raise unknown_name("argument of gdp", name, known)
+    return Args(**given)
+
+
+@dataclass
+class Task:
+    """One graph on one cluster, and what the run knows of it."""
+
+    instance: Instance
+    graph: GraphInput
+    price: Costs
+    trials: int = 0
+    reward_mean: float = 0.0  # of the trials
+    best: np.ndarray | None = None  # int32 [G]
+    best_cost: float = math.inf
+    best_valid: bool = False
+    improved: list[tuple[int, float, float]] = field(default_factory=list)  # (evaluations, seconds, cost) of valid ones
+    elites: list[tuple[float, float, np.ndarray]] = field(default_factory=list)  # (cost, reward, decision), best first
+
+    @property
+    def name(self) -> str:
+        problem = self.instance.problem
+        return f"{problem.graph.name}@{problem.cluster.name}"
+
+    def evaluate(self, decisions: np.ndarray, wall_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """(costs, valid) of decisions int32 [B, G]; remembers the best."""
+        costs, valid = self.price(decisions)
+        for row in np.lexsort((costs, ~valid))[:1].tolist():
+            better = costs[row] < self.best_cost if valid[row] == self.best_valid else bool(valid[row])
+            if better:
+                self.best, self.best_cost, self.best_valid = decisions[row].copy(), float(costs[row]), bool(valid[row])
+                if self.best_valid:
+                    self.improved.append((self.trials + row + 1, wall_s, self.best_cost))
+        return costs, valid
+
+    def count(self, rewards: np.ndarray) -> None:
+        """Take trials into the mean reward."""
+        total = self.trials + len(rewards)
+        self.reward_mean = (self.reward_mean * self.trials + float(rewards.sum())) / total
+        self.trials = total
+
+
+def make_task(
+    graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", price: Costs | None = None
+) -> Task:
+    """A task to train on or to place.
+
+    Raises:
+        InputError: unknown names, or a cluster that the network cannot serve.
+    """
+    return task_of(load_instance(graph, cluster, grouping, None), price)
+
+
+def task_of(instance: Instance, price: Costs | None = None) -> Task:
+    """A task of an instance; ``price`` in place of its problem's ``costs``."""
+    cluster = instance.problem.cluster
+    if not 1 <= instance.num_devices <= MAX_DEVICES:
+        raise InputError(
+            f"cluster {cluster.name!r} has {instance.num_devices} devices, the network serves 1 to {MAX_DEVICES}; "
+            "give a smaller one"
+        )
+    return Task(instance, GraphInput.from_instance(instance), price or instance.problem.costs)
+
+
+class Trainer:
+    """The state of a run, and one update of it. Give tasks with different names."""
+
+    def __init__(self, args: Args, tasks: Sequence[Task], network: PlacementNetwork | None = None) -> None:
+        if not tasks:
+            raise InputError("graphs is an empty list; name at least one graph")
+        self.args = args
+        self.tasks = list(tasks)
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two tasks are {name!r}; name each graph on a cluster once")
+        if network is None:
+            with torch.random.fork_rng(devices=[]):  # a caller's own random numbers stay as they are
+                torch.manual_seed(args.seed)
+                network = PlacementNetwork(args.network())
+        self.network = network
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.rng = np.random.default_rng(args.seed)
+        self.queue: list[int] = []  # tasks not yet taken in this round
+        self.updates = 0
+        self.wall_before_s = 0.0
+        self.started = time.perf_counter()
+        self.curve: list[dict[str, Any]] = []
+
+    @property
+    def wall_s(self) -> float:
+        return self.wall_before_s + time.perf_counter() - self.started
+
+    @property
+    def evaluations(self) -> int:
+        return sum(task.trials for task in self.tasks)
+
+    def _next_tasks(self) -> list[Task]:
+        chosen = []
+        while len(chosen) < min(self.args.graphs_per_update, len(self.tasks)):
+            if not self.queue:
+                self.queue = self.rng.permutation(len(self.tasks)).tolist()
+            chosen.append(self.queue.pop())
+        return [self.tasks[index] for index in dict.fromkeys(chosen)]
+
+    def update(self) -> list[dict[str, Any]]:
+        """One update on the next few tasks; returns a row of the learning curve for each."""
+        args = self.args
+        batches, rows = [], []
+        for task in self._next_tasks():
+            with torch.no_grad():
+                old = self.network(task.graph).log_softmax(-1)
+            actions = draw_placements(old, args.samples, self.generator, args.independent)
+            costs, valid = task.evaluate(actions.numpy().astype(np.int32), self.wall_s)
+            rewards = -np.sqrt(costs)
+            if args.reward == "papers":
+                rewards = np.where(valid, rewards, INVALID_REWARD)
+            actions, advantages = self._with_elites(task, actions, costs, rewards)
+            task.count(rewards)
+            chosen = old.gather(1, actions.t())  # [G, samples]
+            batches.append((task, actions.t().contiguous(), torch.from_numpy(advantages).float(), chosen))
+            rows.append(
+                {
+                    "update": self.updates + 1,
+                    "graph": task.instance.problem.graph.name,
+                    "cluster": task.instance.problem.cluster.name,
+                    "evaluations": task.trials,
+                    "mean_cost_s": float(costs.mean()),
+                    "mean_reward": float(rewards.mean()),
+                    "valid_share": float(valid.mean()),
+                    "best_cost_s": task.best_cost if task.best_valid else None,
+                }
+            )
+        for _ in range(args.epochs):
+            self.optimizer.zero_grad()
+            for (task, actions_t, advantages_t, before), row in zip(batches, rows, strict=True):
+                loss, measures = ppo_loss(
+                    self.network(task.graph), actions_t, advantages_t, before, args.clip, args.entropy
+                )
+                (loss / len(batches)).backward()
+                row |= measures
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), args.max_grad_norm)
+            self.optimizer.step()
+        self.updates += 1
+        for row in rows:
+            row["wall_s"] = self.wall_s
+        self.curve += rows
+        return rows
+
+    def _with_elites(
+        self, task: Task, actions: torch.Tensor, costs: np.ndarray, rewards: np.ndarray
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """The batch with the task's best placements so far, and an advantage for each row."""
+        args = self.args
+        drawn = actions.numpy().astype(np.int32)
+        if args.elites:
+            pool = task.elites + [(float(costs[row]), float(rewards[row]), drawn[row]) for row in range(len(costs))]
+            kept: list[tuple[float, float, np.ndarray]] = []
+            for one in sorted(pool, key=lambda one: one[0]):  # stable: earlier ones first
+                if all(not np.array_equal(one[2], other[2]) for other in kept):
+                    kept.append(one)
+                if len(kept) == args.elites:
+                    break
+            task.elites = kept
+            actions = torch.cat([actions, torch.from_numpy(np.stack([one[2] for one in kept])).long()])
+            rewards = np.concatenate([rewards, [one[1] for one in kept]])
+        if args.advantage == "rank":
+            return actions, rank_advantages(rewards)
+        baseline = task.reward_mean if task.trials else float(rewards.mean())
+        return actions, (rewards - baseline) / (rewards.std() + 1e-8)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next update depends on, as plain containers and tensors."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": json.dumps(self.rng.bit_generator.state),  # holds 128-bit integers
+            "queue": list(self.queue),
+            "updates": self.updates,
+            "wall_s": self.wall_s,
+            "curve": json.dumps(self.curve),
+            "tasks": {
+                task.name: {
+                    "trials": task.trials,
+                    "reward_mean": task.reward_mean,
+                    "best": None if task.best is None else torch.from_numpy(task.best),
+                    "best_cost": task.best_cost,
+                    "best_valid": task.best_valid,
+                    "improved": [list(row) for row in task.improved],
+                    "elites": [(cost, reward, torch.from_numpy(one)) for cost, reward, one in task.elites],
+                }
+                for task in self.tasks
+            },
+        }
+
+    def restore(self, state: dict[str, Any], where: str) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            InputError: it is incomplete or of other graphs.
+        """
+        checkpoints.load_weights(self.network, state.get("network", {}), where)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+            self.rng.bit_generator.state = json.loads(state["rng"])
+            self.queue, self.updates = [int(index) for index in state["queue"]], int(state["updates"])
+            self.curve = list(json.loads(state["curve"]))
+            self.wall_before_s, self.started = float(state["wall_s"]), time.perf_counter()
+            for task in self.tasks:
+                kept = state["tasks"][task.name]
+                task.trials, task.reward_mean = int(kept["trials"]), float(kept["reward_mean"])
+                task.best = None if kept["best"] is None else task.instance.problem.check(kept["best"].numpy())
+                task.best_cost, task.best_valid = float(kept["best_cost"]), bool(kept["best_valid"])
+                task.improved = [(int(row[0]), float(row[1]), float(row[2])) for row in kept["improved"]]
+                task.elites = [
+                    (float(cost), float(reward), task.instance.problem.check(one.numpy()))
+                    for cost, reward, one in kept["elites"]
+                ]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{where!r} is damaged, or of other graphs ({error}); train into another folder") from None
+
+
+def ppo_loss(
+    logits: torch.Tensor, actions: torch.Tensor, advantages: torch.Tensor, before: torch.Tensor, clip: float, entropy: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """PPO's clipped loss with one ratio for each group of each placement, and the entropy bonus.
+
+    Args:
+        logits: float32 [G, D].
+        actions: int64 [G, B] placements; ``before``: float32 [G, B], their log-probabilities when drawn.
+        advantages: float32 [B], the same for all groups of a placement.
+
+    Returns:
+        The loss, and measures for the learning curve: mean entropy of a group, share of clipped ratios, divergence.
+    """
+    log_probs = logits.log_softmax(-1)
+    log_ratio = log_probs.gather(1, actions) - before
+    ratio = log_ratio.exp()
+    gain = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
+    mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
+    with torch.no_grad():
+        measures = {
+            "entropy": float(mean_entropy),
+            "clipped_share": float(((ratio - 1).abs() > clip).float().mean()),
+            "divergence": float((ratio - 1 - log_ratio).mean()),
+        }
+    return -gain - entropy * mean_entropy, measures
+
+
+def rank_advantages(rewards: np.ndarray) -> np.ndarray:
+    """float64 [B]: ranks of the rewards (equal rewards share theirs), of mean 0 and at most sqrt(3) apart from it.
+
+    Ranks, because rewards have a long tail: one placement that overflows would drown all differences among the good.
+    """
+    _, inverse, counts = np.unique(rewards, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2  # mean of the ranks 0.. that equal rewards share
+    centred = middle[inverse] - (len(rewards) - 1) / 2
+    return centred * (2 * math.sqrt(3) / max(1, len(rewards) - 1))
+
+
+@dataclass
+class TrainResult:
+    """What came out of a run: ``solutions`` holds the best placement of each task, in order."""
+
+    args: Args
+    network: PlacementNetwork
+    tasks: list[Task]
+    curve: list[dict[str, Any]]
+    updates: int
+    evaluations: int
+    wall_s: float
+    interrupted: bool
+
+    def solutions(self) -> list[Solution]:
+        """The best placement of each task, as ``solve`` returns it and ``validate`` checks it."""
+        return [_solution(task, AGENT, self.args.seed, self.wall_s) for task in self.tasks if task.best is not None]
+
+    def solution(self) -> Solution:
+        """The best placement of the first task."""
+        return self.solutions()[0]
+
+
+def train(
+    args: Args,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    start_from: str | os.PathLike[str] | None = None,
+) -> TrainResult:
+    """Train on the graphs of ``args``.
+
+    Args:
+        args: see :class:`Args`.
+        out: folder of the run: ``checkpoint.pt``, ``curve.csv``, ``curve.json`` and one solution a task; None:
+            nothing is written.
+        resume: go on with the run in ``out``, exactly, up to ``args.updates``.
+        progress: called with each row of the curve.
+        start_from: a checkpoint whose network to start from (fine-tuning); optimiser and counts start anew.
+
+    Ctrl-C ends the run after the update under way, with everything written; a second one at once.
+
+    Raises:
+        InputError: bad arguments; a folder that cannot be written, holds a run already, or another one; a checkpoint
+            that cannot be read; a cluster that the network cannot serve.
+    """
+    folder = None if out is None else checkpoints.run_folder(out, resume)
+    kept = None
+    if resume:
+        if folder is None:
+            raise InputError("resume needs the folder of the run; give --out")
+        kept = checkpoints.load_checkpoint(folder, AGENT)
+        checkpoints.same_arguments(args.json(), kept.args, str(folder), FREE_ARGUMENTS)
+    clusters = args.clusters * len(args.graphs) if len(args.clusters) == 1 else args.clusters
+    tasks = [make_task(graph, cluster, args.grouping) for graph, cluster in zip(args.graphs, clusters, strict=True)]
+    network = None
+    if start_from is not None:
+        network = load_network(start_from)
+        if network.config != args.network():
+            raise InputError(f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out")
+    trainer = Trainer(args, tasks, network)
+    if kept is not None:
+        assert folder is not None
+        prints = {task.name: task.instance.problem.fingerprints() for task in tasks}
+        if kept.facts.get("fingerprints") != prints:
+            raise InputError(f"{str(folder)!r} was trained on other graphs, clusters or op times; use another folder")
+        trainer.restore(kept.state, str(folder))
+    board = _tensorboard(folder)
+    interrupted = False
+    with _stop_on_interrupt() as stopped:
+        while trainer.updates < args.updates and not stopped():
+            rows = trainer.update()
+            for row in rows:
+                if progress:
+                    progress(row)
+                if board:
+                    for name in ("mean_reward", "entropy", "best_cost_s", "mean_cost_s", "valid_share", "divergence"):
+                        if row[name] is not None:
+                            board.add_scalar(f"{row['graph']}@{row['cluster']}/{name}", row[name], row["evaluations"])
+            if folder is not None and trainer.updates % args.checkpoint_every == 0 and trainer.updates < args.updates:
+                save(folder, trainer)
+        interrupted = trainer.updates < args.updates
+        if folder is not None:
+            save(folder, trainer)
+    if board:
+        board.close()
+    return TrainResult(
+        args, trainer.network, tasks, trainer.curve, trainer.updates, trainer.evaluations, trainer.wall_s, interrupted
+    )
+
+
+def save(folder: Path, trainer: Trainer) -> None:
+    """Write the run: solutions and curve, and last the checkpoint."""
+    for task in trainer.tasks:
+        if task.best is not None:
+            name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in task.name)
+            _solution(task, AGENT, trainer.args.seed, trainer.wall_s).save(folder / f"solution_{name}.json")
+    text = io.StringIO()
+    columns = list(trainer.curve[0]) if trainer.curve else ["update"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(trainer.curve)
+    write_text(folder / "curve.csv", text.getvalue())
+    document = {"agent": AGENT, "args": trainer.args.json(), "libraries": checkpoints.library_versions()}
+    write_text(folder / "curve.json", json.dumps({**document, "rows": trainer.curve}) + "\n")
+    facts = {"fingerprints": {task.name: task.instance.problem.fingerprints() for task in trainer.tasks}}
+    where = folder / checkpoints.CHECKPOINT_NAME
+    checkpoints.save_checkpoint(where, AGENT, trainer.args.json(), trainer.state(), facts)
+
+
+def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
+    """The network of a checkpoint.
+
+    Raises:
+        InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
+    """
+    kept = checkpoints.load_checkpoint(path, AGENT)
+    try:
+        known = [one.name for one in dataclasses.fields(NetworkConfig)]
+        config = NetworkConfig(**{name: kept.args[name] for name in known})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
+    network = PlacementNetwork(config)
+    checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
+    return network
+
+
+def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
+    """Place a graph with a trained network as it is (zero-shot): its likeliest devices, then draws from it.
+
+    Args:
+        samples: evaluations in all; 1: the likeliest placement only.
+
+    The best of them, counted in simulator evaluations.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
+    started = time.perf_counter()
+    with torch.no_grad():
+        log_probs = network(task.graph).log_softmax(-1)
+    decisions = [log_probs.argmax(1)[None]]
+    if samples > 1:
+        generator = torch.Generator().manual_seed(seed)
+        decisions.append(draw_placements(log_probs, samples - 1, generator, independent=0.5))
+    costs, _ = task.evaluate(torch.cat(decisions).numpy().astype(np.int32), time.perf_counter() - started)
+    task.count(-np.sqrt(costs))
+    return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
+
+
+def evaluate(
+    checkpoint: str | os.PathLike[str],
+    graph: GraphLike | None = None,
+    cluster: ClusterLike | None = None,
+    *,
+    samples: int = 1,
+    updates: int = 0,
+    seed: int = 0,
+) -> Solution:
+    """Place one graph with a trained policy, zero-shot or after fine-tuning on it.
+
+    Args:
+        checkpoint: the folder or file that training wrote.
+        graph, cluster: the first of its own where left out.
+        samples: evaluations of zero-shot placement.
+        updates: of fine-tuning, each of the checkpoint's ``samples``; 0: none.
+
+    Raises:
+        InputError: see :func:`load_network`, :func:`make_task`.
+    """
+    kept = checkpoints.load_checkpoint(checkpoint, AGENT)
+    given = args_from({name: value for name, value in kept.args.items()})
+    graph = given.graphs[0] if graph is None else graph
+    cluster = given.clusters[0] if cluster is None else cluster
+    task = make_task(graph, cluster, given.grouping)
+    network = load_network(checkpoint)
+    if not updates:
+        return place(network, task, samples, seed)
+    return fine_tune(network, task, dataclasses.replace(given, seed=seed, updates=updates))
+
+
+def fine_tune(
+    network: PlacementNetwork, task: Task, args: Args, progress: Callable[[dict[str, Any]], None] | None = None
+) -> Solution:
+    """Train a network (changed in place) on one task for ``args.updates``; the best placement on the way.
+
+    The likeliest placement before the first update is evaluated too.
+    """
+    started = time.perf_counter()
+    trainer = Trainer(args, [task], network)
+    place(network, task)
+    with _stop_on_interrupt() as stopped:
+        while trainer.updates < args.updates and not stopped():
+            for row in trainer.update():
+                if progress:
+                    progress(row)
+    return _solution(task, f"{AGENT} fine-tuned", args.seed, time.perf_counter() - started)
+
+
+def method_run(
+    start_from: str | os.PathLike[str] | None = None, **arguments: Any
+) -> Callable[[Evaluator, np.random.Generator], None]:
+    """GDP on one problem, from scratch or from a checkpoint, as a method of ``solve``: ``run(evaluator, rng)``.
+
+    It trains until the evaluator's budget is spent. ``arguments``: fields of :class:`Args`.
+    """
+
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        given = {"seed": int(rng.integers(2**31)), **arguments}
+        network = None
+        if start_from is not None:
+            network = load_network(start_from)
+            given = {**dataclasses.asdict(network.config), **given}
+        args = args_from(given)
+        if args.reward != "priced":
+            raise InputError("gdp as a method learns from priced placements; leave reward out")
+
+        def price(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            costs = evaluator.costs(decisions)  # ends the run by raising when the budget is spent
+            return costs, np.isfinite(costs)
+
+        trainer = Trainer(args, [task_of(Instance(evaluator.problem), price)], network)  # type: ignore[arg-type]
+        while evaluator.left > 0:
+            trainer.update()
+
+    return run
+
+
+def _solution(task: Task, method: str, seed: int, wall_s: float) -> Solution:
+    assert task.best is not None
+    problem = task.instance.problem
+    return Solution(
+        problem, method, seed, task.best, problem.evaluate(task.best), task.trials, wall_s, tuple(task.improved)
+    )
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a request to stop; the second one interrupts as usual."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield lambda: asked
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tensorboard(folder: Path | None) -> Any:
+    """A writer into the run's folder, or None where TensorBoard is not installed."""
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train GDP's placement policy.")
+    for entry in dataclasses.fields(Args):
+        kind: Any = {"int": int, "float": float}.get(str(entry.type), str)
+        if entry.type == "bool":
+            kind = {"true": True, "false": False}.__getitem__
+        default = ",".join(entry.default) if isinstance(entry.default, tuple) else entry.default
+        parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default)
+    parser.add_argument("--out", default=None, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--start-from", default=None, help="a checkpoint to fine-tune")
+    given = vars(parser.parse_args())
+    out, resume, start_from = given.pop("out"), given.pop("resume"), given.pop("start_from")
+    try:
+        args = args_from(given)
+        from tqdm import tqdm
+
+        with tqdm(total=args.updates, unit="update", dynamic_ncols=True) as bar:
+
+            def show(row: dict[str, Any]) -> None:
+                best = "none valid" if row["best_cost_s"] is None else f"{row['best_cost_s'] * 1e3:.2f} ms"
+                mean, entropy = row["mean_cost_s"] * 1e3, row["entropy"]
+                bar.set_postfix_str(f"{row['graph']}: best {best}, mean {mean:.1f} ms, entropy {entropy:.2f}")
+                bar.update(row["update"] - bar.n)
+
+            result = train(args, out, resume=resume, progress=show, start_from=start_from)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    for solution in result.solutions():
+        problem, outcome = solution.problem, solution.outcome
+        text = f"{outcome.cost * 1e3:.2f} ms" if outcome.valid else outcome.reasons[0]
+        print(f"{problem.graph.name} on {problem.cluster.name}: {text}, {solution.evaluations:,} evaluations")
+    if result.interrupted:
+        print(f"stopped after {result.updates} updates" + (f"; --resume goes on from {out}" if out else ""))
+
+
+if __name__ == "__main__":
+    main()
