@@ -3,19 +3,15 @@
 One file, top to bottom: the arguments, the environments, the agent, the training loop, the result. From a shell::
 
     python -m graphopt_agents.train_sb3 --algorithm ppo --graph bert_base --cluster v100x4 --out runs/bert
-
-Checkpoints are NumPy archives and JSON, never pickles.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +19,22 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 
 import graphopt_gym  # noqa: F401 - registers the environments
+from graphopt_agents.checkpoints import (
+    CHECKPOINT_NAME,
+    load_checkpoint,
+    load_weights,
+    run_folder,
+    same_arguments,
+    save_checkpoint,
+)
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.problem import Outcome, Solution, write_text
+from graphopt_gym.problem import Outcome, Solution
 
 ALGORITHMS = ("ppo", "maskable_ppo")
-CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "graphopt-sb3", 1
 
 
 @dataclass
@@ -55,6 +59,7 @@ class Args:
     clip_range: float = 0.2
     entropy: float = 0.01
     width: int = 64  # of the two hidden layers of policy and value
+    checkpoint_every: int = 10  # updates
 
 
 @dataclass
@@ -79,14 +84,14 @@ class TrainResult:
         """The best placement in the form that ``solve`` returns and ``validate`` checks."""
         history = tuple((int(row["steps"]), row["wall_s"], row["best_cost"]) for row in self.history)
         return Solution(
-            self.problem,
-            self.args.algorithm,
-            self.args.seed,
-            self.decision,
-            self.outcome,
-            self.steps,
-            self.wall_s,
-            history,
+            problem=self.problem,
+            method=self.args.algorithm,
+            seed=self.args.seed,
+            decision=self.decision,
+            outcome=self.outcome,
+            evaluations=self.steps,
+            wall_s=self.wall_s,
+            history=history,
         )
 
 
@@ -97,69 +102,58 @@ def train(
     resume: bool = False,
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainResult:
-    """Train a policy, and keep the best placement on the way.
+    """Train a policy, and keep the best placement on the way. Ctrl-C ends the training and keeps what there is.
 
     Args:
         args: see :class:`Args`.
-        out: folder for checkpoint, history and solution, made where it is missing; None: nothing is written.
-        resume: go on from the checkpoint in ``out`` where there is one, up to ``args.steps``.
+        out: folder for the checkpoint and the best placement, made where it is missing; None: nothing is written.
+        resume: go on from the checkpoint in ``out``, up to ``args.steps``.
         progress: called with each new row of the history.
 
     Raises:
-        InputError: bad arguments, a folder that cannot be written, a checkpoint of other arguments.
+        InputError: bad arguments, a folder that cannot be written, a checkpoint that is damaged or of another run.
     """
-    from stable_baselines3.common.callbacks import BaseCallback
-
     check(args)
-    folder = None if out is None else _folder(out)
+    folder = None if out is None else run_folder(out, resume)
     envs = make_envs(args)
     model = make_model(args, envs)
-    problem = envs.get_attr("episodes")[0].instances[0].problem
-
-    best = Best()
+    problem = PlacementProblem(args.graph, args.cluster, grouping=args.grouping)
+    track = Track()
     history: list[dict[str, float]] = []
-    wall_before = 0.0
-    if resume and folder is not None and (folder / "checkpoint.npz").exists():
-        history, best = load_checkpoint(folder, args, model)
-        wall_before = history[-1]["wall_s"] if history else 0.0
-    started = time.perf_counter()
-    recent: deque[tuple[float, bool]] = deque(maxlen=args.num_envs * args.episodes_per_rollout)
+    if folder is not None and resume:
+        history, track.best = restore(folder, args, model)
+    wall_before, started = history[-1]["wall_s"] if history else 0.0, time.perf_counter()
 
-    class Track(BaseCallback):
-        """Keeps the best final placement, a row of history an update, and the checkpoint."""
-
-        def _on_step(self) -> bool:
-            for info in self.locals["infos"]:
-                if "placement" in info:
-                    recent.append((info["cost"], info["valid"]))
-                    best.offer(info["cost"], info["valid"], info["placement"])
-            return True
-
-        def _on_rollout_end(self) -> None:
-            if not recent:
-                return
-            costs, valid = np.array([row[0] for row in recent]), np.array([row[1] for row in recent])
+    rollout = model.n_steps * args.num_envs
+    try:
+        while model.num_timesteps < args.steps:
+            share_left = 1 - model.num_timesteps / args.steps
+            model.lr_schedule = lambda _, left=share_left: args.learning_rate * left
+            track.final.clear()
+            model.learn(rollout, callback=track, reset_num_timesteps=False)
+            costs, valid = zip(*track.final)
             row = {
-                "steps": float(self.model.num_timesteps),
+                "steps": float(model.num_timesteps),
                 "wall_s": wall_before + time.perf_counter() - started,
-                "mean_cost": float(costs.mean()),
-                "valid_share": float(valid.mean()),
-                "best_cost": best.cost,
+                "mean_cost": float(np.mean(costs)),
+                "valid_share": float(np.mean(valid)),
+                "best_cost": track.best.cost,
             }
             history.append(row)
             if progress:
                 progress(row)
-
-    left = args.steps - model.num_timesteps
-    if left > 0:
-        model.learn(left, callback=Track(), reset_num_timesteps=False)
+            if folder is not None and (len(history) % args.checkpoint_every == 0 or row["steps"] >= args.steps):
+                keep(folder, args, model, history, track.best)
+    except KeyboardInterrupt:
         if folder is not None:
-            save_checkpoint(folder, args, model, history, best)
+            keep(folder, args, model, history, track.best)
+
     policy_decision = act_greedily(model, args, problem)
     policy_outcome = problem.evaluate(policy_decision)
-    if policy_outcome.valid:
-        best.offer(policy_outcome.cost, True, policy_decision)
-    decision = policy_decision if best.placement is None else best.placement[: problem.num_groups]
+    policy_cost, policy_valid = problem.costs(policy_decision[None])
+    track.best.offer(float(policy_cost[0]), bool(policy_valid[0]), policy_decision)
+    assert track.best.placement is not None
+    decision = track.best.placement[: problem.num_groups]
     result = TrainResult(
         args=args,
         problem=problem,
@@ -177,11 +171,36 @@ def train(
     return result
 
 
+def evaluate(checkpoint: str | os.PathLike[str], graph: str | None = None, cluster: str | None = None) -> Solution:
+    """What a trained policy places when it takes its likeliest actions.
+
+    Args:
+        checkpoint: the file, or the folder of a run.
+        graph, cluster: others than it was trained on; the cluster may have at most ``max_devices`` devices.
+
+    Raises:
+        InputError: no checkpoint of this script, or a cluster that is too large.
+    """
+    loaded = load_checkpoint(checkpoint)
+    if loaded.agent not in ALGORITHMS:
+        raise InputError(f"{str(checkpoint)!r} is of agent {loaded.agent!r}; this evaluates {' and '.join(ALGORITHMS)}")
+    args = Args(**loaded.args)
+    envs = make_envs(args)
+    model = make_model(args, envs)
+    load_weights(model.policy, loaded.state["policy"], str(checkpoint))
+    args.max_devices = envs.get_attr("episodes")[0].roster.max_devices
+    problem = PlacementProblem(graph or args.graph, cluster or args.cluster, grouping=args.grouping)
+    started = time.perf_counter()
+    decision = act_greedily(model, args, problem)
+    wall_s = time.perf_counter() - started
+    return Solution(problem, args.algorithm, args.seed, decision, problem.evaluate(decision), 1, wall_s)
+
+
 def check(args: Args) -> None:
     """Refuse what cannot be trained, with one line."""
     if args.algorithm not in ALGORITHMS:
         raise unknown_name("algorithm", args.algorithm, ALGORITHMS)
-    for name in ("steps", "num_envs", "episodes_per_rollout", "epochs", "minibatches", "width"):
+    for name in ("steps", "num_envs", "episodes_per_rollout", "epochs", "minibatches", "width", "checkpoint_every"):
         value = getattr(args, name)
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}; give a whole number, at least 1")
@@ -231,7 +250,7 @@ def make_model(args: Args, envs: Any) -> Any:
     return Algorithm(
         "MultiInputPolicy",
         envs,
-        learning_rate=lambda remaining: args.learning_rate * remaining,
+        learning_rate=args.learning_rate,
         n_steps=groups * args.episodes_per_rollout,  # whole episodes: no value has to be guessed at a cut
         batch_size=rollout // math.gcd(rollout, args.minibatches),  # equal ones, at most so many
         n_epochs=args.epochs,
@@ -277,82 +296,51 @@ class Best:
             self.cost, self.valid, self.placement = cost, valid, placement.copy()
 
 
-def save_checkpoint(folder: Path, args: Args, model: Any, history: list[dict[str, float]], best: Best) -> None:
-    """Weights and optimiser in ``checkpoint.npz``, the rest in ``run.json``; each written whole or not at all."""
-    arrays = {f"policy/{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
-    for index, entry in model.policy.optimizer.state_dict()["state"].items():
-        arrays |= {f"optimizer/{index}/{name}": np.asarray(value) for name, value in entry.items()}
-    temporary = folder / ".checkpoint.tmp.npz"
-    np.savez(temporary, **arrays)
-    os.replace(temporary, folder / "checkpoint.npz")
-    run = {
-        "format": CHECKPOINT_FORMAT,
-        "version": CHECKPOINT_VERSION,
-        "args": dataclasses.asdict(args),
-        "steps": int(model.num_timesteps),
+class Track(BaseCallback):
+    """Keeps the final placements of a rollout's episodes, (cost, valid), and the best of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.final: list[tuple[float, bool]] = []
+        self.best = Best()
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "placement" in info:
+                self.final.append((info["cost"], info["valid"]))
+                self.best.offer(info["cost"], info["valid"], info["placement"])
+        return True
+
+
+def keep(folder: Path, args: Args, model: Any, history: list[dict[str, float]], best: Best) -> None:
+    """Write the checkpoint of a run."""
+    state = {
+        "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "steps": model.num_timesteps,
         "history": history,
-        "best": {
-            "cost": best.cost if np.isfinite(best.cost) else None,
-            "valid": best.valid,
-            "placement": None if best.placement is None else best.placement.tolist(),
-        },
+        "best_cost": best.cost,
+        "best_valid": best.valid,
+        "best_placement": None if best.placement is None else best.placement.tolist(),
     }
-    write_text(folder / "run.json", json.dumps(run) + "\n")
+    save_checkpoint(folder / CHECKPOINT_NAME, args.algorithm, dataclasses.asdict(args), state)
 
 
-def load_checkpoint(folder: Path, args: Args, model: Any) -> tuple[list[dict[str, float]], Best]:
-    """Put a checkpoint back into a model made with the same arguments; ``steps`` alone may differ.
-
-    Raises:
-        InputError: not a checkpoint of ours, damaged, or of other arguments.
-    """
-    import torch
-
-    where = folder / "run.json"
+def restore(folder: Path, args: Args, model: Any) -> tuple[list[dict[str, float]], Best]:
+    """Put the checkpoint of a run back into a model made with the same arguments; ``steps`` alone may differ."""
+    where = str(folder)
+    loaded = load_checkpoint(folder, args.algorithm)
+    same_arguments(dataclasses.asdict(args), loaded.args, where, free=("steps",))
     try:
-        run = json.loads(where.read_text(encoding="utf-8"))
-        if run.get("format") != CHECKPOINT_FORMAT or run.get("version") != CHECKPOINT_VERSION:
-            raise InputError(f"{str(where)!r} is no checkpoint that this version can read")
-        mine, theirs = dataclasses.asdict(args) | {"steps": 0}, run["args"] | {"steps": 0}
-        for name, value in mine.items():
-            if theirs.get(name) != value:
-                raise InputError(
-                    f"{str(folder)!r} was trained with {name}={theirs.get(name)!r}, not {value!r}; "
-                    "give the same arguments, or another folder"
-                )
-        with np.load(folder / "checkpoint.npz", allow_pickle=False) as arrays:
-            policy = {
-                name.removeprefix("policy/"): torch.from_numpy(arrays[name])
-                for name in arrays.files
-                if name.startswith("policy/")
-            }
-            optimizer = model.policy.optimizer.state_dict()
-            for name in arrays.files:
-                if name.startswith("optimizer/"):
-                    _, index, entry = name.split("/")
-                    optimizer["state"].setdefault(int(index), {})[entry] = torch.from_numpy(arrays[name])
-        model.policy.load_state_dict(policy)
-        model.policy.optimizer.load_state_dict(optimizer)
-        model.num_timesteps = int(run["steps"])
-        best, kept = Best(), run["best"]
-        if kept["placement"] is not None:
-            best.offer(kept["cost"], kept["valid"], np.array(kept["placement"], np.int32))
-        return list(run["history"]), best
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"the checkpoint in {str(folder)!r} is damaged ({error}); train into another folder") from None
-
-
-def _folder(out: str | os.PathLike[str]) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(folder)!r}: {error.strerror or error}; give a folder that can be written"
-        ) from None
-    return folder
+        state = loaded.state
+        load_weights(model.policy, state["policy"], where)
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+        model.num_timesteps = int(state["steps"])
+        placement = state["best_placement"]
+        placement = None if placement is None else np.array(placement, np.int32)
+        return list(state["history"]), Best(state["best_cost"], state["best_valid"], placement)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the checkpoint in {where!r} is damaged ({error}); train into another folder") from None
 
 
 def main() -> None:
