@@ -176,7 +176,7 @@ def fit_conv(device: Device) -> tuple[dict[str, Any], dict[str, float]]:
         {
             "tiles": ([0.7, 0.7, 0.7, 0.7, 0.6, 0.6, 0.5], 0.02, 1.05),
             "k_fixed": (16, 0.1, 400), "fill": (0.5, 1e-3, 20),
-            "in_bytes": (2, 0.01, 20), "out_bytes": (2, 0.01, 20), "weight_bytes": (2, 0.01, 20),
+            "in_bytes": (18, 0.1, 200), "out_bytes": (2, 0.01, 20), "weight_bytes": (2, 0.01, 20),
             "fused": (0.6, 0.02, 1.05), "fused_fill": (0.5, 1e-3, 20), "fused_k": (8, 0.1, 400),
             "fused_weight_bytes": (2, 0.005, 20),
             "wide": ([0.7] * len(WINOGRAD_TILES), 0.02, 1.05), "wide_fill": (0.5, 1e-3, 20),
@@ -191,7 +191,7 @@ def fit_conv(device: Device) -> tuple[dict[str, Any], dict[str, float]]:
         work = np.maximum(
             conv_seconds(
                 p, device.compute_units, device.peak("float32"), device.memory_bytes_per_s,
-                images, size, size, outputs, k, in_elements, winograd,
+                images, size, size, outputs, k, winograd,
             ),
             streamed / (device.memory_bytes_per_s * p["bytes"]),
         )  # fmt: skip

@@ -423,7 +423,7 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
         raise unknown_name(f"{where}: shared_by", shared_by, SHARING)
     return LinkType(
         name=name,
-        latency_s=_not_negative(where, "latency_us", table["latency_us"]) * 1e-6,
+        latency_s=_not_negative(where, "latency_us", table["latency_us"]) / 1e6,
         peak_bytes_per_s=_positive(where, "gb_per_s", table["gb_per_s"]) * 1e9,
         efficiency=efficiency,
         shared_by=shared_by,

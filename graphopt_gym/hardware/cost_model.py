@@ -251,18 +251,16 @@ class _Convolutions:
         )
         # stride 1 without groups: as many input positions a channel as output positions
         winograd = three & ~only_weight & (in_elements < 1.5 * images * height * width * (k / area))
-        table = np.stack(
-            [images, height, width, out_channels, k, in_elements, winograd, peak[self.ops]], axis=1
-        )  # fmt: skip
+        table = np.stack([images, height, width, out_channels, k, winograd, peak[self.ops]], axis=1)
         self.distinct, self.inverse = np.unique(table, axis=0, return_inverse=True)
 
     def price(self, p: Parameters, device: Device, seconds: np.ndarray, efficiency: np.ndarray) -> None:
         if not len(self.ops):
             return
-        images, height, width, out_channels, k, in_elements, winograd, peak = self.distinct.T
+        images, height, width, out_channels, k, winograd, peak = self.distinct.T
         computed = conv_seconds(
             p["conv"], max(device.compute_units, 1), peak, device.memory_bytes_per_s,
-            images, height, width, out_channels, k, in_elements, winograd == 1,
+            images, height, width, out_channels, k, winograd == 1,
         )  # fmt: skip
         seconds[self.ops] = p["in_model"] * self.times * computed[self.inverse]
         efficiency[self.ops] = p["conv"]["bytes"]

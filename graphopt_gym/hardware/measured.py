@@ -6,7 +6,6 @@ import csv
 import gzip
 import zlib
 from functools import cache
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +29,10 @@ SHAPE_COLUMNS = {
 }
 ROW_SHAPE = ("rows", "columns")
 
-# Rings that an all-reduce among the first n GPUs of a host uses side by side. DGX-1 with V100: one NVLink each, as
-# its hybrid cube mesh allows (5 GPUs give no whole number); A100: one ring through NVSwitch.
-NVLINK_RINGS = {"v100": {2: 1, 3: 2, 4: 4, 6: 2, 7: 4, 8: 6}, "a100": {n: 1 for n in range(2, 9)}}
+# Rings that an all-reduce among the first n GPUs of a host uses side by side. V100: read off the measured bandwidths,
+# which are whole multiples of one NVLink's for all n but 5 (so for these n only the multiple is not checked); A100:
+# one ring through NVSwitch.
+NVLINK_RINGS = {"v100": {2: 1, 3: 2, 4: 4, 6: 2, 7: 4, 8: 6}, "a100": dict.fromkeys(range(2, 9), 1)}
 ALL_REDUCE_FITTED_ON = (2, 4, 8)
 
 Kernels = dict[str, np.ndarray]

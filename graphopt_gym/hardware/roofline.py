@@ -89,26 +89,23 @@ def conv_seconds(
     width: np.ndarray,
     out_channels: np.ndarray,
     k: np.ndarray,
-    in_elements: np.ndarray,
     winograd: np.ndarray,
 ) -> np.ndarray:
     """float64 [X]: seconds of compute of X convolutions, with what they move between their own kernels.
 
     Args:
         p: ``tiles`` [7] by :data:`CONV_TILES`, ``k_fixed``, ``fill``, ``in_bytes``, ``out_bytes``, ``weight_bytes``
-            (shares of bandwidth of the implicit product's extra passes over its tensors); ``fused``, ``fused_fill``,
+            (shares of bandwidth at which the implicit product's operands, the left one with m k elements, pass through
+            memory beside the product); ``fused``, ``fused_fill``,
             ``fused_k``, ``fused_weight_bytes`` of F(2x2); ``wide`` [5] by :data:`WINOGRAD_TILES`, ``wide_fill``,
             ``wide_k``, ``wide_in_bytes``, ``wide_out_bytes``, ``wide_weight_bytes`` of F(4x4).
         height, width: of the output.
         k: multiplications an output value takes: input channels a group x kernel size.
-        in_elements: elements of the input.
         winograd: bool, a 3x3 kernel with stride 1.
     """
     m = images * height * width
     pass_s = 4 / bytes_per_s
-    extra = pass_s * (
-        in_elements / p["in_bytes"] + m * out_channels / p["out_bytes"] + k * out_channels / p["weight_bytes"]
-    )
+    extra = pass_s * (m * k / p["in_bytes"] + m * out_channels / p["out_bytes"] + k * out_channels / p["weight_bytes"])
     best = np.full(np.shape(m), np.inf)
     for (tm, tn), efficiency in zip(CONV_TILES, p["tiles"], strict=True):
         tiles = np.ceil(m / tm) * np.ceil(out_channels / tn) / units

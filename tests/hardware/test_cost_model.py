@@ -1,0 +1,198 @@
+"""What ops cost: the formula, the features it takes from a graph, fused groups, speed."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from graphopt_gym.data import data_path
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.graph import COLUMNS, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.hardware.cluster import Device, device_names, load_device
+from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, load_cost_model, read_fitted
+from graphopt_gym.hardware.validation import kernel_seconds
+from tests.hardware.graphs import convolution, graph_of, product, source
+
+V100 = load_device("v100_pcie_16gb")
+
+
+@pytest.fixture(scope="module")
+def model() -> CostModel:
+    return load_cost_model()
+
+
+@pytest.fixture(scope="module")
+def mixed() -> ComputationGraph:
+    """Ops of every class that is priced by itself."""
+    return graph_of(
+        source(64, 128),
+        {"kind": "t", "op_class": "view", "shape": (128, 64), "inputs": [0]},
+        {"kind": "mm", "op_class": "matmul", "shape": (64, 64), "inputs": [0, 1], "flops": 2 * 64 * 64 * 128,
+         "bytes_read": 65536, "bytes_written": 16384},
+        {"kind": "relu", "op_class": "elementwise", "shape": (64, 64), "inputs": [2], "flops": 4096,
+         "bytes_read": 16384, "bytes_written": 16384},
+        {"kind": "_softmax", "op_class": "softmax", "shape": (64, 64), "inputs": [3], "flops": 20480,
+         "bytes_read": 16384, "bytes_written": 16384},
+        {"kind": "native_layer_norm", "op_class": "norm", "shape": (64, 64), "inputs": [4], "flops": 20480,
+         "bytes_read": 16384, "bytes_written": 16384},
+        {"kind": "clone", "op_class": "copy", "shape": (64, 64), "inputs": [5], "bytes_read": 10**9,
+         "bytes_written": 10**9},
+        {"kind": "sum", "op_class": "reduction", "shape": (), "inputs": [6], "flops": 4096, "bytes_read": 16384},
+        {"kind": "dot", "op_class": "matmul", "shape": (), "inputs": [6], "flops": 2048, "bytes_read": 8192},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_op_times__are_the_components_exactly(model, mixed, name):
+    device = load_device(name)
+    compute_s, bytes_per_s, launch_s = model.components(mixed, device)
+    times = model.op_times(mixed, device)
+    costless = (mixed.op_class == SOURCE) | (mixed.op_class == VIEW)
+    moved = np.where(costless, 0, mixed.bytes_read + mixed.bytes_written)
+    assert np.array_equal(times, launch_s + np.maximum(compute_s, moved / bytes_per_s))
+    assert (times[costless] == 0).all()
+    assert (times[~costless] > 0).all()
+    assert np.isfinite(times).all()
+    assert (bytes_per_s[~costless] <= device.memory_bytes_per_s * 1.001).all()
+
+
+def test_op_times__of_an_ideal_device_follow_by_hand(model):
+    graph = product(100, 200, 300)
+    times = model.op_times(graph, load_device("toy_1tflops"))
+    flops, moved = 2 * 100 * 200 * 300, 4 * (100 * 300 + 300 * 200 + 100 * 200)
+    assert times.tolist() == [0.0, 0.0, max(flops / 1e12, moved / 100e9)]
+
+
+def test_op_times__grow_with_the_batch(model):
+    times = [model.op_times(product(128, 128, 128, batch), V100)[-1] for batch in (2, 64, 256, 1024)]
+    assert times == sorted(times)
+    assert times[-1] > 3 * times[-2]
+
+
+def test_op_times__agree_with_the_kernels_that_were_fitted(model):
+    """A graph's product is priced by the formula that the fit was judged by: features are taken right."""
+    p = model.architectures["volta"]
+    shape = {"batch": 48.0, "m": 300.0, "n": 200.0, "k": 150.0}
+    expected = kernel_seconds(p, V100, "bmm", {name: np.array([v]) for name, v in shape.items()})
+    compute_s, _, launch_s = model.components(product(300, 200, 150, batch=48), V100)
+    assert launch_s[-1] == model.launch_s
+    assert compute_s[-1] / p["in_model"] == pytest.approx(expected[0], rel=1e-9)
+
+
+@pytest.mark.parametrize(("transposed", "op"), [(True, "linear"), (False, "bmm")])
+def test_op_times__tell_a_transposed_weight_from_a_plain_one(model, transposed, op):
+    p100 = load_device("p100_pcie_16gb")
+    shape = {"batch": 1.0, "m": 4096.0, "n": 2048.0, "k": 1024.0}
+    expected = kernel_seconds(
+        model.architectures["pascal"], p100, op, {name: np.array([v]) for name, v in shape.items()}
+    )
+    compute_s, _, _ = model.components(product(4096, 2048, 1024, transposed_weight=transposed), p100)
+    assert compute_s[-1] / model.architectures["pascal"]["in_model"] == pytest.approx(expected[0], rel=1e-9)
+
+
+def test_op_times__winograd_is_for_three_by_three_with_stride_one(model):
+    def share(graph: ComputationGraph) -> float:
+        compute_s, _, _ = model.components(graph, V100)
+        return graph.flops[2] / compute_s[2] / V100.peak("float32")
+
+    assert share(convolution(64, 28, 256, 256, kernel=3)) > 1.1  # beats the datasheet's multiplications
+    assert share(convolution(64, 28, 256, 256, kernel=3, stride=2)) < 1
+    assert share(convolution(64, 28, 256, 256, kernel=5)) < 1
+    assert share(convolution(64, 28, 256, 256, kernel=1)) < 1
+
+
+def test_op_times__agree_with_the_convolutions_that_were_fitted(model):
+    shape = {"batch": 32, "in_channels": 96, "out_channels": 160, "kernel": 3, "size": 20, "stride": 1}
+    p = model.architectures["volta"]
+    expected = kernel_seconds(p, V100, "conv", {name: np.array([float(v)]) for name, v in shape.items()})
+    compute_s, _, _ = model.components(convolution(32, 20, 96, 160, kernel=3), V100)
+    assert compute_s[2] / p["in_model"] == pytest.approx(expected[0], rel=1e-9)
+
+
+def test_op_times__backward_convolutions_cost_about_what_their_flops_say(model):
+    for kernel in (1, 3, 5):
+        times = model.op_times(convolution(32, 28, 128, 128, kernel=kernel), V100) - model.launch_s
+        assert times[3] == pytest.approx(2 * times[2], rel=0.2)
+        assert times[4] < 4 * times[2]
+
+
+def test_op_times__half_precision_is_faster_where_the_device_says_so(model):
+    graph = product(4096, 4096, 4096)
+    half = graph.replace(dtype=np.full(graph.num_ops, 2))
+    assert model.op_times(half, V100)[-1] < 0.3 * model.op_times(graph, V100)[-1]
+
+
+def test_parameters__of_a_device_that_was_not_measured_are_the_mean_of_the_others(model, mixed):
+    h100 = load_device("h100_sxm_80gb")
+    assert h100.architecture not in model.architectures
+    several = []
+    for architecture in TRANSFER_FROM:
+        fields = {**h100.__dict__, "architecture": architecture}
+        several.append(model.components(mixed, Device(**fields)))
+    compute_s, bytes_per_s, _ = model.components(mixed, h100)
+    real = mixed.op_class > VIEW
+    with np.errstate(divide="ignore"):
+        mean = np.exp(np.mean([np.log(c[real]) for c, _, _ in several], axis=0))
+    assert np.allclose(compute_s[real], mean)
+    assert np.allclose(bytes_per_s[real], np.exp(np.mean([np.log(b[real]) for _, b, _ in several], axis=0)))
+
+
+def test_fused_times__one_launch_summed_compute_and_the_border(model):
+    ops = product(512, 512, 512)
+    compute_s, _, launch_s = model.components(ops, V100)
+    group = np.array([-1, -1, 0])
+    border = np.array([0, 0, ops.bytes_read[2] + ops.bytes_written[2]])
+    assert model.fused_times(ops, V100, group, border)[0] == model.op_times(ops, V100)[2]
+    assert model.fused_times(ops, V100, group, 0 * border)[0] == launch_s[2] + compute_s[2]
+
+
+def test_fused_times__of_a_chain_are_below_the_sum_of_its_ops(model, mixed):
+    group = np.array([-1, -1, 0, 0, 0, 1, 1, -1, -1])
+    border = np.where(group >= 0, 16384.0, 0.0)
+    fused = model.fused_times(mixed, V100, group, border)
+    compute_s, bytes_per_s, launch_s = model.components(mixed, V100)
+    times = model.op_times(mixed, V100)
+    assert fused.shape == (2,)
+    for index in (0, 1):
+        members = group == index
+        expected = launch_s[members].max() + max(compute_s[members].sum(), (border / bytes_per_s)[members].sum())
+        assert fused[index] == pytest.approx(expected, rel=1e-12)
+        assert fused[index] < times[members].sum()
+
+
+def test_op_times__price_eighty_thousand_ops_at_once(model):
+    rng = np.random.default_rng(0)
+    n = 80_000
+    columns = {name: np.zeros((n, 8) if name == "output_shape" else n, np.int64) for name in COLUMNS}
+    columns["op_class"] = rng.integers(2, 13, n)
+    columns["output_shape"][:] = -1
+    columns["output_shape"][:, :4] = rng.integers(1, 60, (n, 4))
+    columns["flops"] = rng.integers(0, 10**9, n)
+    columns["bytes_read"] = rng.integers(0, 10**7, n)
+    columns["bytes_written"] = rng.integers(0, 10**7, n)
+    edges = np.stack([np.arange(n - 1), np.arange(1, n)], axis=1)
+    graph = ComputationGraph("large", kinds=["op"], modules=[""], columns=columns, edges=edges)
+    model.op_times(graph, V100)
+    started = time.perf_counter()
+    times = model.op_times(graph, V100)
+    assert time.perf_counter() - started < 2  # well under a second on an idle machine
+    assert np.isfinite(times).all()
+
+
+def test_read_fitted__refuses_what_it_is_not(tmp_path):
+    path = tmp_path / "fitted.json"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_fitted(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_fitted(path)
+    path.write_text("[]")
+    with pytest.raises(InputError, match="not a fitted cost model"):
+        read_fitted(path)
+    fitted = json.loads(data_path("cost_model", "fitted.json").read_text())
+    path.write_text(json.dumps({**fitted, "version": 2}))
+    with pytest.raises(InputError, match="version 2"):
+        read_fitted(path)
