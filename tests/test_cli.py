@@ -234,6 +234,30 @@ def test_capture__your_own_module__gives_a_graph_that_solve_takes(graphopt, tmp_
     assert only_json(out)["valid"]
 
 
+def test_train__evaluate__resume(graphopt, graph, tmp_path):
+    pytest.importorskip("sb3_contrib")
+    run = tmp_path / "run"
+    train = ("train", "maskable_ppo", "-g", graph, "-c", "toyx2", "--set", "num_envs=2", "--set", "minibatches=1")
+    code, out, err = graphopt(*train, "--steps", 200, "--out", run, "--json")
+    row = only_json(out)
+    assert (code, row["method"], row["valid"]) == (0, "maskable_ppo", True)
+    assert "of 200 decisions: mean " in err
+    assert graphopt("validate", run / "solution.json")[0] == 0
+    code, out, err = graphopt(*train, "--steps", 400, "--out", run, "--resume", "--json")
+    assert code == 0
+    assert only_json(out)["evaluations"] >= 400
+    assert "200 of 400" not in err  # it goes on where it was
+    code, out, _ = graphopt("evaluate", run, "--out", tmp_path / "policy.json", "--json")
+    assert code == 0
+    policy = only_json(out)
+    assert policy["cost"] == json.loads((tmp_path / "policy.json").read_text())["cost"]
+    code, out, err = graphopt("train", "ppo", "--set", "stepps=3")
+    assert (code, out) == (2, "")
+    assert "unknown argument of ppo 'stepps'; did you mean 'steps'?" in err
+    code, out, err = graphopt("evaluate", tmp_path / "nothing")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_bench__runs_a_function_of_the_table(graphopt, monkeypatch, as_json):
     monkeypatch.setitem(BENCHMARKS, "mine", ("tests.test_cli:_report", "for the test"))

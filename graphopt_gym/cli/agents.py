@@ -20,7 +20,7 @@ from graphopt_gym.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from types import ModuleType
 
-# agent -> (module of graphopt_agents, summary, source); the module has Args and train()
+# agent -> (module of graphopt_agents, summary, source); the module has Args, train() and evaluate()
 AGENTS = {
     "ppo": (
         "train_sb3",
@@ -98,7 +98,9 @@ def train(
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The folder that train wrote.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or the folder that train wrote.")
+    ],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
@@ -106,7 +108,10 @@ def evaluate(
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
     common.check_file(out)
-    solution = load_agents("evaluate").evaluate(checkpoint, graph=graph, cluster=cluster)
+    agent = load_agents("checkpoints").load_checkpoint(checkpoint).agent
+    if agent not in AGENTS:
+        raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(AGENTS)}")
+    solution = load_agents(AGENTS[agent][0]).evaluate(checkpoint, graph=graph, cluster=cluster)
     if out:
         solution.save(out)
     _finish(solution, out, as_json)
