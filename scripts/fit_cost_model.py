@@ -3,7 +3,7 @@
 Reads ``envs_data/cost_model`` and writes ``fitted.json`` there. Least squares (scipy) on the logarithm of the
 latency, robust (soft L1 at 10 %), one architecture at a time, on the shapes that are not held out. A weak pull to
 the starting values (a residual of 3 % for a factor of e) keeps parameters in place that the data do not show.
-Takes about four minutes on one core. The same data give the same file.
+Takes two to four minutes on one core. The same data give the same file.
 """
 
 from __future__ import annotations
