@@ -6,6 +6,7 @@ Run it with ``scripts/demo``, which installs first. Step times are simulated; se
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from functools import partial
@@ -115,6 +116,8 @@ def train_agent(console: Console, args: argparse.Namespace) -> Solution:
     """A small agent on the same problem; what it has found so far stands beside the bar."""
     from graphopt_agents import train_sb3
 
+    checkpoint = args.out / "checkpoint"
+    shutil.rmtree(checkpoint, ignore_errors=True)  # of an earlier demo; training would refuse to overwrite it
     given = train_sb3.Args(
         algorithm=args.agent, graph=args.graph, cluster=args.cluster, steps=args.steps, seed=args.seed
     )
@@ -132,7 +135,7 @@ def train_agent(console: Console, args: argparse.Namespace) -> Solution:
                 said = row["wall_s"]
                 console.print(f"  {steps:>9,} decisions  {row['wall_s']:>6.1f} s  {text}")
 
-        result = train_sb3.train(given, args.out / "checkpoint", progress=show)
+        result = train_sb3.train(given, checkpoint, progress=show)
     solution = result.solution()
     console.print(
         f"  {solution.method}: best {step_time(solution.outcome)}, by its likeliest actions "

@@ -239,6 +239,7 @@ def test_train__evaluate__resume(graphopt, graph, tmp_path):
     run = tmp_path / "run"
     train = ("train", "maskable_ppo", "-g", graph, "-c", "toyx2", "--set", "num_envs=2", "--set", "minibatches=1")
     code, out, err = graphopt(*train, "--steps", 200, "--out", run, "--json")
+    assert code == 0, err
     row = only_json(out)
     assert (code, row["method"], row["valid"]) == (0, "maskable_ppo", True)
     assert "of 200 decisions: mean " in err
