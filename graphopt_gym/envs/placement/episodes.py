@@ -51,6 +51,7 @@ class Episodes(ABC):
         self.reward = reward
         self.start = _check_start(start, self.instances)
         self.state = new_state(count, roster.max_groups, roster.max_tasks, roster.max_devices)
+        self._all = np.arange(count)
         self.instance_of = np.zeros(count, np.int64)
         self.groups_of = np.zeros(count, np.int64)
         self.observation_space = spaces.Dict(self._spaces())
@@ -94,7 +95,7 @@ class Episodes(ABC):
             self.groups_of[row] = instance.num_groups
             if at_random:
                 starts[row] = instance.problem.sample(generator)
-        for instance, part in self._parts(rows):
+        for instance, part, _ in self._parts(rows):
             if at_random:
                 begin(instance.tables, state, part, np.stack([starts[row] for row in part.tolist()]))
                 if self.reward == "improvement":
@@ -107,15 +108,17 @@ class Episodes(ABC):
                     state.peak_bytes[part, : instance.num_devices] = peak
             state.start_cost[part] = state.cost[part]
 
-    def _parts(self, rows: np.ndarray) -> Iterator[tuple[Instance, np.ndarray]]:
-        """The rows of each instance."""
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[Instance, np.ndarray, np.ndarray]]:
+        """(instance, its rows, where they stand in ``rows``) for each instance among them."""
+        if not len(rows):
+            return
         if len(self.instances) == 1 or len(rows) == 1:
-            if len(rows):
-                yield self.instances[self.instance_of[rows[0]]], rows
+            yield self.instance(rows[0]), rows, self._all[: len(rows)]
             return
         which = self.instance_of[rows]
         for index in np.unique(which).tolist():
-            yield self.instances[index], rows[which == index]
+            at = np.flatnonzero(which == index)
+            yield self.instances[index], rows[at], at
 
     def _simulate(self, instance: Instance, rows: np.ndarray) -> None:
         """Price the complete placements of ``rows``, in one batch on all cores."""
@@ -133,7 +136,7 @@ class Episodes(ABC):
 
     def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
         """The papers' reward of complete placements: -sqrt(step time), or -10 where they do not fit."""
-        for instance, part in self._parts(rows):
+        for instance, part, _ in self._parts(rows):
             self._simulate(instance, part)
         return np.where(self.state.valid[rows], -np.sqrt(self.state.cost[rows]), INVALID_REWARD)
 
@@ -215,8 +218,6 @@ class StepEpisodes(Episodes):
         self.with_graph = observation == "graph"
         super().__init__(roster, count, start, reward)
         self.action_space = spaces.Discrete(roster.max_devices)
-        self._all = np.arange(count)
-        self._illegal, self._changed = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
 
     def _spaces(self) -> dict[str, spaces.Space[Any]]:
         devices = self.roster.max_devices
@@ -240,26 +241,18 @@ class StepEpisodes(Episodes):
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self.state
-        illegal, changed = np.empty(len(rows), np.bool_), np.empty(len(rows), np.bool_)
+        illegal, changed = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
         rewards = np.zeros(len(rows))
-        if len(self.instances) == 1 or len(rows) == 1:
-            instance = self.instances[self.instance_of[rows[0]]] if len(rows) else self.instances[0]
-            decide(instance.tables, state, rows, actions, illegal, changed)
-        else:
-            which = self.instance_of[rows]
-            for index in np.unique(which).tolist():
-                mine = np.flatnonzero(which == index)
-                part = (np.empty(len(mine), np.bool_), np.empty(len(mine), np.bool_))
-                decide(self.instances[index].tables, state, rows[mine], actions[mine], *part)
-                illegal[mine], changed[mine] = part
+        for instance, part, at in self._parts(rows):
+            decide(instance.tables, state, part, at, actions, illegal, changed)
         done = state.current[rows] == self.groups_of[rows]
         if self.reward == "improvement":
             # a placement that stays as it was keeps its cost: no simulation, a change of exactly 0
             moved = rows[changed]
             if len(moved):
                 before = np.sqrt(state.cost[moved])
-                for instance, part_rows in self._parts(moved):
-                    self._simulate(instance, part_rows)
+                for instance, part, _ in self._parts(moved):
+                    self._simulate(instance, part)
                 rewards[changed] = before - np.sqrt(state.cost[moved])
         elif done.any():
             rewards[done] = self._final_rewards(rows[done])
@@ -274,14 +267,8 @@ class StepEpisodes(Episodes):
             "action_mask": np.zeros((count, devices), np.int8),
         }
         arrays = tuple(out.values())
-        if len(self.instances) == 1 or count == 1:
-            if count:
-                observe(self.instances[self.instance_of[rows[0]]].tables, self.state, rows, self._all[:count], *arrays)
-        else:
-            which = self.instance_of[rows]
-            for index in np.unique(which).tolist():
-                mine = np.flatnonzero(which == index)
-                observe(self.instances[index].tables, self.state, rows[mine], mine, *arrays)
+        for instance, part, at in self._parts(rows):
+            observe(instance.tables, self.state, part, at, *arrays)
         out["devices"] = out["devices"].reshape(count, devices * len(DEVICE_FEATURES))
         if self.with_graph:
             self._fill_static(rows, out)

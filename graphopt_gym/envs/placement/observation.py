@@ -136,22 +136,22 @@ def begin(t, s, rows, start):
 
 
 @njit(cache=True, nogil=True)
-def decide(t, s, rows, actions, illegal, changed):
-    """Take one action in each of ``rows``; an illegal one leaves the group where it is.
+def decide(t, s, rows, at, actions, illegal, changed):
+    """Take action ``actions[at[i]]`` in episode ``rows[i]``; an illegal one leaves the group where it is.
 
-    ``illegal`` and ``changed`` are bool [rows], filled; ``changed``: the placement is another one now.
+    ``illegal`` and ``changed`` (the placement is another one now) are bool, filled at ``at``.
     """
     devices = t.duration_s.shape[0]
     for i in range(rows.shape[0]):
         row = rows[i]
         group = s.current[row]
         before = s.decision[row, group]
-        device = actions[i]
-        illegal[i] = device < 0 or device >= devices
-        if illegal[i]:
+        device = actions[at[i]]
+        illegal[at[i]] = device < 0 or device >= devices
+        if device < 0 or device >= devices:
             device = before
-        changed[i] = device != before
-        if changed[i]:
+        changed[at[i]] = device != before
+        if device != before:
             s.decision[row, group] = device
             s.whole_load_s[row, before] -= t.duration_s[before, group]
             s.whole_load_s[row, device] += t.duration_s[device, group]
@@ -164,14 +164,14 @@ def decide(t, s, rows, actions, illegal, changed):
 
 
 @njit(cache=True, nogil=True)
-def observe(t, s, rows, out_rows, groups_out, devices_out, progress_out, mask_out):
-    """Fill rows ``out_rows`` of the observation arrays for the episodes ``rows``; the rest of a row stays 0."""
+def observe(t, s, rows, at, groups_out, devices_out, progress_out, mask_out):
+    """Fill rows ``at`` of the observation arrays for the episodes ``rows``; padding stays as it is."""
     groups = t.group_features.shape[0] - 1
     devices = t.duration_s.shape[0]
     exchanged = np.empty((devices, 4))
     for i in range(rows.shape[0]):
         row = rows[i]
-        out = out_rows[i]
+        out = at[i]
         group = s.current[row]
         exchanged[:] = 0.0
         undecided_bytes = 0.0
