@@ -135,6 +135,7 @@ def test_solve__invalid_outcome__exit_status_1_and_null(graphopt, heavy):
         (["train", "pppo"], "unknown agent 'pppo'; did you mean 'ppo'?"),
         (["train", "ppo", "--resume"], "--resume needs --out"),
         (["bench", "simulators"], "unknown benchmark 'simulators'; did you mean 'simulator'?"),
+        (["reproduce", "placement"], "unknown table 'placement'; did you mean 'placement-learning'?"),
         (["report", "none.json"], "solution file 'none.json' cannot be read"),
         (["validate", "none.json"], "solution file 'none.json' cannot be read"),
         (["capture", "nothing"], "not of the form package.module:function"),
@@ -274,11 +275,46 @@ def _report():
     return {"title": "t", "columns": ["what", "time_s", "worst"], "rows": [["a", np.float64(0.5), float("nan")]]}
 
 
+def test_bench__several_tables__are_printed_each(graphopt, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "mine", ("tests.test_cli:_two_tables", "for the test"))
+    _, out, _ = graphopt("bench", "mine")
+    assert "first table" in out
+    assert "12.5 %" in out
+    _, out, _ = graphopt("bench", "mine", "--json")
+    assert [table["rows"] for table in only_json(out)["tables"]] == [[{"a": 1}], [{"b_percent": 12.5}]]
+
+
+def _two_tables():
+    return {"first_table": [{"a": 1}], "second": [{"b_percent": 12.5}]}
+
+
 def test_bench__table_names_functions_that_exist():
     from graphopt_gym.registration import resolve
 
     for path, _ in BENCHMARKS.values():
         assert callable(resolve(path))
+
+
+def test_reproduce__runs_the_script_and_gives_its_rows(graphopt, monkeypatch, tmp_path):
+    from graphopt_gym.cli import reproduce
+
+    code, out, _ = graphopt("reproduce", "--json")
+    assert code == 0
+    assert {row["table"] for row in only_json(out)["rows"]} == set(reproduce.TABLES)
+    for script, _, _ in reproduce.TABLES.values():
+        assert (reproduce.data_path().parent / "scripts" / script).is_file()
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "a.py").write_text(
+        f"open({str(tmp_path / 'data.json')!r}, 'w').write('{{\"rows\": [{{\"a\": 1}}]}}')\n"
+    )
+    monkeypatch.setattr(reproduce, "data_path", lambda *parts: tmp_path.joinpath(*(parts or ("envs_data",))))
+    monkeypatch.setitem(reproduce.TABLES, "mine", ("a.py", ("data.json",), ""))
+    monkeypatch.setitem(reproduce.TABLES, "gone", ("b.py", ("data.json",), ""))
+    code, out, _ = graphopt("reproduce", "mine", "--json")
+    assert (code, only_json(out)) == (0, {"table": "mine", "rows": [{"a": 1}]})
+    code, _, err = graphopt("reproduce", "gone")
+    assert code == 2
+    assert "needs a checkout" in err
 
 
 def test_plain__numpy_and_what_is_not_finite():

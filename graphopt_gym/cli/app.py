@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from graphopt_gym.cli import agents, bench, files, listing, solving
+from graphopt_gym.cli import agents, bench, files, listing, reproduce, solving
 
 app = typer.Typer(
     name="graphopt",
@@ -22,6 +22,7 @@ app.command("evaluate")(agents.evaluate)
 app.command("report")(files.report)
 app.command("validate")(files.validate)
 app.command("capture")(files.capture)
+app.command("reproduce")(reproduce.reproduce)
 app.command("bench")(bench.bench)
 
 

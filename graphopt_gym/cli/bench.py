@@ -11,7 +11,8 @@ from graphopt_gym.cli.common import JsonFlag
 from graphopt_gym.errors import unknown_name
 from graphopt_gym.registration import resolve
 
-# name -> (function without arguments that gives {"title", "columns", "rows", "notes"}, what it shows)
+# name -> (function without arguments, what it shows); it gives {"title", "columns", "rows", "notes"}, or rows by the
+# title of each of several tables
 BENCHMARKS = {
     "simulator": (
         "graphopt_gym.benchmarks.simulator:simulator_report",
@@ -40,4 +41,13 @@ def bench(
         return
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, BENCHMARKS)
-    common.show(Table.of(resolve(BENCHMARKS[name][0])()), as_json)
+    result = resolve(BENCHMARKS[name][0])()
+    if "rows" in result:
+        common.show(Table.of(result), as_json)
+        return
+    tables = [Table.of({"title": title.replace("_", " "), "rows": rows}) for title, rows in result.items()]
+    if as_json:
+        common.print_json({"title": name, "tables": [table.to_json() for table in tables]})
+    else:
+        for table in tables:
+            common.show(table, as_json=False)
