@@ -31,6 +31,9 @@ SMALL = {
     "resnet": {"blocks": (1, 2), "width": 8, "classes": 5, "size": 32, "batch": 3},
     "inception": {"width": 1, "classes": 5, "size": 299, "batch": 2, "dropout": 0.0},
     "rnnlm": {"layers": 2, "width": 8, "vocabulary": 30, "steps": 4, "batch": 3},
+    "gnmt": {"layers": 3, "width": 8, "vocabulary": 30, "source_steps": 4, "target_steps": 3, "batch": 3}
+    | {"dropout": 0.0},
+    "wavenet": {"stacks": 2, "layers": 3, "cycle": 2, "width": 4, "skip": 6, "levels": 10, "length": 9, "batch": 2},
     "transformer_xl": _TEXT | {"layers": 2, "head_width": 8, "inner": 32, "length": 5, "memory": 6},
 }
 

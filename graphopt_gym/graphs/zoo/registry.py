@@ -27,6 +27,11 @@ class Entry:
     devices: int | None = None  # how many devices the paper places it on (GO, Zhou et al. 2020, table 1)
     folder: tuple[str, ...] = field(default=("graphs",))
 
+    @property
+    def cluster(self) -> str | None:
+        """The catalog's cluster with the paper's number of devices: P100s, whose 16 GB the batch sizes go by."""
+        return None if self.devices is None else f"p100x{self.devices}"
+
     def path(self, name: str) -> Any:
         """Where the shipped file lies."""
         return data_path(*self.folder, f"{name}.npz")
@@ -48,6 +53,7 @@ class Entry:
             "licence": LICENCE,
             "note": self.note,
             "devices": self.devices,
+            "cluster": self.cluster,
         }
         return capture(**arguments | {"name": name, "metadata": facts | arguments["metadata"]})
 
@@ -87,6 +93,19 @@ ZOO: dict[str, Entry] = {
             "Jozefowicz et al.: Exploring the Limits of Language Modeling, 2016; Zaremba et al. 2014",
             "unrolled cells; width 2048 and batch 64 as recalled from Mirhoseini et al. 2017; 60 steps and a full "
             "softmax over 40,000 words are ours",
+            devices=layers,
+        )
+        for layers in (2, 4, 8)
+    },
+    **{
+        f"gnmt_{layers}layer": Entry(
+            "gnmt",
+            {"layers": layers, "width": 1024, "vocabulary": 32000, "source_steps": 66, "target_steps": 66}
+            | {"batch": 128, "dropout": 0.2},
+            "Wu et al.: Google's Neural Machine Translation System, 2016",
+            "unrolled cells; width, vocabulary, batch, residual connections and bidirectional first layer are the "
+            "paper's (fewer than its 8 layers are the device-placement papers'); 66 steps on each side, all of them "
+            "used, decoder states that start at zero and Adam throughout are ours",
             devices=layers,
         )
         for layers in (2, 4, 8)
