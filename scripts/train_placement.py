@@ -3,7 +3,8 @@
 
     python scripts/train_placement.py
 
-trains what is missing under ``out/learning`` (a run that is there is not repeated), then writes the curves and the
+trains what is missing under ``out/learning`` (a run that is there, of the same graph, cluster and op times, is not
+repeated), then writes the curves and the
 summary to ``envs_data/learning``, the figure and the table to ``docs``. About 20 minutes on two cores.
 
 Both algorithms are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``, see ``graphopt_agents.train_sb3``.
@@ -36,7 +37,7 @@ from graphopt_gym.problem import write_text  # noqa: E402
 from graphopt_gym.search.solve import solve  # noqa: E402
 
 CLUSTER = "v100x4"
-STEPS = {"bert_base": 300_000, "inception_v3_b32": 500_000, "rnnlm_2layer": 200_000}
+STEPS = {"bert_base": 250_000, "inception_v3_b32": 300_000, "rnnlm_2layer": 150_000}
 SEEDS = (0, 1, 2)
 PADDED_DEVICES = {"ppo": None, "maskable_ppo": 8}
 SHOWN = {"ppo": "PPO", "maskable_ppo": "MaskablePPO"}
@@ -110,6 +111,7 @@ def summarise(runs: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str
     for graph in STEPS:
         random = [runs["random", graph, seed] for seed in SEEDS]
         row: dict[str, Any] = {"graph": graph, "cluster": CLUSTER, "evaluations": STEPS[graph]}
+        row["depends_on"] = runs["ppo", graph, SEEDS[0]]["depends_on"]
         row |= {f"{method}_cost_s": cost for method, cost in baselines(graph).items()}
         row["random_mean_s"] = float(np.mean([run["mean_cost"] for run in random]))
         row["random_best_s"] = min(run["best_cost"] for run in random)
@@ -186,7 +188,7 @@ def document(rows: list[dict[str, Any]]) -> str:
         "",
         "    python scripts/train_placement.py",
         "",
-        "`mean`: of the final placements of the last rollout (32 episodes, sampled actions; a placement that does not",
+        "`mean`: of the final placements of the last rollout (16 episodes, sampled actions; a placement that does not",
         "fit in memory counts with its penalty). `best`: the best placement of the run. Random search has as many",
         "evaluations as an agent takes decisions; its best is the best over all seeds.",
         "",
@@ -212,14 +214,19 @@ def main() -> None:
     runs_folder = parser.parse_args().runs
     runs_folder.mkdir(parents=True, exist_ok=True)
     runs: dict[tuple[str, str, int], dict[str, Any]] = {}
+    depends_on = {
+        graph: PlacementProblem(graph, CLUSTER).fingerprints() | {"steps": STEPS[graph]} for graph in STEPS
+    }
     for seed in SEEDS:
         for graph in STEPS:
             for algorithm in (*SHOWN, "random"):
                 path = runs_folder / f"{graph}-{algorithm}-{seed}.json"
-                if not path.exists():
+                run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+                if run.get("depends_on") != depends_on[graph]:
                     run = run_random(graph, seed) if algorithm == "random" else run_agent(algorithm, graph, seed)
+                    run["depends_on"] = depends_on[graph]
                     write_text(path, json.dumps(run) + "\n")
-                runs[algorithm, graph, seed] = json.loads(path.read_text(encoding="utf-8"))
+                runs[algorithm, graph, seed] = run
     folder = ROOT / "envs_data" / "learning"
     folder.mkdir(parents=True, exist_ok=True)
     rows = summarise(runs)

@@ -49,11 +49,11 @@ class Args:
     max_devices: int | None = None  # more than the cluster has: for policies that are to meet larger clusters
     steps: int = 200_000  # decisions in all; each is at most one simulation
     seed: int = 0
-    num_envs: int = 32
+    num_envs: int = 16
     episodes_per_rollout: int = 1  # of each environment, between two updates
     epochs: int = 6
-    minibatches: int = 8
-    learning_rate: float = 1e-3  # falls linearly to 0
+    minibatches: int = 4  # at most, of equal size
+    learning_rate: float = 3e-3  # falls linearly to 0
     gamma: float = 1.0  # the rewards sum to what is wanted: no discount
     gae_lambda: float = 0.97
     clip_range: float = 0.2
@@ -252,7 +252,7 @@ def make_model(args: Args, envs: Any) -> Any:
         envs,
         learning_rate=args.learning_rate,
         n_steps=groups * args.episodes_per_rollout,  # whole episodes: no value has to be guessed at a cut
-        batch_size=rollout // math.gcd(rollout, args.minibatches),  # equal ones, at most so many
+        batch_size=rollout // math.gcd(rollout, args.minibatches),
         n_epochs=args.epochs,
         gamma=args.gamma,
         gae_lambda=args.gae_lambda,
