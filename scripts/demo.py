@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
     table = comparison_table(solutions, f"{problem.graph.name} on {problem.cluster.name}, one simulated training step")
     console.print()
-    console.print(table.to_rich(console.width))
+    table.print(console)
     paths = [solution.save(args.out / f"{solution.method}.json") for solution in solutions]
     paths.append(write_text(args.out / "table.md", table.to_markdown()))
     with console.status("drawing the chart, the trace and the report"):

@@ -77,8 +77,7 @@ def show(table: Table, as_json: bool) -> None:
     if as_json:
         print_json(table.to_json())
     else:
-        console = stdout()
-        console.print(table.to_rich(console.width))
+        table.print(stdout())
 
 
 def warn(text: str) -> None:
@@ -148,7 +147,7 @@ def print_solution(solution: Solution, out: Path | None) -> None:
     for reason in outcome.reasons:
         console.print(f"  {reason}", style="red", soft_wrap=True, markup=False)
     if outcome.timeline is not None:
-        console.print(device_table(outcome.timeline).to_rich(console.width))
+        device_table(outcome.timeline).print(console)
     calls = f"{solution.evaluations:,} simulator call{'s' * (solution.evaluations != 1)}"
     console.print(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}", soft_wrap=True)
     if out:

@@ -16,7 +16,7 @@ import numpy as np
 from graphopt_gym.report.units import format_bytes, format_bytes_list, format_count, format_seconds
 
 if TYPE_CHECKING:
-    import rich.table
+    import rich.console
 
     from graphopt_gym.problem import Solution
     from graphopt_gym.simulator.timeline import Timeline
@@ -74,26 +74,17 @@ class Table:
         """The rows as texts."""
         return [[format_cell(*cell) for cell in zip(self.columns, row, strict=True)] for row in self.rows]
 
-    def to_rich(self, width: int | None = None) -> rich.table.Table:
-        """For ``rich.console.Console.print``.
+    def print(self, console: rich.console.Console) -> None:
+        """Print title, table and notes.
 
-        Where ``width`` characters are too few, columns are left out from the right, texts before numbers, and named.
+        Where the console is too narrow, columns are left out from the right, texts before numbers, and named.
         """
         import rich.box
         import rich.table
         from rich.text import Text
 
-        shown = self._columns_within(width)
-        left_out = [heading(column) for index, column in enumerate(self.columns) if index not in shown]
-        notes = [*self.notes, *([f"No room here for: {', '.join(left_out)}."] if left_out else [])]
-        table = rich.table.Table(
-            title=Text(self.title) if self.title else None,
-            title_justify="left",
-            title_style="bold",
-            caption=Text("\n".join(notes)) if notes else None,
-            caption_justify="left",
-            box=rich.box.SIMPLE_HEAD,
-        )
+        shown = self._columns_within(console.width)
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
         for index in shown:
             number = self._is_number(index)
             table.add_column(
@@ -104,9 +95,14 @@ class Table:
             )
         for row in self.cells():
             table.add_row(*(Text(row[index]) for index in shown))
-        return table
+        if self.title:
+            console.print(Text(self.title, style="bold"))
+        console.print(table)
+        left_out = [heading(column) for index, column in enumerate(self.columns) if index not in shown]
+        for note in [*self.notes, *([f"No room here for: {', '.join(left_out)}."] if left_out else [])]:
+            console.print(Text(note, style="dim"))
 
-    def _columns_within(self, width: int | None) -> list[int]:
+    def _columns_within(self, width: int) -> list[int]:
         """Indices of the columns that ``width`` characters have room for; a text may be broken into lines."""
         cells = self.cells()
         needed = []
@@ -114,7 +110,7 @@ class Table:
             longest = max([len(heading(column)), *(len(row[index]) for row in cells)])
             needed.append(longest if self._is_number(index) or index == 0 else min(longest, _NARROWEST_TEXT))
         shown = list(range(len(self.columns)))
-        while width is not None and len(shown) > 1 and sum(needed[index] + 3 for index in shown) > width:
+        while len(shown) > 1 and sum(needed[index] + 3 for index in shown) > width:
             texts = [index for index in shown[1:] if not self._is_number(index)]
             shown.remove(texts[-1] if texts else shown[-1])
         return shown
@@ -151,6 +147,8 @@ def format_cell(column: str, value: Any) -> str:
     if not math.isfinite(value):
         return "-"
     suffix = _suffix(column)
+    if column.endswith("error") or "_error_" in column:  # a share
+        return f"{100 * value:.1f} %"
     if suffix:
         text = _SUFFIXES[suffix](value)
         return f"+{text}" if column.startswith(_SIGNED) and value > 0 else text

@@ -40,8 +40,10 @@ def test_format__bytes_counts_and_costs():
         ("vs_expert_percent", 3.21, "+3.2 %"),
         ("vs_expert_percent", -3.21, "-3.2 %"),
         ("ops", 12345, "12,345"),
-        ("error", 0.123456, "0.1235"),
+        ("ratio", 0.123456, "0.1235"),
         ("valid", True, "yes"),
+        ("median_error", 0.0559, "5.6 %"),
+        ("median_error_all", 0.5, "50.0 %"),
         ("step_time_s", None, "-"),
         ("step_time_s", float("nan"), "-"),
         ("ratio", np.float64(2.5), "2.5"),
@@ -76,7 +78,7 @@ def test_table__rich_prints_brackets_as_they_are():
     from rich.console import Console
 
     out = StringIO()
-    Console(file=out, width=80).print(Table("[title]", ("name",), (("mm[12] [red]",),), ("[note]",)).to_rich())
+    Table("[title]", ("name",), (("mm[12] [red]",),), ("[note]",)).print(Console(file=out, width=80))
     assert {"[title]", "mm[12] [red]", "[note]"} <= {line.strip() for line in out.getvalue().splitlines()}
 
 
@@ -88,7 +90,7 @@ def test_table__narrow_terminal__leaves_columns_out_by_name_and_cuts_nothing():
     table = Table("t", ("name", "what", "ops", "source"), (("a_rather_long_name", "w" * 40, 123_456_789, "s" * 30),))
     for width, missing in ((200, []), (70, ["source"]), (45, ["what", "source"]), (24, ["what", "ops", "source"])):
         out = StringIO()
-        Console(file=out, width=width).print(table.to_rich(width))
+        table.print(Console(file=out, width=width))
         text = out.getvalue()
         assert "a_rather_long_name" in text
         assert "…" not in text
