@@ -86,6 +86,11 @@ class PlacementProblem(Problem):
         return self.cluster.num_devices
 
     @property
+    def num_choices(self) -> int:
+        """Each entry of a decision is free of the others, from 0 to this less 1: the space of the sampling searches."""
+        return self.num_devices
+
+    @property
     def group_of_op(self) -> np.ndarray:
         """int32 [N]: the group of each op (views: of their root)."""
         return self.group_of_task[self.simulator.tasks.task_of_op]

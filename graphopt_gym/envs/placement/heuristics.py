@@ -1,0 +1,128 @@
+"""Classical placement methods: each proposes one or a few placements, with its source.
+
+:data:`METHODS` is the table that ``solve`` uses; :data:`STARTS` names the cheap ones that local searches start from.
+The schedulers are in ``list_scheduling``, the partitioners in ``partition``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from graphopt_gym.envs.placement import list_scheduling as schedulers
+from graphopt_gym.envs.placement import partition
+from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.search.solve import Evaluator, Method
+
+# What m-TOPO, m-ETF and m-SCT believe of each device's capacity, one after the other until a placement is valid:
+# their accounts follow the graph's own order, from which the simulated step departs.
+BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+BAECHI = "Jeon et al., Baechi, SoCC 2020"
+
+
+def single_decisions(problem: PlacementProblem) -> np.ndarray:
+    """int32 [kinds, G]: everything on the first device of each kind."""
+    first = np.unique(problem.simulator.device_type, return_index=True)[1]
+    return np.repeat(np.sort(first).astype(np.int32)[:, None], problem.num_groups, axis=1)
+
+
+def round_robin_decision(problem: PlacementProblem) -> np.ndarray:
+    """int32 [G]: groups dealt out in turn."""
+    return np.arange(problem.num_groups, dtype=np.int32) % problem.num_devices
+
+
+def heft_decision(problem: PlacementProblem) -> np.ndarray:
+    """int32 [G]: HEFT's placement."""
+    instance = schedulers.make_instance(problem)
+    return schedulers.heft(instance).device_of_unit[instance.unit_of_group]
+
+
+def _placement_problem(evaluator: Evaluator) -> PlacementProblem:
+    assert isinstance(evaluator.problem, PlacementProblem)
+    return evaluator.problem
+
+
+def _until_valid(evaluator: Evaluator, decisions: Iterable[np.ndarray]) -> None:
+    """Evaluate proposals one by one until one is valid."""
+    for decision in decisions:
+        evaluator.cost(decision)
+        if evaluator.best_valid:
+            return
+
+
+def _single(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    evaluator.costs(single_decisions(_placement_problem(evaluator)))
+
+
+def _round_robin(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    evaluator.cost(round_robin_decision(_placement_problem(evaluator)))
+
+
+def _expert(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    _until_valid(evaluator, partition.expert(_placement_problem(evaluator)))
+
+
+def _metis(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    _until_valid(evaluator, partition.metis(_placement_problem(evaluator), int(rng.integers(2**31))))
+
+
+def _heft(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    evaluator.cost(heft_decision(_placement_problem(evaluator)))
+
+
+def _memory_aware(
+    scheduler: Callable[[schedulers.Instance, np.ndarray], schedulers.Plan],
+) -> Callable[[Evaluator, np.random.Generator], None]:
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        problem = _placement_problem(evaluator)
+        instance = schedulers.make_instance(problem)
+        for share in BELIEVED_CAPACITIES:
+            plan = scheduler(instance, (problem.capacity_bytes * share).astype(np.int64))
+            evaluator.cost(plan.device_of_unit[instance.unit_of_group])
+            if evaluator.best_valid or not plan.fits:  # what does not fit will not fit into less
+                return
+
+    return run
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("single", _single, "everything on one device, the best kind of device", "the usual baseline"),
+        Method("round_robin", _round_robin, "groups dealt out to the devices in turn", "the usual baseline"),
+        Method(
+            "expert",
+            _expert,
+            "layers in order, spread evenly; encoder and decoder on a half of the devices each",
+            "the human expert of Mirhoseini et al., ICML 2017, §4 and Zhou et al., GDP, 2019, §4",
+        ),
+        Method(
+            "metis",
+            _metis,
+            "k-way partition of the groups: balanced work, least bytes cut",
+            "Karypis and Kumar, SIAM J. Sci. Comput. 20(1), 1998, by pymetis",
+            random=True,
+        ),
+        Method(
+            "heft",
+            _heft,
+            "heterogeneous earliest finish time; blind to memory",
+            "Topcuoglu et al., IEEE TPDS 13(3), 2002, §4",
+        ),
+        Method(
+            "m_topo", _memory_aware(schedulers.m_topo), "devices filled in topological order, within memory", BAECHI
+        ),
+        Method("m_etf", _memory_aware(schedulers.m_etf), "earliest task first, within memory", f"{BAECHI}, §3"),
+        Method(
+            "m_sct",
+            _memory_aware(schedulers.m_sct),
+            "small communication times: earliest task first with favourite children, within memory",
+            f"{BAECHI}, §3, after Hanen and Munier, 1995",
+        ),
+    )
+}
+
+# What the local searches start from: the best of these. Cheap, and what a person would try first.
+STARTS = ("single", "expert", "metis", "heft", "m_etf")

@@ -1,0 +1,710 @@
+"""List schedulers for placement, compiled: HEFT, and Baechi's m-TOPO, m-ETF and m-SCT.
+
+All of them plan with the model of their papers: a task starts when its inputs have arrived, a tensor arrives
+``latency_s + bytes / bytes_per_s`` after its producer finishes, and transfers never wait for each other. The simulator
+differs in two ways: links carry one transfer at a time, and a device runs its ready tasks first come, first served.
+So a plan's own makespan is a prediction, not the simulated step time.
+
+The papers place ops one by one. Here a *unit* is placed whole: a group of the problem, together with the groups of
+nothing but parameters and inputs whose first reader it is (a parameter has no work by which a scheduler could place
+it). The scheduler puts a unit where it puts the unit's first task; the others follow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.problem import PlacementProblem
+
+NUM_BUCKETS = 64  # of the memory account's time axis
+# Above this many edges the linear program of m-SCT takes minutes: favourite children are then chosen by rule.
+MAX_LP_EDGES = 20_000
+FAVOURITE_THRESHOLD = 0.5  # of the relaxed variable; the value in Baechi's released code
+
+
+class Instance(NamedTuple):
+    """What the schedulers read. D devices, K tasks, T tensors, U units, B buckets; arrays of the simulator's tasks."""
+
+    durations_s: np.ndarray  # float64 [D, K]
+    latency_s: np.ndarray  # float64 [D, D], 0 on the diagonal
+    bytes_per_s: np.ndarray  # float64 [D, D], inf on the diagonal
+    mean_transfer_s: np.ndarray  # float64 [T] over ordered pairs of devices
+    rank_s: np.ndarray  # float64 [K] upward rank
+    is_source: np.ndarray  # bool [K]
+    tensor_ptr: np.ndarray  # int32 [K+1]
+    tensor_bytes: np.ndarray  # int64 [T]
+    tensor_task: np.ndarray  # int32 [T]
+    reader_ptr: np.ndarray  # int32 [T+1]
+    reader: np.ndarray
+    input_ptr: np.ndarray  # int32 [K+1]
+    input_tensor: np.ndarray
+    unit_of_task: np.ndarray  # int32 [K]
+    unit_ptr: np.ndarray  # int64 [U+1]
+    unit_task: np.ndarray  # int32 [K] tasks of each unit, ascending
+    bucket: np.ndarray  # int32 [K] when a task runs, in the graph's own order
+    profile: np.ndarray  # int64 [U, B] bytes that a unit holds over time
+    unit_bytes: np.ndarray  # int64 [U] parameters, optimiser state and all outputs
+    unit_of_group: np.ndarray  # int32 [G]
+
+
+class Plan(NamedTuple):
+    """A schedule in the scheduler's own model."""
+
+    device_of_unit: np.ndarray  # int32 [U]
+    start_s: np.ndarray  # float64 [K]
+    finish_s: np.ndarray  # float64 [K]
+    fits: bool  # whether every device stays within the given capacities, by the scheduler's account
+
+
+def make_instance(problem: PlacementProblem) -> Instance:
+    """The arrays of a placement problem."""
+    simulator, tasks, cluster = problem.simulator, problem.simulator.tasks, problem.cluster
+    devices = problem.num_devices
+    latency_s = np.zeros((devices, devices))
+    bytes_per_s = np.full((devices, devices), np.inf)
+    for source in range(devices):
+        for target in range(devices):
+            if source != target:
+                link = cluster.links[cluster.link_of[source, target]]
+                latency_s[source, target], bytes_per_s[source, target] = link.latency_s, link.bytes_per_s
+    pairs = max(devices * (devices - 1), 1)
+    # the diagonal adds nothing: no latency, and bytes / inf is 0
+    mean_transfer_s = latency_s.sum() / pairs + tasks.tensor_bytes * ((1 / bytes_per_s).sum() / pairs)
+    durations_s = np.ascontiguousarray(simulator.device_durations_s())
+    unit_of_group = _units(problem)
+    unit_of_task = unit_of_group[problem.group_of_task]
+    units = int(unit_of_group.max()) + 1
+    order = np.argsort(unit_of_task, kind="stable")
+    unit_ptr = np.zeros(units + 1, np.int64)
+    np.cumsum(np.bincount(unit_of_task, minlength=units), out=unit_ptr[1:])
+
+    storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
+    unit_bytes = np.bincount(unit_of_task, tasks.persistent_bytes, units) + np.bincount(
+        unit_of_task[storage_task], tasks.storage_bytes, units
+    )
+    bucket, profile = _memory_profile(problem, unit_of_task, units, storage_task)
+    return Instance(
+        durations_s=durations_s,
+        latency_s=latency_s,
+        bytes_per_s=bytes_per_s,
+        mean_transfer_s=mean_transfer_s,
+        rank_s=upward_rank(
+            durations_s.mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader
+        ),
+        is_source=tasks.is_source,
+        tensor_ptr=tasks.tensor_ptr,
+        tensor_bytes=tasks.tensor_bytes,
+        tensor_task=tasks.tensor_task,
+        reader_ptr=tasks.reader_ptr,
+        reader=tasks.reader,
+        input_ptr=tasks.input_ptr,
+        input_tensor=tasks.input_tensor,
+        unit_of_task=unit_of_task,
+        unit_ptr=unit_ptr,
+        unit_task=order.astype(np.int32),
+        bucket=bucket,
+        profile=profile,
+        unit_bytes=unit_bytes.astype(np.int64),
+        unit_of_group=unit_of_group,
+    )
+
+
+def _units(problem: PlacementProblem) -> np.ndarray:
+    """int32 [G]: the unit of each group; units in the order of their first task that is not a source."""
+    tasks, groups = problem.simulator.tasks, problem.num_groups
+    computing = np.flatnonzero(~tasks.is_source)
+    first = np.full(groups, tasks.num_tasks, np.int64)  # first computing task of each group
+    np.minimum.at(first, problem.group_of_task[computing], computing)
+    joins = np.arange(groups)
+    only_sources = first == tasks.num_tasks
+    read = np.flatnonzero(np.diff(tasks.reader_ptr) > 0)
+    first_reader = np.full(groups, tasks.num_tasks, np.int64)
+    np.minimum.at(first_reader, problem.group_of_task[tasks.tensor_task[read]], tasks.reader[tasks.reader_ptr[read]])
+    follows = only_sources & (first_reader < tasks.num_tasks)
+    joins[follows] = problem.group_of_task[first_reader[follows]]
+    roots = np.unique(joins)
+    rank = np.empty(groups, np.int32)
+    rank[roots[np.argsort(first[roots], kind="stable")]] = np.arange(len(roots))
+    return rank[joins]
+
+
+def _memory_profile(
+    problem: PlacementProblem, unit_of_task: np.ndarray, units: int, storage_task: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(bucket int32 [K], bytes int64 [U, B]): what each unit holds while the graph runs in its own order.
+
+    Parameters and optimiser state count throughout, an output from its producer to its last reader. In the order of
+    the graph a forward pass is followed by its backward pass, so activations that live at once are counted at once.
+    """
+    tasks = problem.simulator.tasks
+    buckets = min(NUM_BUCKETS, tasks.num_tasks)
+    bucket = (np.arange(tasks.num_tasks) * buckets // tasks.num_tasks).astype(np.int32)
+    last = storage_task.copy()  # of each storage: the last task that reads it
+    np.maximum.at(last, np.repeat(tasks.tensor_storage, np.diff(tasks.reader_ptr)), tasks.reader)
+    begin = np.where(tasks.is_source[storage_task], 0, bucket[storage_task])
+    change = np.zeros((units, buckets + 1), np.int64)
+    np.add.at(change, (unit_of_task[storage_task], begin), tasks.storage_bytes)
+    np.add.at(change, (unit_of_task[storage_task], bucket[last] + 1), -tasks.storage_bytes)
+    np.add.at(change, (unit_of_task, 0), tasks.persistent_bytes)
+    return bucket, np.ascontiguousarray(np.cumsum(change, axis=1)[:, :buckets])
+
+
+@njit(cache=True)
+def upward_rank(mean_s, mean_transfer_s, tensor_ptr, reader_ptr, reader):
+    """float64 [K]: the longest path from each task to an exit, with mean times (Topcuoglu et al. 2002, eq. 8)."""
+    rank = np.zeros(mean_s.shape[0])
+    for task in range(mean_s.shape[0] - 1, -1, -1):
+        longest = 0.0
+        for tensor in range(tensor_ptr[task], tensor_ptr[task + 1]):
+            for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                longest = max(longest, mean_transfer_s[tensor] + rank[reader[position]])
+        rank[task] = mean_s[task] + longest
+    return rank
+
+
+@njit(cache=True)
+def _arrival(instance, device_of_unit, finish, task, device):
+    """When all inputs of a task are on a device. A source of a unit not yet placed is there at 0."""
+    latest = 0.0
+    for position in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
+        tensor = instance.input_tensor[position]
+        producer = instance.tensor_task[tensor]
+        home = device_of_unit[instance.unit_of_task[producer]]
+        if home != -1:
+            transfer = instance.latency_s[home, device] + (
+                instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
+            )
+            latest = max(latest, finish[producer] + transfer)
+    return latest
+
+
+# ---- HEFT
+
+
+def heft(instance: Instance) -> Plan:
+    """HEFT: by falling upward rank, each task where it finishes first, gaps included (Topcuoglu et al. 2002, §4)."""
+    order = np.argsort(-instance.rank_s, kind="stable").astype(np.int32)
+    return Plan(*_heft(instance, order), True)
+
+
+@njit(cache=True)
+def _heft(instance, order):
+    num_devices, num_tasks = instance.durations_s.shape
+    device_of_unit = np.full(instance.unit_ptr.shape[0] - 1, -1, np.int32)
+    start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
+    # busy intervals of each device, in order; those that touch are one, and so are those around a useless gap
+    begins, ends = np.empty((num_devices, num_tasks)), np.empty((num_devices, num_tasks))
+    count = np.zeros(num_devices, np.int64)
+    shortest = np.full(num_devices, np.inf)
+    for device in range(num_devices):
+        for task in range(num_tasks):
+            if not instance.is_source[task]:
+                shortest[device] = min(shortest[device], instance.durations_s[device, task])
+    for task in order:
+        if instance.is_source[task]:
+            continue
+        unit = instance.unit_of_task[task]
+        best, best_start, best_finish = -1, 0.0, np.inf
+        for device in range(num_devices):
+            if device_of_unit[unit] != -1 and device_of_unit[unit] != device:
+                continue
+            arrival = _arrival(instance, device_of_unit, finish, task, device)
+            duration = instance.durations_s[device, task]
+            begin = _earliest_gap(begins[device], ends[device], count[device], arrival, duration)
+            if begin + duration < best_finish:
+                best, best_start, best_finish = device, begin, begin + duration
+        device_of_unit[unit] = best
+        start[task], finish[task] = best_start, best_finish
+        count[best] = _occupy(begins[best], ends[best], count[best], best_start, best_finish, shortest[best])
+    _place_the_rest(device_of_unit)
+    return device_of_unit, start, finish
+
+
+@njit(cache=True)
+def _place_the_rest(device_of_unit):
+    """Units without work (sources that nothing reads) go to the first device."""
+    for unit in range(device_of_unit.shape[0]):
+        if device_of_unit[unit] == -1:
+            device_of_unit[unit] = 0
+
+
+@njit(cache=True)
+def _first_after(ends, count, when):
+    """The first interval that ends after ``when``."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if ends[middle] > when:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@njit(cache=True)
+def _earliest_gap(begins, ends, count, arrival, duration):
+    candidate = arrival
+    for position in range(_first_after(ends, count, arrival), count):
+        if candidate + duration <= begins[position]:
+            return candidate
+        candidate = max(candidate, ends[position])
+    return candidate
+
+
+@njit(cache=True)
+def _occupy(begins, ends, count, begin, end, shortest):
+    """Insert an interval that overlaps no other; returns the new count."""
+    position = _first_after(ends, count, begin)
+    joins_left = position > 0 and ends[position - 1] + shortest > begin
+    joins_right = position < count and end + shortest > begins[position]
+    if shortest == 0.0:  # a task of no duration fits anywhere: only intervals that touch are one
+        joins_left = position > 0 and ends[position - 1] == begin
+        joins_right = position < count and end == begins[position]
+    if joins_left and joins_right:
+        ends[position - 1] = ends[position]
+        for other in range(position, count - 1):
+            begins[other], ends[other] = begins[other + 1], ends[other + 1]
+        return count - 1
+    if joins_left:
+        ends[position - 1] = end
+        return count
+    if joins_right:
+        begins[position] = begin
+        return count
+    for other in range(count, position, -1):
+        begins[other], ends[other] = begins[other - 1], ends[other - 1]
+    begins[position], ends[position] = begin, end
+    return count + 1
+
+
+# ---- the memory account of m-TOPO, m-ETF and m-SCT
+
+
+class Account(NamedTuple):
+    """What each device holds, over time."""
+
+    capacity_bytes: np.ndarray  # int64 [D]
+    used: np.ndarray  # int64 [D, B]
+    extra: np.ndarray  # int64 [D, B] scratch: what one unit would add
+    touched: np.ndarray  # bool [D] scratch
+    copy_until: np.ndarray  # int32 [D, T] the last bucket in which a copy is counted, or -1
+    undo: np.ndarray  # int64 [., 3] scratch: device, tensor, copy_until before
+    fitted: np.ndarray  # int64 [D, U] how many units were placed when a unit was last found to fit
+    placed: np.ndarray  # int64 [1] units placed
+
+
+@njit(cache=True)
+def _open_account(instance, capacity_bytes):
+    num_devices, num_buckets = capacity_bytes.shape[0], instance.profile.shape[1]
+    return Account(
+        capacity_bytes,
+        np.zeros((num_devices, num_buckets), np.int64),
+        np.zeros((num_devices, num_buckets), np.int64),
+        np.zeros(num_devices, np.bool_),
+        np.full((num_devices, instance.tensor_bytes.shape[0]), -1, np.int32),
+        np.empty((2 * instance.reader.shape[0] + 1, 3), np.int64),
+        np.full((num_devices, instance.unit_bytes.shape[0]), -1, np.int64),
+        np.zeros(1, np.int64),
+    )
+
+
+@njit(cache=True)
+def _copy(instance, account, device, tensor, until, undone):
+    """Count a copy of a tensor on a device until a bucket, as far as it is not counted yet."""
+    counted = account.copy_until[device, tensor]
+    if until <= counted:
+        return undone
+    producer = instance.tensor_task[tensor]
+    begin = counted + 1
+    if counted == -1 and not instance.is_source[producer]:
+        begin = instance.bucket[producer]
+    for bucket in range(begin, until + 1):
+        account.extra[device, bucket] += instance.tensor_bytes[tensor]
+    account.touched[device] = True
+    account.undo[undone, 0], account.undo[undone, 1], account.undo[undone, 2] = device, tensor, counted
+    account.copy_until[device, tensor] = until
+    return undone + 1
+
+
+@njit(cache=True)
+def _charge(instance, account, device_of_unit, unit, device, keep):
+    """Bytes above capacity (below: negative), at the worst time and device, were a unit placed on a device.
+
+    Counts what the unit holds, the copies that it needs of tensors made elsewhere, and the copies that units placed
+    elsewhere need of its tensors. With ``keep`` the unit is placed.
+    """
+    num_buckets = account.used.shape[1]
+    account.extra[device] = instance.profile[unit]
+    account.touched[device] = True
+    undone = 0
+    for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
+        task = instance.unit_task[position]
+        for place in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
+            tensor = instance.input_tensor[place]
+            other = instance.unit_of_task[instance.tensor_task[tensor]]
+            if other != unit and device_of_unit[other] != -1 and device_of_unit[other] != device:
+                undone = _copy(instance, account, device, tensor, instance.bucket[task], undone)
+        for tensor in range(instance.tensor_ptr[task], instance.tensor_ptr[task + 1]):
+            for place in range(instance.reader_ptr[tensor], instance.reader_ptr[tensor + 1]):
+                reader = instance.reader[place]
+                other = instance.unit_of_task[reader]
+                if other != unit and device_of_unit[other] != -1 and device_of_unit[other] != device:
+                    target = device_of_unit[other]
+                    undone = _copy(instance, account, target, tensor, instance.bucket[reader], undone)
+    worst = np.int64(-(2**62))
+    for other in range(account.touched.shape[0]):
+        if account.touched[other]:
+            for bucket in range(num_buckets):
+                total = account.used[other, bucket] + account.extra[other, bucket]
+                worst = max(worst, total - account.capacity_bytes[other])
+                if keep:
+                    account.used[other, bucket] = total
+                account.extra[other, bucket] = 0
+            account.touched[other] = False
+    if keep:
+        device_of_unit[unit] = device
+        account.placed[0] += 1
+    else:
+        for row in range(undone - 1, -1, -1):
+            account.copy_until[account.undo[row, 0], account.undo[row, 1]] = account.undo[row, 2]
+    return worst
+
+
+@njit(cache=True)
+def _least_overflow(instance, account, device_of_unit, unit):
+    best, least = 0, _charge(instance, account, device_of_unit, unit, 0, False)
+    for device in range(1, account.used.shape[0]):
+        overflow = _charge(instance, account, device_of_unit, unit, device, False)
+        if overflow < least:
+            best, least = device, overflow
+    return best
+
+
+# ---- m-TOPO
+
+
+def m_topo(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+    """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020, §3.1 and the released code).
+
+    A device is full at ``total / D + largest unit`` bytes of parameters, state and outputs, or at its capacity. A unit
+    that fits nowhere goes where it overflows least.
+    """
+    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64))
+    zeros = np.zeros(instance.is_source.shape[0])  # m-TOPO knows no times
+    return Plan(device_of_unit, zeros, zeros, bool(fits))
+
+
+@njit(cache=True)
+def _m_topo(instance, capacity_bytes):
+    num_devices, num_units = capacity_bytes.shape[0], instance.unit_bytes.shape[0]
+    account = _open_account(instance, capacity_bytes)
+    device_of_unit = np.full(num_units, -1, np.int32)
+    share = instance.unit_bytes.sum() / num_devices + instance.unit_bytes.max()
+    device, filled, fits = 0, np.int64(0), True
+    for unit in range(num_units):
+        size = instance.unit_bytes[unit]
+        while device < num_devices and (
+            filled + size > share or _charge(instance, account, device_of_unit, unit, device, False) > 0
+        ):
+            device, filled = device + 1, 0
+        target = device if device < num_devices else _least_overflow(instance, account, device_of_unit, unit)
+        filled += size
+        fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
+    return device_of_unit, fits
+
+
+# ---- m-ETF and m-SCT
+
+
+def m_etf(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+    """m-ETF: the (ready task, device) pair that can start first, among devices with the memory (Jeon et al. 2020, §3.2).
+
+    After Hwang et al. 1989; ties go to the earlier finish, then to the higher upward rank.
+    """
+    nobody = np.full(instance.is_source.shape[0], -1, np.int32)
+    return _plan_etf(instance, capacity_bytes, nobody)
+
+
+def m_sct(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+    """m-SCT: m-ETF, but a device keeps itself free for the favourite child of its last task (Jeon et al. 2020, §3.3).
+
+    After Hanen and Munier 1995. Where the device can start the favourite child earliest, it takes only that, or an
+    *urgent* task, which is one whose inputs have arrived on every device.
+    """
+    return _plan_etf(instance, capacity_bytes, favourite_children(instance))
+
+
+def _plan_etf(instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndarray) -> Plan:
+    device_of_unit, start, finish, fits = _etf(instance, np.asarray(capacity_bytes, np.int64), favourite)
+    return Plan(device_of_unit, start, finish, bool(fits))
+
+
+def favourite_children(instance: Instance) -> np.ndarray:
+    """int32 [K]: the favourite child of each task, or -1; a task is that of one parent at most.
+
+    The relaxed linear program of Hanen and Munier (Jeon et al. 2020, §3.3), solved by HiGHS: start times s, and x of
+    an edge, 0 where the consumer is the favourite child (no transfer), 1 otherwise; least makespan. Edges whose x is
+    below the threshold are taken by rising x, then falling upward rank, so that no task gets two. Above
+    :data:`MAX_LP_EDGES` edges, or where HiGHS gives up, x is 0 everywhere: each task gets its most urgent child.
+    """
+    source = np.repeat(instance.tensor_task, np.diff(instance.reader_ptr)).astype(np.int64)
+    transfer_s = np.repeat(instance.mean_transfer_s, np.diff(instance.reader_ptr))
+    keep = ~instance.is_source[source]
+    source, target, transfer_s = source[keep], instance.reader[keep].astype(np.int64), transfer_s[keep]
+    order = np.lexsort((-transfer_s, target, source))  # of several tensors on one edge the largest
+    source, target, transfer_s = source[order], target[order], transfer_s[order]
+    first = np.ones(len(source), bool)
+    first[1:] = (source[1:] != source[:-1]) | (target[1:] != target[:-1])
+    source, target, transfer_s = source[first], target[first], transfer_s[first]
+    x = None
+    if 0 < len(source) <= MAX_LP_EDGES:
+        x = _relaxed_favourites(instance.durations_s.mean(axis=0), source, target, transfer_s)
+    if x is None:
+        x = np.zeros(len(source))
+    favourite = np.full(instance.is_source.shape[0], -1, np.int32)
+    has_parent = np.zeros(len(favourite), bool)
+    urgency = transfer_s + instance.rank_s[target]
+    for edge in np.lexsort((-urgency, np.round(x, 6))).tolist():
+        if x[edge] >= FAVOURITE_THRESHOLD:
+            break
+        if favourite[source[edge]] == -1 and not has_parent[target[edge]]:
+            favourite[source[edge]] = target[edge]
+            has_parent[target[edge]] = True
+    return favourite
+
+
+def _relaxed_favourites(
+    times_s: np.ndarray, source: np.ndarray, target: np.ndarray, transfer_s: np.ndarray
+) -> np.ndarray | None:
+    """x float64 [E] of the relaxed program, or None where HiGHS finds no optimum."""
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_array
+
+    edges, count = len(source), len(times_s)
+    scale = 1.0 / max(float(times_s.max()), float(transfer_s.max()), 1e-30)
+    times, transfers = times_s * scale, transfer_s * scale
+    edge, one = np.arange(edges), np.ones(edges)
+    tasks = np.arange(count)
+    fan_out, fan_in = np.bincount(source, minlength=count), np.bincount(target, minlength=count)
+    # columns: x of each edge, start of each task, makespan
+    rows = [
+        (edge, edge, transfers),  # s_i + p_i + c_ij x_ij <= s_j
+        (edge, edges + source, one),
+        (edge, edges + target, -one),
+        (edges + source, edge, -one),  # at most one favourite child: sum_j x_ij >= children - 1
+        (edges + count + target, edge, -one),  # at most one favourite parent
+        (edges + 2 * count + tasks, edges + tasks, np.ones(count)),  # s_i + p_i <= makespan
+        (edges + 2 * count + tasks, np.full(count, edges + count), -np.ones(count)),
+    ]
+    row, column, value = (np.concatenate([part[i] for part in rows]) for i in range(3))
+    limits = np.concatenate([-times[source], 1.0 - fan_out, 1.0 - fan_in, -times])
+    matrix = coo_array((value, (row, column)), shape=(edges + 3 * count, edges + count + 1)).tocsr()
+    used = np.concatenate([np.ones(edges, bool), fan_out > 0, fan_in > 0, np.ones(count, bool)])
+    objective = np.zeros(edges + count + 1)
+    objective[-1] = 1.0
+    upper = np.concatenate([np.ones(edges), np.full(count + 1, np.inf)])
+    bounds = np.stack([np.zeros(edges + count + 1), upper], axis=1)
+    result = linprog(objective, A_ub=matrix[np.flatnonzero(used)], b_ub=limits[used], bounds=bounds, method="highs")
+    return result.x[:edges] if result.status == 0 else None
+
+
+@njit(cache=True)
+def _push(heap, keys, ranks, size, task):
+    """Into a heap of tasks: least key first, then highest rank, then lowest index. Returns the new size."""
+    position = size
+    while position > 0:
+        parent = (position - 1) // 2
+        if not _precedes(keys, ranks, task, heap[parent]):
+            break
+        heap[position] = heap[parent]
+        position = parent
+    heap[position] = task
+    return size + 1
+
+
+@njit(cache=True)
+def _pop(heap, keys, ranks, size):
+    size -= 1
+    task, position = heap[size], 0
+    while 2 * position + 1 < size:
+        child = 2 * position + 1
+        if child + 1 < size and _precedes(keys, ranks, heap[child + 1], heap[child]):
+            child += 1
+        if not _precedes(keys, ranks, heap[child], task):
+            break
+        heap[position] = heap[child]
+        position = child
+    heap[position] = task
+    return size
+
+
+@njit(cache=True)
+def _precedes(keys, ranks, a, b):
+    if keys[a] != keys[b]:
+        return keys[a] < keys[b]
+    if ranks[a] != ranks[b]:
+        return ranks[a] > ranks[b]
+    return a < b
+
+
+@njit(cache=True)
+def _etf(instance, capacity_bytes, favourite):
+    num_devices, num_tasks = instance.durations_s.shape
+    account = _open_account(instance, capacity_bytes)
+    device_of_unit = np.full(instance.unit_bytes.shape[0], -1, np.int32)
+    start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
+    done, is_ready = np.zeros(num_tasks, np.bool_), np.zeros(num_tasks, np.bool_)
+    waiting = np.zeros(num_tasks, np.int64)
+    available = np.zeros(num_devices)
+    last = np.full(num_devices, -1, np.int64)
+    arrival = np.zeros((num_devices, num_tasks))  # of a ready task on each device
+    everywhere = np.zeros(num_tasks)  # when it has arrived on every device that it may run on
+    refused = np.zeros((num_devices, num_tasks), np.bool_)  # no memory; for good, since accounts only grow
+    no_key = np.zeros(num_tasks)
+    # three heaps a device: not yet arrived, by arrival; arrived, by rank; all, by `everywhere` (for m-SCT)
+    width = 2 * num_tasks  # a task is in a heap once, and once more where its unit fitted nowhere
+    later, now, urgent = (
+        np.empty((num_devices, width), np.int32),
+        np.empty((num_devices, width), np.int32),
+        np.empty((num_devices, width), np.int32),
+    )
+    sizes = np.zeros((3, num_devices), np.int64)
+    keeps_free = (favourite != -1).any()
+    fits = True
+    left = 0
+    fresh = np.empty(num_tasks, np.int32)  # tasks that have become ready and are in no heap yet
+    num_fresh = 0
+    for task in range(num_tasks):
+        if instance.is_source[task]:
+            done[task] = True
+            continue
+        left += 1
+        for position in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
+            waiting[task] += not instance.is_source[instance.tensor_task[instance.input_tensor[position]]]
+        if waiting[task] == 0:
+            fresh[num_fresh] = task
+            num_fresh += 1
+    while left > 0:
+        for index in range(num_fresh):
+            task = fresh[index]
+            is_ready[task] = True
+            home = device_of_unit[instance.unit_of_task[task]]
+            everywhere[task] = 0.0
+            for device in range(num_devices):
+                if home == -1 or home == device:
+                    arrival[device, task] = _arrival(instance, device_of_unit, finish, task, device)
+                    everywhere[task] = max(everywhere[task], arrival[device, task])
+            for device in range(num_devices):
+                if home == -1 or home == device:
+                    sizes[0, device] = _push(later[device], arrival[device], instance.rank_s, sizes[0, device], task)
+                    if keeps_free:
+                        sizes[2, device] = _push(urgent[device], everywhere, instance.rank_s, sizes[2, device], task)
+        num_fresh = 0
+
+        best, best_task, best_start, best_finish = -1, -1, np.inf, np.inf
+        forced = -1
+        for device in range(num_devices):
+            while sizes[0, device] > 0 and arrival[device, later[device, 0]] <= available[device]:
+                task = later[device, 0]
+                sizes[0, device] = _pop(later[device], arrival[device], instance.rank_s, sizes[0, device])
+                sizes[1, device] = _push(now[device], no_key, instance.rank_s, sizes[1, device], task)
+            # the first task of each heap that may still run here
+            candidate = -1
+            for kind in range(1, -1, -1):
+                heap = now[device] if kind == 1 else later[device]
+                keys = no_key if kind == 1 else arrival[device]
+                while sizes[kind, device] > 0 and candidate == -1 and forced == -1:
+                    task = heap[0]
+                    state = _may_run(instance, account, device_of_unit, done, refused, task, device)
+                    if state == 1:
+                        candidate = task
+                    else:
+                        sizes[kind, device] = _pop(heap, keys, instance.rank_s, sizes[kind, device])
+                        if state == 2:
+                            forced = task
+            if forced != -1:
+                break
+            if candidate == -1:
+                continue
+            if keeps_free and last[device] != -1:
+                child = favourite[last[device]]
+                if child != -1 and is_ready[child] and not done[child]:
+                    here = max(available[device], arrival[device, child])
+                    earliest = _may_run(instance, account, device_of_unit, done, refused, child, device) == 1
+                    home = device_of_unit[instance.unit_of_task[child]]
+                    for other in range(num_devices):
+                        if home == -1 and not refused[other, child]:
+                            earliest &= here <= max(available[other], arrival[other, child])
+                    if earliest:
+                        candidate = child
+                        while sizes[2, device] > 0:
+                            task = urgent[device, 0]
+                            if _may_run(instance, account, device_of_unit, done, refused, task, device) == 1:
+                                if max(available[device], everywhere[task]) <= here:
+                                    candidate = task
+                                break
+                            sizes[2, device] = _pop(urgent[device], everywhere, instance.rank_s, sizes[2, device])
+            begin = max(available[device], arrival[device, candidate])
+            end = begin + instance.durations_s[device, candidate]
+            better = begin < best_start or (begin == best_start and end < best_finish)
+            if begin == best_start and end == best_finish:
+                better = instance.rank_s[candidate] > instance.rank_s[best_task]
+            if better:
+                best, best_task, best_start, best_finish = device, candidate, begin, end
+
+        if forced != -1:  # its unit fits nowhere: it goes where it overflows least, with its ready tasks
+            unit = instance.unit_of_task[forced]
+            home = _least_overflow(instance, account, device_of_unit, unit)
+            _charge(instance, account, device_of_unit, unit, home, True)
+            fits = False
+            for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
+                task = instance.unit_task[position]
+                if is_ready[task] and not done[task]:  # it may be in the heaps twice now, which does no harm
+                    sizes[0, home] = _push(later[home], arrival[home], instance.rank_s, sizes[0, home], task)
+                    if keeps_free:
+                        sizes[2, home] = _push(urgent[home], everywhere, instance.rank_s, sizes[2, home], task)
+            continue
+
+        unit = instance.unit_of_task[best_task]
+        if device_of_unit[unit] == -1:
+            _charge(instance, account, device_of_unit, unit, best, True)
+        start[best_task], finish[best_task] = best_start, best_finish
+        done[best_task] = True
+        available[best] = best_finish
+        last[best] = best_task
+        left -= 1
+        for tensor in range(instance.tensor_ptr[best_task], instance.tensor_ptr[best_task + 1]):
+            for position in range(instance.reader_ptr[tensor], instance.reader_ptr[tensor + 1]):
+                task = instance.reader[position]
+                waiting[task] -= 1
+                if waiting[task] == 0:
+                    fresh[num_fresh] = task
+                    num_fresh += 1
+    _place_the_rest(device_of_unit)
+    return device_of_unit, start, finish, fits
+
+
+@njit(cache=True)
+def _may_run(instance, account, device_of_unit, done, refused, task, device):
+    """1: a ready task may run on a device; 0: it may not; 2: nor on any other, its unit has no memory anywhere."""
+    if done[task]:
+        return 0
+    unit = instance.unit_of_task[task]
+    home = device_of_unit[unit]
+    if home != -1:
+        return 1 if home == device else 0
+    if not refused[device, task]:
+        if account.fitted[device, unit] == account.placed[0]:
+            return 1
+        if _charge(instance, account, device_of_unit, unit, device, False) <= 0:
+            account.fitted[device, unit] = account.placed[0]
+            return 1
+        refused[device, task] = True
+    for other in range(refused.shape[0]):
+        if not refused[other, task]:
+            return 0
+    return 2

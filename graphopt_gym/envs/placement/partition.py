@@ -1,0 +1,227 @@
+"""Placements that cut the graph of groups into one part a device: the human expert's, and METIS's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.problem import PlacementProblem
+
+WEIGHT_TOTAL = 2**24  # METIS takes 32-bit integers: weights are scaled to this sum
+EDGE_TOTAL = 2**30
+
+
+@dataclass(frozen=True)
+class GroupGraph:
+    """A placement problem at the level of its groups. G groups, E edges, D devices."""
+
+    work_s: np.ndarray  # float64 [D, G] compute of each group on each device
+    memory_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs
+    position: np.ndarray  # float64 [G] first task that computes: the groups' order
+    edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
+    edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
+
+
+def make_group_graph(problem: PlacementProblem) -> GroupGraph:
+    """Add up tasks and tensors by group."""
+    simulator, tasks = problem.simulator, problem.simulator.tasks
+    groups, group = problem.num_groups, problem.group_of_task
+    work = np.stack([np.bincount(group, times, groups) for times in simulator.durations_s])[simulator.device_type]
+    storage_group = group[np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))]
+    memory = np.bincount(group, tasks.persistent_bytes, groups)
+    memory += np.bincount(storage_group, tasks.storage_bytes, groups)
+    position = np.full(groups, np.inf)
+    computing = np.flatnonzero(~tasks.is_source)
+    np.minimum.at(position, group[computing], computing)
+
+    tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
+    source, target = group[tasks.tensor_task[tensor]].astype(np.int64), group[tasks.reader].astype(np.int64)
+    # a tensor goes once to a group, however many tasks of it read
+    once = np.unique(tensor * groups + target, return_index=True)[1]
+    once = once[source[once] != target[once]]
+    low, high = np.minimum(source, target)[once], np.maximum(source, target)[once]
+    pairs, inverse = np.unique(low * groups + high, return_inverse=True)
+    edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
+    return GroupGraph(work, memory, position, np.stack([pairs // groups, pairs % groups], axis=1), edge_bytes)
+
+
+# ---- the human expert
+
+
+def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
+    """The human expert's placements, int32 [G], best first: balanced by work, then (against overflow) by memory.
+
+    The graph's stages stay whole and in order, and consecutive ones share a device. Stages of a repeated name
+    (``layer.0``, ``layer.1``, …) are layers; stages before the first layer (an embedding, a stem) go with it, those
+    after the last one (a head, a loss) with that. Where the graph has encoder and decoder parts, the first half of
+    the devices gets the encoder and the second half the decoder. Groups of no stage follow the groups with which they
+    exchange most bytes. A graph without stages is cut in topological order.
+    """
+    graph, devices = make_group_graph(problem), problem.num_devices
+    stages = problem.graph.metadata.get("stages") or []
+    capacity = problem.capacity_bytes.astype(np.float64)
+    stage_of_group = _stage_of_group(problem, stages)
+    member = np.flatnonzero(stage_of_group >= 0)
+    for load in (graph.work_s, graph.memory_bytes / capacity[:, None]):
+        placement = np.full(problem.num_groups, -1, np.int32)
+        if len(member):
+            stage_load = np.stack([np.bincount(stage_of_group[member], row[member], len(stages)) for row in load])
+            placement[member] = _spread(stages, stage_load)[stage_of_group[member]]
+        else:
+            order = np.argsort(graph.position, kind="stable")
+            speed = 1.0 / np.maximum(load.sum(axis=1), 1e-30)
+            middle = np.cumsum(load.mean(axis=0)[order]) - load.mean(axis=0)[order] / 2
+            ends = np.cumsum(_share(speed)) * load.mean(axis=0).sum()
+            placement[order] = np.minimum(np.searchsorted(ends, middle), devices - 1)
+        yield _follow_neighbours(placement, graph, devices)
+
+
+def _stage_of_group(problem: PlacementProblem, stages: list[dict]) -> np.ndarray:
+    """int64 [G]: the stage that most tasks of each group belong to, or -1; the longest matching module path counts."""
+    graph, tasks, count = problem.graph, problem.simulator.tasks, len(stages)
+    prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage["modules"]]
+    prefixes.sort(key=lambda item: len(item[0]))
+    of_module = np.full(len(graph.modules), -1, np.int64)
+    for module, path in enumerate(graph.modules):
+        for prefix, index in prefixes:  # longer ones later, so they win
+            if prefix == "" or path == prefix or path.startswith(prefix + "."):
+                of_module[module] = index
+    stage = of_module[graph.module[tasks.first_op]]
+    votes = np.zeros((problem.num_groups, count + 1), np.int64)
+    # a task that computes outweighs all sources
+    weight = np.where(tasks.is_source, 1, tasks.num_tasks)
+    np.add.at(votes, (problem.group_of_task, stage), weight)  # stage -1 is the last column
+    votes[:, -1] = 0
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
+
+
+def _spread(stages: list[dict], load: np.ndarray) -> np.ndarray:
+    """int64 [stages]: the device of each stage, for load float64 [D, stages]."""
+    devices = len(load)
+    parts = [stage.get("part", "") for stage in stages]
+    placed = [index for index, part in enumerate(parts) if part]
+    spans = {"": (0, devices)}
+    if {"encoder", "decoder"} <= set(parts) and devices > 1:
+        spans = {"encoder": (0, devices // 2), "decoder": (devices // 2, devices)}
+        # a stage of neither part goes with the next one that has a part, at the end with the last
+        parts = [parts[min((p for p in placed if p >= index), default=placed[-1])] for index in range(len(parts))]
+    else:
+        parts = [""] * len(parts)
+    device = np.zeros(len(stages), np.int64)
+    for part, (first, end) in spans.items():
+        mine = np.array([index for index, other in enumerate(parts) if other == part], np.int64)
+        if len(mine):
+            runs = _layers([stages[index]["name"] for index in mine])
+            run_load = np.stack([np.bincount(runs, row[mine]) for row in load[first:end]])
+            device[mine] = first + _cut(run_load)[runs]
+    return device
+
+
+def _layers(names: list[str]) -> np.ndarray:
+    """int64 [stages]: stages with the same number stay together: each a layer, with what precedes or ends them all."""
+    families = [re.sub(r"\d+[a-z]?\b|\d+", "#", name) for name in names]
+    repeated = [index for index, family in enumerate(families) if families.count(family) > 1]
+    if not repeated:
+        return np.arange(len(names))
+    return np.clip(np.arange(len(names)), repeated[0], repeated[-1]) - repeated[0]
+
+
+def _cut(load: np.ndarray) -> np.ndarray:
+    """int64 [R]: R runs in order onto devices in order, so that the greatest load float64 [D, R] of a device is least.
+
+    Of such cuts, the one with the least sum of squared loads. Dynamic programming over (device, runs taken).
+    """
+    devices, runs = load.shape
+    total = np.concatenate([np.zeros((devices, 1)), np.cumsum(load, axis=1)], axis=1)
+    limit = float(np.inf)
+    for powers in ("greatest", "squares"):
+        best = np.full(runs + 1, np.inf)
+        best[0] = 0.0
+        choice = np.zeros((devices, runs + 1), np.int64)
+        for device in range(devices):
+            new = np.full(runs + 1, np.inf)
+            for end in range(runs + 1):
+                part = total[device, end] - total[device, : end + 1]
+                if powers == "greatest":
+                    value = np.maximum(best[: end + 1], part)
+                else:
+                    value = np.where(part <= limit * (1 + 1e-9), best[: end + 1] + part**2, np.inf)
+                choice[device, end] = int(np.argmin(value))
+                new[end] = value[choice[device, end]]
+            best = new
+        limit = min(limit, float(best[runs]))
+    assigned = np.zeros(runs, np.int64)
+    end = runs
+    for device in range(devices - 1, -1, -1):
+        begin = int(choice[device, end])
+        assigned[begin:end] = device
+        end = begin
+    return assigned
+
+
+def _follow_neighbours(placement: np.ndarray, graph: GroupGraph, devices: int) -> np.ndarray:
+    """Place what is at -1 where its placed neighbours exchange most bytes with it, neighbours of those next."""
+    placement = placement.copy()
+    while (placement < 0).any():
+        pull = np.zeros((len(placement), devices))
+        for one, other in ((0, 1), (1, 0)):
+            known = placement[graph.edges[:, other]] >= 0
+            rows, neighbours = graph.edges[known, one], graph.edges[known, other]
+            np.add.at(pull, (rows, placement[neighbours]), graph.edge_bytes[known] + 1.0)
+        free = (placement < 0) & pull.any(axis=1)
+        if not free.any():  # parts of the graph without any stage
+            placement[placement < 0] = 0
+            break
+        placement[free] = pull[free].argmax(axis=1)
+    return placement.astype(np.int32)
+
+
+# ---- METIS
+
+
+def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
+    """METIS's k-way partitions of the groups, int32 [G], the one balanced by work first.
+
+    Vertices weigh their compute time, edges their bytes (Karypis and Kumar 1998). pymetis has one weight a vertex, so
+    memory cannot be a second constraint: the further partitions balance a mix of time and memory, for where the first
+    overflows. Unequal devices get parts in proportion to their speed, and to their capacity as far as memory counts.
+    """
+    import pymetis
+
+    graph = make_group_graph(problem)
+    groups, devices = problem.num_groups, problem.num_devices
+    both = np.concatenate([graph.edges, graph.edges[:, ::-1]])
+    weight = np.tile(_scaled(graph.edge_bytes, EDGE_TOTAL), 2)
+    order = np.lexsort((both[:, 1], both[:, 0]))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=groups))])
+    adjacency = pymetis.CSRAdjacency(starts.tolist(), both[order, 1].tolist())
+    work = graph.work_s.mean(axis=0)
+    speed = 1.0 / np.maximum(graph.work_s.sum(axis=1), 1e-30)
+    capacity = problem.capacity_bytes.astype(np.float64)
+    for memory_share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        load = _share(work) * (1 - memory_share) + _share(graph.memory_bytes) * memory_share
+        target = _share(speed) * (1 - memory_share) + _share(capacity) * memory_share
+        part = pymetis.part_graph(
+            devices,
+            adjacency,
+            vweights=_scaled(load, WEIGHT_TOTAL).tolist(),
+            eweights=weight[order].tolist(),
+            tpwgts=(target / target.sum()).tolist() if devices > 1 else None,
+            recursive=False,
+            options=pymetis.Options(seed=seed),
+        )
+        yield np.asarray(part.vertex_part, np.int32)
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    return values / max(float(values.sum()), 1e-30)
+
+
+def _scaled(values: np.ndarray, total: int) -> np.ndarray:
+    """int64: weights in proportion, at least 1, that add up to about ``total``."""
+    return np.maximum(np.rint(_share(values) * total), 1).astype(np.int64)
