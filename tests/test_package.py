@@ -133,6 +133,19 @@ def test_cli__lists_and_solves_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"), [(["train", "ppo"], "agents"), (["evaluate", "."], "agents"), (["capture", "a:b"], "torch")]
+)
+def test_cli__without_torch__names_the_fix(arguments, extra):
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom graphopt_gym.cli import main\n"
+        f"sys.path.insert(0, {str(AGENTS.parent)!r})\nsys.argv = ['graphopt', *{arguments!r}]\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: this needs 'torch', which is not installed: pip install 'graphopt-gym[{extra}]'\n"
+
+
 def test_public_names__all_exist():
     for name in gg.__all__:
         assert getattr(gg, name) is not None

@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import sys
 
+# packages that only some commands need, and the extra that brings each
+EXTRAS = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "stable_baselines3": "agents",
+    "sb3_contrib": "agents",
+    "torch_geometric": "agents",
+}
+
 
 def main() -> None:
     """The entry point: runs a command, turns bad input into one line and exit status 2."""
@@ -18,6 +27,15 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = "agents" if "graphopt_agents" in sys.modules else EXTRAS[error.name]
+        print(
+            f"error: this needs {error.name!r}, which is not installed: pip install 'graphopt-gym[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted before there was a result", file=sys.stderr)

@@ -45,15 +45,8 @@ def agent_rows() -> list[tuple[str, str, str]]:
 
 
 def load_agents(module: str) -> ModuleType:
-    """A module of ``graphopt_agents``. Raises InputError where it or what it needs is not installed."""
-    try:
-        for needed in ("torch", "stable_baselines3", "sb3_contrib"):
-            importlib.import_module(needed)
-        return importlib.import_module(f"graphopt_agents.{module}")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the agents need {error.name!r}, which is not installed: pip install 'graphopt-gym[agents]'"
-        ) from None
+    """A module of ``graphopt_agents``, and with it PyTorch and Stable-Baselines3."""
+    return importlib.import_module(f"graphopt_agents.{module}")
 
 
 def train(
