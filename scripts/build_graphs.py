@@ -40,8 +40,8 @@ def build(name: str, path: Path) -> str:
 def table() -> list[str]:
     """The rows of the statistics table in envs_data/graphs/README.md."""
     lines = [
-        "| graph | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| graph | split | paper's devices | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in ENTRIES.items():
         path = Path(entry.path(name))
@@ -49,7 +49,7 @@ def table() -> list[str]:
         facts = graph.statistics()
         views = int((graph.op_class == VIEW).sum())
         lines.append(
-            f"| {name} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
+            f"| {name} | {entry.split or ''} | {entry.devices or ''} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
             f"{facts['flops'] / 1e12:.2f} | {facts['param_bytes'] / 4e6:.1f} | {path.stat().st_size / 1024:.0f} |"
         )
     return lines

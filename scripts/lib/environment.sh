@@ -4,7 +4,9 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 VENV="$ROOT/.venv"
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+say() {
+    if [ -t 1 ]; then printf '\033[1m==> %s\033[0m\n' "$*"; else printf '==> %s\n' "$*"; fi
+}
 
 find_python() {
     local candidate
@@ -35,11 +37,12 @@ print(*(hashlib.sha256(open(path, "rb").read()).hexdigest() for path in sys.argv
     fi
     say "installing graphopt-gym[$extras] into .venv (PyTorch among it: the first time takes a few minutes)"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-        --constraint "$ROOT/constraints.txt" --editable "$ROOT[$extras]" |
-        grep --line-buffered -E '^(Collecting|Downloading|Building|Installing|Successfully)' |
-        cut -c 1-160
+        --constraint "$ROOT/constraints.txt" --editable "$ROOT[$extras]" 2>&1 |
+        tee "$VENV/install.log" |
+        grep --line-buffered -E '^ *(Collecting|Downloading|Building|Installing|Successfully)' | cut -c 1-120
     if [ "${PIPESTATUS[0]}" -ne 0 ]; then
-        echo "error: pip could not install the project; its message is above" >&2
+        tail -n 30 "$VENV/install.log" >&2
+        echo "error: pip could not install the project; its last words are above, all of them in $VENV/install.log" >&2
         return 1
     fi
     echo "$wanted" >"$stamp"
