@@ -15,7 +15,7 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.graphs.io import save_graph
 from graphopt_gym.graphs.zoo import graph_names, load_graph
-from graphopt_gym.graphs.zoo.registry import MEASURED, ZOO
+from graphopt_gym.graphs.zoo.registry import MEASURED, PAPERS, SPLIT_OF_FAMILY, SPLITS, ZOO, held_out
 
 REQUIRED = ("bert_base", "gpt2_small", "resnet50", "inception_v3_b32", "rnnlm_2layer", "transformer_xl_2layer")
 ENTRIES = ZOO | MEASURED
@@ -34,6 +34,7 @@ SMALL = {
     "gnmt": {"layers": 3, "width": 8, "vocabulary": 30, "source_steps": 4, "target_steps": 3, "batch": 3}
     | {"dropout": 0.0},
     "wavenet": {"stacks": 2, "layers": 3, "cycle": 2, "width": 4, "skip": 6, "levels": 10, "length": 9, "batch": 2},
+    "amoebanet": {"cells": 3, "width": 16, "stem": 6, "classes": 5, "size": 73, "batch": 2, "dropout": 0.0},
     "transformer_xl": _TEXT | {"layers": 2, "head_width": 8, "inner": 32, "length": 5, "memory": 6},
 }
 
@@ -124,6 +125,43 @@ def test_family__every_stage_is_met_and_groups_are_sane(small):
     assert set(graph.colocation.tolist()) == forward
 
 
+# ---- what an architecture must be, beyond what eager torch computes of it
+
+
+def test_gnmt__residual_connections_start_at_the_third_layer_and_the_first_is_bidirectional():
+    pytest.importorskip("torch")
+    module = importlib.import_module("graphopt_gym.graphs.zoo.gnmt").build(layers=4, width=8, vocabulary=9)["module"]
+    for cells in (module.encoder, module.decoder):
+        assert [cell.residual for cell in cells] == [False, False, True, True]
+    assert [cell.weight_input.shape[1] for cell in module.encoder] == [8, 16, 8, 8]
+    assert [cell.weight_input.shape[1] for cell in module.decoder] == [16] * 4  # with the attention's context
+
+
+def test_wavenet__a_prediction_sees_exactly_its_receptive_field():
+    torch = pytest.importorskip("torch")
+    family = importlib.import_module("graphopt_gym.graphs.zoo.wavenet")
+    arguments = family.build(stacks=2, layers=3, cycle=3, width=4, skip=4, levels=9, length=40, batch=1, device="cpu")
+    module, samples = arguments["module"], arguments["example_inputs"]["samples"]
+    embedded: list[torch.Tensor] = []
+    module.embedding.register_forward_hook(lambda _m, _a, out: embedded.append(out.requires_grad_()) or out)
+    logits: list[torch.Tensor] = []
+    module.head_out.register_forward_hook(lambda _m, _a, out: logits.append(out))
+    module(samples)
+    at = 30
+    (grad,) = torch.autograd.grad(logits[0][0, :, at].sum(), embedded[0])
+    seen = grad[0].abs().sum(1).nonzero().flatten()
+    assert seen.max() == at  # sample `at` is the last given to the prediction of the next
+    assert at - seen.min() == 1 + 2 * (1 + 2 + 4)  # the first convolution, and two cycles of dilations 1, 2, 4
+
+
+@pytest.mark.parametrize(("width", "millions"), [(208, 82), (416, 318)])
+def test_amoebanet__has_the_parameters_of_gpipe_table_1(width, millions):
+    """AmoebaNet-D (18, 208) and (18, 416), Huang et al., NeurIPS 2019 (recalled)."""
+    pytest.importorskip("torch")
+    module = importlib.import_module("graphopt_gym.graphs.zoo.amoebanet").build(cells=18, width=width)["module"]
+    assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
+
+
 # ---- shipped files
 
 
@@ -133,7 +171,7 @@ def shipped():
 
 
 def test_zoo__has_the_required_graphs():
-    assert set(REQUIRED) <= set(graph_names())
+    assert set(REQUIRED) | set(PAPERS) <= set(graph_names())
     assert not set(graph_names()) & set(graph_names(measured=True))
 
 
@@ -206,7 +244,42 @@ def test_shipped__rnnlm_has_a_group_a_cell_and_step(shipped):
     assert len({int(graph.colocation[op]) for op in sigmoids}) == 60 * 2
 
 
-@pytest.mark.parametrize("name", ["resnet50", "transformer_xl_2layer", "switchxl4_inf_s512_b1"])
+def test_shipped__gnmt_has_a_group_a_cell_and_step_and_a_group_an_attention_step(shipped):
+    graph = shipped["gnmt_8layer"]
+    assert 50_000 < graph.num_ops < 80_000
+    assert graph.num_ops == max(one.num_ops for one in shipped.values())
+    steps = ZOO["gnmt_8layer"].config["source_steps"]
+
+    def groups(prefixes: tuple[str, ...]) -> int:
+        at = [i for i, path in enumerate(graph.modules) if path.startswith(prefixes)]
+        tanh = graph.kinds.index("tanh")
+        return len(np.unique(graph.colocation[np.isin(graph.module, at) & (graph.kind == tanh)]))
+
+    assert groups(("encoder.", "decoder.", "backward_cell")) == (8 + 1 + 8) * steps
+    assert groups(("attention",)) == steps
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_shipped__fits_on_the_papers_devices_in_consecutive_blocks(shipped, name):
+    from graphopt_gym.envs.placement.partition import make_group_graph
+    from graphopt_gym.envs.placement.problem import PlacementProblem
+
+    cluster = ZOO[name].cluster
+    assert shipped[name].metadata["cluster"] == cluster
+    problem = PlacementProblem(shipped[name], cluster)
+    assert problem.num_devices == ZOO[name].devices
+    groups = make_group_graph(problem)
+    order = np.argsort(groups.position, kind="stable")
+    filled = np.cumsum(groups.memory_bytes[order])
+    decision = np.empty(problem.num_groups, np.int32)
+    decision[order] = np.minimum(problem.num_devices - 1, filled / filled[-1] * problem.num_devices)
+    _, valid = problem.costs(decision[None])
+    assert valid[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "transformer_xl_2layer", "wavenet_2x18", "amoebanet", "switchxl4_inf_s512_b1"]
+)
 def test_shipped__rebuilding_gives_the_same_bytes(name, tmp_path):
     torch = pytest.importorskip("torch")
     if torch.__version__.split("+")[0] != load_graph(name).metadata["torch"]:
@@ -223,6 +296,28 @@ def test_readme__table_is_that_of_the_shipped_files():
     spec.loader.exec_module(script)
     readme = (ROOT / "envs_data" / "graphs" / "README.md").read_text()
     assert "\n".join(script.table()) in readme
+
+
+# ---- splits
+
+
+def test_splits__are_by_family_and_cover_the_zoo():
+    parts = [SPLITS[split] for split in ("train", "validation", "test")]
+    assert sorted(name for part in parts for name in part) == sorted(ZOO) == sorted(SPLITS["all"])
+    assert all(parts)
+    assert {entry.family for entry in ZOO.values()} == set(SPLIT_OF_FAMILY)
+    assert not set(SPLITS) & set(ENTRIES)  # a split's name is no graph's
+    assert len(PAPERS) == 14
+
+
+def test_held_out__is_every_graph_of_the_papers_once():
+    for family in {ZOO[name].family for name in PAPERS}:
+        others, held = held_out(family)
+        assert set(others) | set(held) == set(PAPERS)
+        assert {ZOO[name].family for name in held} == {family}
+        assert family not in {ZOO[name].family for name in others}
+    with pytest.raises(InputError, match="unknown family 'gmnt'; did you mean 'gnmt'"):
+        held_out("gmnt")
 
 
 # ---- loading

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import ComputationGraph
-from graphopt_gym.graphs.zoo.registry import MEASURED, ZOO
+from graphopt_gym.graphs.zoo.registry import MEASURED, SPLITS, ZOO, held_out
 
-__all__ = ["graph_names", "load_graph"]
+__all__ = ["SPLITS", "graph_names", "held_out", "load_graph"]
 
 
 def graph_names(*, measured: bool = False) -> list[str]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphopt_gym.graphs.zoo.rnnlm import LstmCell
+from graphopt_gym.graphs.zoo.rnnlm import LstmWeights
 
 FIRST_RESIDUAL = 2  # "residual connections start from the layer third from the bottom"
 
 
-class Cell(LstmCell):
+class Cell(LstmWeights):
     """One layer at one step: the inputs side by side, dropout, LSTM, and the first input added to the result."""
 
     def __init__(self, inputs: int, width: int, layer: int, dropout: float) -> None:
@@ -29,7 +29,7 @@ class Cell(LstmCell):
         """The layer's output [batch, width], and its next state."""
         x = F.dropout(inputs[0], self.dropout, self.training)
         x = torch.cat([x, *inputs[1:]], 1) if len(inputs) > 1 else x
-        hidden, cell = super().forward(x, hidden, cell)
+        hidden, cell = self.step(x, hidden, cell)
         return hidden + inputs[0] if self.residual else hidden, hidden, cell
 
 
@@ -118,13 +118,12 @@ def build(
             "target": torch.randint(0, vocabulary, (target_steps, batch)),
             "labels": torch.randint(0, vocabulary, (target_steps, batch)),
         }
-    stages = []
-    for part in ("encoder", "decoder"):
-        embedding = "source_embedding" if part == "encoder" else "target_embedding"
+    beside = {("encoder", 0): ["backward_cell"], ("decoder", 0): ["keys", "attention"]}
+    stages: list[dict[str, Any]] = []
+    for part, embedding in (("encoder", "source_embedding"), ("decoder", "target_embedding")):
         stages.append({"name": f"{part} embedding", "part": part, "modules": [embedding]})
         for layer in range(layers):
-            extra = {("encoder", 0): ["backward_cell"], ("decoder", 0): ["attention"]}.get((part, layer), [])
-            stages.append({"name": f"{part} layer {layer}", "part": part, "modules": [f"{part}.{layer}", *extra]})
-    stages[layers]["modules"].append("keys")
+            modules = [f"{part}.{layer}", *beside.get((part, layer), [])]
+            stages.append({"name": f"{part} layer {layer}", "part": part, "modules": modules})
     stages.append({"name": "head", "part": "decoder", "modules": ["projection", "loss"]})
     return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}

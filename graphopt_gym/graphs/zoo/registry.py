@@ -12,6 +12,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt_gym.data import data_path
+from graphopt_gym.errors import unknown_name
+
+# The split by family (ours): no family is in two, so a score on `test` is on architectures that training never saw.
+# GNMT with 8 layers is what GDP holds out; the largest and the most branched graphs are kept for the end.
+SPLIT_OF_FAMILY = {
+    "rnnlm": "train",
+    "transformer_xl": "train",
+    "inception": "train",
+    "resnet": "train",
+    "bert": "train",
+    "wavenet": "validation",
+    "gpt2": "validation",
+    "gnmt": "test",
+    "amoebanet": "test",
+}
 
 LICENCE = "Apache-2.0 (architecture code written for graphopt-gym)"
 
@@ -31,6 +46,11 @@ class Entry:
     def cluster(self) -> str | None:
         """The catalog's cluster with the paper's number of devices: P100s, whose 16 GB the batch sizes go by."""
         return None if self.devices is None else f"p100x{self.devices}"
+
+    @property
+    def split(self) -> str | None:
+        """Where its family is in the zoo's splits; None for the measured graphs."""
+        return SPLIT_OF_FAMILY[self.family] if self.folder == ("graphs",) else None
 
     def path(self, name: str) -> Any:
         """Where the shipped file lies."""
@@ -122,7 +142,56 @@ ZOO: dict[str, Entry] = {
         )
         for layers in (2, 4, 8)
     },
+    "amoebanet": Entry(
+        "amoebanet",
+        {"cells": 18, "width": 256, "stem": 32, "size": 299, "batch": 32},
+        "Real, Aggarwal, Huang, Le: Regularized Evolution for Image Classifier Architecture Search, AAAI 2019; "
+        "cells of its TensorFlow release (AmoebaNet-D)",
+        "cells, filters, image size and batch are the release's defaults: 18 normal cells, 256 filters, 299x299, 32 "
+        "(which of the AmoebaNets the device-placement papers take is not known); with the auxiliary classifier, "
+        "without drop path; SGD with momentum stands for the paper's RMSProp",
+        devices=4,
+    ),
+    **{
+        f"wavenet_{stacks}x{layers}": Entry(
+            "wavenet",
+            {"stacks": stacks, "layers": layers, "cycle": 9, "width": 128, "skip": 256, "length": 8192, "batch": batch},
+            "van den Oord et al.: WaveNet, 2016",
+            f"{stacks} stacks of {layers} layers each; the paper publishes neither channels nor length: 128 residual "
+            "and gate channels, 256 skip channels, dilations 1 to 256 over and over, 8,192 samples and the batch are "
+            "ours, so that the step exceeds one 16 GB GPU",
+            devices=devices,
+        )
+        for stacks, layers, batch, devices in ((2, 18, 24, 2), (4, 36, 16, 4))
+    },
 }
+
+PAPERS = tuple(name for name, entry in ZOO.items() if entry.devices)  # the fourteen rows of GO's table 1
+
+# What an environment takes in place of a graph's name: splits by family, `papers`, and `all`.
+SPLITS: dict[str, tuple[str, ...]] = {
+    **{
+        split: tuple(name for name, entry in ZOO.items() if entry.split == split)
+        for split in ("train", "validation", "test")
+    },
+    "papers": PAPERS,
+    "all": tuple(ZOO),
+}
+
+
+def held_out(family: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The papers' graphs without one family, and that family's: GDP's and GO's test of transfer.
+
+    Raises:
+        InputError: no graph of the papers is of that family.
+    """
+    families = {name: ZOO[name].family for name in PAPERS}
+    if family not in families.values():
+        raise unknown_name("family", family, sorted(set(families.values())))
+    return (
+        tuple(name for name in PAPERS if families[name] != family),
+        tuple(name for name in PAPERS if families[name] == family),
+    )
 
 
 def _measured() -> dict[str, Entry]:

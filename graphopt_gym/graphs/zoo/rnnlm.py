@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class LstmCell(nn.Module):
-    """One time step: gates in the order input, forget, candidate, output."""
+class LstmWeights(nn.Module):
+    """A cell's parameters: gates in the order input, forget, candidate, output."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -23,11 +23,19 @@ class LstmCell(nn.Module):
         self.weight_hidden = nn.Parameter(torch.empty(4 * width, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(4 * width))
 
-    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """The next hidden state and cell, each [batch, width]."""
         gates = F.linear(x, self.weight_input, self.bias) + F.linear(hidden, self.weight_hidden)
         enter, forget, candidate, leave = gates.chunk(4, 1)
         cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
         return torch.sigmoid(leave) * torch.tanh(cell), cell
+
+
+class LstmCell(LstmWeights):
+    """One layer at one step."""
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(x, hidden, cell)
 
 
 class Rnnlm(nn.Module):
