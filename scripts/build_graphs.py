@@ -48,8 +48,9 @@ def table() -> list[str]:
         graph = read_graph(path)
         facts = graph.statistics()
         views = int((graph.op_class == VIEW).sum())
+        paper = f"{entry.split or ''} | {entry.devices or ''}"
         lines.append(
-            f"| {name} | {entry.split or ''} | {entry.devices or ''} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
+            f"| {name} | {paper} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
             f"{facts['flops'] / 1e12:.2f} | {facts['param_bytes'] / 4e6:.1f} | {path.stat().st_size / 1024:.0f} |"
         )
     return lines
