@@ -212,7 +212,7 @@ def test_shipped__has_the_published_number_of_parameters(shipped, name, millions
     assert shipped[name].param_bytes.sum() / 4e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize("name", (*REQUIRED, "wavenet_2x18", "amoebanet"))
+@pytest.mark.parametrize("name", [*REQUIRED, "wavenet_2x18", "amoebanet"])
 def test_shipped__flops_and_parameters_of_the_module_at_full_size(shipped, name):
     """torch's own counter, on meta tensors, over eager forward and backward."""
     pytest.importorskip("torch")
