@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--graph", default="bert_base")
     parser.add_argument("--cluster", default="v100x4")
     parser.add_argument("--budget", type=int, default=20_000, help="most simulator calls of each classical method")
-    parser.add_argument("--steps", type=int, default=300_000, help="decisions that the agent takes in training")
+    parser.add_argument("--steps", type=int, default=150_000, help="decisions that the agent takes in training")
     parser.add_argument("--agent", default="maskable_ppo", choices=["ppo", "maskable_ppo"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
