@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     solutions.sort(key=lambda solution: (not solution.outcome.valid, solution.outcome.cost))
 
     table = comparison_table(solutions, f"{problem.graph.name} on {problem.cluster.name}, one simulated training step")
+    note = f"{agent.method}: its calls are its decisions in training, of which those that change nothing need no call"
+    table = replace(table, notes=(*table.notes, note))
     console.print()
     table.print(console)
     paths = [solution.save(args.out / f"{solution.method}.json") for solution in solutions]

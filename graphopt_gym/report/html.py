@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_VECTOR_TASKS = 6000  # above, a timeline goes in as a picture: it is smaller, and as sharp as a screen shows
-_COLOURS = ("#4c78a8", "#f28e2b", "#59a14f", "#9467bd", "#d62728", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
+# the colours of matplotlib's "tab20", the strong ones first
+_COLOURS = (
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+    "#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5",
+)  # fmt: skip
 
 
 def write_html(solutions: Sequence[Solution], path: str | os.PathLike[str], *, title: str = "") -> Path:
