@@ -19,7 +19,7 @@ Three ways out, all here:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,29 +38,60 @@ _KEYS = ("node_mask", "action_mask", "nodes", "times", "edge_index", "edge_bytes
 
 
 def draw_placements(
-    log_probs: Tensor, count: int, generator: torch.Generator | None, independent: float = 1.0
+    log_probs: Tensor,
+    count: int,
+    generator: torch.Generator | None,
+    independent: float = 1.0,
+    orders: Sequence[Tensor] = (),
 ) -> Tensor:
     """Draw placements from a policy: int64 [count, G], of ``log_probs`` float32 [G, D].
 
-    The share ``independent`` of them draws each group by itself. The others draw blocks: the order of the groups is
-    cut at random into blocks of a mean length drawn for each placement, log-uniformly from 1 to G, and the groups of
-    a block share their noise: ``argmax(log_probs[g] + gumbel[block(g)])``. Each group still follows the policy
-    exactly (its marginal is the categorical), but neighbours tend to land on the same device, as in any placement
-    worth having; from independent draws over hundreds of groups, learning hardly finds such placements. Ours.
+    The share ``independent`` of them draws each group by itself. The others draw blocks: one of ``orders`` (int64 [G],
+    permutations of the groups; their own order where none is given) is cut at random, see :func:`cut_blocks`, and the
+    groups of a block share their noise: ``argmax(log_probs[g] + gumbel[block(g)])``. Each group still follows the
+    policy exactly (its marginal is the categorical), but neighbours tend to land on the same device, as in any
+    placement worth having; from independent draws over hundreds of groups, learning hardly finds such placements. Ours.
     """
     groups, devices = log_probs.shape
     alone = round(count * independent)
     rows = []
     for row in range(count):
-        if row < alone:
-            block = torch.arange(groups)
-        else:
-            length = float(groups) ** float(torch.rand((), generator=generator))
-            block = (torch.rand(groups, generator=generator) < 1 / length).cumsum(0)
-        uniform = torch.rand(int(block[-1]) + 1, devices, generator=generator)
+        block = torch.arange(groups) if row < alone else cut_blocks(groups, generator, orders)
+        uniform = torch.rand(int(block.max()) + 1, devices, generator=generator)
         # 24 bits of the uniform can be 0; never infinite noise
         noise = -(-(uniform.clamp(1e-7, 1 - 1e-7).log())).log()
         rows.append((log_probs + noise[block]).argmax(1))
+    return torch.stack(rows)
+
+
+def cut_blocks(groups: int, generator: torch.Generator | None, orders: Sequence[Tensor] = ()) -> Tensor:
+    """int64 [G]: the block of each group. One of the orders at random, cut into blocks of a mean length that is drawn
+    too, log-uniformly from 1 to G."""
+    length = float(groups) ** float(torch.rand((), generator=generator))
+    block = (torch.rand(groups, generator=generator) < 1 / length).cumsum(0)
+    if len(orders) == 0:
+        return block
+    order = orders[int(torch.randint(len(orders), (), generator=generator))]
+    return torch.empty_like(block).scatter_(0, order, block)
+
+
+def mutate_placements(
+    placements: Tensor, log_probs: Tensor, count: int, generator: torch.Generator | None, orders: Sequence[Tensor] = ()
+) -> Tensor:
+    """int64 [count, G]: placements out of int64 [K, G], each with one block drawn anew as a whole.
+
+    The block lies around a random group; its device is drawn from the policy's mean over the block, mixed half and
+    half with the uniform distribution. Ours.
+    """
+    groups, devices = log_probs.shape
+    rows = []
+    for _ in range(count):
+        row = placements[int(torch.randint(len(placements), (), generator=generator))].clone()
+        block = cut_blocks(groups, generator, orders)
+        inside = block == block[int(torch.randint(groups, (), generator=generator))]
+        weights = log_probs[inside].exp().mean(0) + 1 / devices
+        row[inside] = torch.multinomial(weights, 1, generator=generator)
+        rows.append(row)
     return torch.stack(rows)
 
 
@@ -124,8 +155,14 @@ class GDPPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Any) -> None:
         self.network = PlacementNetwork(self.network_config)
-        self.value_net = nn.Sequential(nn.Linear(GRAPH_WIDTH, 32), nn.Tanh(), nn.Linear(32, 1))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.value_net = nn.Sequential(  # type: ignore[assignment]
+            nn.Linear(GRAPH_WIDTH, 32), nn.Tanh(), nn.Linear(32, 1)
+        )
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -135,7 +172,8 @@ class GDPPolicy(ActorCriticPolicy):
         """The different graphs of a batch, and int64 [B], which is whose."""
         arrays = {name: value.cpu().numpy() for name, value in obs.items()}
         seen: dict[bytes, int] = {}
-        graphs, which = [], []
+        graphs: list[GraphInput] = []
+        which: list[int] = []
         for row in range(len(obs["node_mask"])):
             key = observation_key(arrays, row)
             if key not in seen:

@@ -6,9 +6,9 @@ after the other. Both are sampled, and trained from the square root of the step 
 
 The constants of :class:`HDPArgs` are those of its released code. Ours, because the code's values are not known here or
 belong to its own features: the features of an op (those of the environment, in place of type, output shape and
-adjacency embeddings), the embedding width of a device, ``children`` placements a gradient step (the LSTMs are slow; a batch of
-them costs little more than one), and initial weights as PyTorch has them. Schedules count placements, which are the
-release's steps where it has one child.
+adjacency embeddings), the embedding width of a device, ``children`` placements a gradient step (the LSTMs are slow; a
+batch of them costs little more than one), and initial weights as PyTorch has them. Schedules count placements, which
+are the release's steps where it has one child.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ What GDP does [recalled]: reward ``-sqrt(step time)``, -10 for a placement that 
 of the graph's earlier trials as baseline; PPO. All of it is here as ``paper_arguments()``. What learns better, and is
 the default (ours): the rank of a reward in its batch as the advantage, placements without room priced by
 ``PlacementProblem.costs`` (so that less overflow is better; under ranks the scale of the price does not matter),
-placements drawn in blocks (``gdp.draw_placements``), and the best few placements of a graph so far among each batch.
+placements drawn in blocks (``gdp.draw_placements``), and the best few placements of a graph so far among each batch,
+together with placements that change one block of them (``gdp.mutate_placements``). The policy learns from those as if
+it had drawn them, with the same clipped ratio: a mix of PPO with self-imitation. Each is one evaluation like any other.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ import numpy as np
 import torch
 
 from graphopt_agents import checkpoints
-from graphopt_agents.gdp import check_share, draw_placements
+from graphopt_agents.gdp import check_share, draw_placements, mutate_placements
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
@@ -75,6 +77,7 @@ class Args(NetworkConfig):
     reward: str = "priced"  # or "papers": -10 where a placement does not fit
     advantage: str = "rank"  # in the batch; or "baseline": reward minus the mean of the graph's earlier trials
     independent: float = 0.3  # share of placements drawn group by group, the others in blocks
+    mutants: float = 0.5  # share of placements that change a block of one of the best
     elites: int = 8  # the best placements of a graph so far, learned from in each of its updates
     checkpoint_every: int = 20  # updates
 
@@ -102,6 +105,7 @@ class Args(NetworkConfig):
         if not (isinstance(self.entropy, int | float) and math.isfinite(self.entropy) and self.entropy >= 0):
             raise InputError(f"entropy is {self.entropy!r}; give a number, at least 0")
         check_share("independent", self.independent)
+        check_share("mutants", self.mutants)
         if self.reward not in REWARDS:
             raise unknown_name("reward", self.reward, REWARDS)
         if self.advantage not in ADVANTAGES:
@@ -121,6 +125,7 @@ def paper_arguments() -> dict[str, Any]:
         "reward": "papers",
         "advantage": "baseline",
         "independent": 1.0,
+        "mutants": 0.0,
         "elites": 0,
         "use_times": False,
         "waves": 0,
@@ -143,6 +148,7 @@ class Task:
     instance: Instance
     graph: GraphInput
     price: Costs
+    orders: list[torch.Tensor]  # int64 [G] each: what blocks are cut from
     trials: int = 0
     reward_mean: float = 0.0  # of the trials
     best: np.ndarray | None = None  # int32 [G]
@@ -174,9 +180,7 @@ class Task:
         self.trials = total
 
 
-def make_task(
-    graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", price: Costs | None = None
-) -> Task:
+def make_task(graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", price: Costs | None = None) -> Task:
     """A task to train on or to place.
 
     Raises:
@@ -193,7 +197,21 @@ def task_of(instance: Instance, price: Costs | None = None) -> Task:
             f"cluster {cluster.name!r} has {instance.num_devices} devices, the network serves 1 to {MAX_DEVICES}; "
             "give a smaller one"
         )
-    return Task(instance, GraphInput.from_instance(instance), price or instance.problem.costs)
+    return Task(instance, GraphInput.from_instance(instance), price or instance.problem.costs, block_orders(instance))
+
+
+def block_orders(instance: Instance) -> list[torch.Tensor]:
+    """The orders of groups (int64 [G] each) that blocks are cut from: their own, and module after module.
+
+    In an unrolled network the groups' own order is that of time and visits all layers in each step; sorted by the
+    module that a group comes from (modules as they first occur), a layer is in one piece.
+    """
+    problem = instance.problem
+    first = np.unique(problem.group_of_op, return_index=True)[1]
+    _, seen, module = np.unique(problem.graph.module[first], return_index=True, return_inverse=True)
+    by_module = np.argsort(seen[module], kind="stable")
+    orders = [np.arange(instance.num_groups), by_module]
+    return [torch.from_numpy(order) for order in orders[: 1 if np.array_equal(orders[0], orders[1]) else 2]]
 
 
 class Trainer:
@@ -231,7 +249,7 @@ class Trainer:
         return sum(task.trials for task in self.tasks)
 
     def _next_tasks(self) -> list[Task]:
-        chosen = []
+        chosen: list[int] = []
         while len(chosen) < min(self.args.graphs_per_update, len(self.tasks)):
             if not self.queue:
                 self.queue = self.rng.permutation(len(self.tasks)).tolist()
@@ -245,7 +263,7 @@ class Trainer:
         for task in self._next_tasks():
             with torch.no_grad():
                 old = self.network(task.graph).log_softmax(-1)
-            actions = draw_placements(old, args.samples, self.generator, args.independent)
+            actions = self._draw(task, old)
             costs, valid = task.evaluate(actions.numpy().astype(np.int32), self.wall_s)
             rewards = -np.sqrt(costs)
             if args.reward == "papers":
@@ -281,6 +299,16 @@ class Trainer:
             row["wall_s"] = self.wall_s
         self.curve += rows
         return rows
+
+    def _draw(self, task: Task, log_probs: torch.Tensor) -> torch.Tensor:
+        """int64 [samples, G]: placements from the policy, and changed ones of the best so far."""
+        args = self.args
+        mutants = round(args.samples * args.mutants) if task.elites else 0
+        drawn = draw_placements(log_probs, args.samples - mutants, self.generator, args.independent, task.orders)
+        if not mutants:
+            return drawn
+        best = torch.from_numpy(np.stack([one[2] for one in task.elites])).long()
+        return torch.cat([drawn, mutate_placements(best, log_probs, mutants, self.generator, task.orders)])
 
     def _with_elites(
         self, task: Task, actions: torch.Tensor, costs: np.ndarray, rewards: np.ndarray
@@ -358,7 +386,12 @@ class Trainer:
 
 
 def ppo_loss(
-    logits: torch.Tensor, actions: torch.Tensor, advantages: torch.Tensor, before: torch.Tensor, clip: float, entropy: float
+    logits: torch.Tensor,
+    actions: torch.Tensor,
+    advantages: torch.Tensor,
+    before: torch.Tensor,
+    clip: float,
+    entropy: float,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """PPO's clipped loss with one ratio for each group of each placement, and the entropy bonus.
 
@@ -454,7 +487,9 @@ def train(
     if start_from is not None:
         network = load_network(start_from)
         if network.config != args.network():
-            raise InputError(f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out")
+            raise InputError(
+                f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out"
+            )
     trainer = Trainer(args, tasks, network)
     if kept is not None:
         assert folder is not None
@@ -538,7 +573,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     decisions = [log_probs.argmax(1)[None]]
     if samples > 1:
         generator = torch.Generator().manual_seed(seed)
-        decisions.append(draw_placements(log_probs, samples - 1, generator, independent=0.5))
+        decisions.append(draw_placements(log_probs, samples - 1, generator, 0.5, task.orders))
     costs, _ = task.evaluate(torch.cat(decisions).numpy().astype(np.int32), time.perf_counter() - started)
     task.count(-np.sqrt(costs))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
@@ -565,7 +600,7 @@ def evaluate(
         InputError: see :func:`load_network`, :func:`make_task`.
     """
     kept = checkpoints.load_checkpoint(checkpoint, AGENT)
-    given = args_from({name: value for name, value in kept.args.items()})
+    given = args_from(kept.args)
     graph = given.graphs[0] if graph is None else graph
     cluster = given.clusters[0] if cluster is None else cluster
     task = make_task(graph, cluster, given.grouping)

@@ -15,7 +15,7 @@ from graphopt_agents.networks.superposition import SuperposedLinear
 
 from graphopt_gym.errors import InputError
 
-EXACT = dict(rtol=1e-5, atol=1e-5)  # float32 sums in another order
+EXACT = {"rtol": 1e-5, "atol": 1e-5}  # float32 sums in another order
 
 
 def make_input(groups: int = 12, devices: int = 3, edges: int = 20, seed: int = 0) -> GraphInput:

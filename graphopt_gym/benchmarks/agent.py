@@ -1,0 +1,125 @@
+"""What a forward pass and a training step of the GDP network take: seconds and memory, against the number of ops.
+
+The agents' package is loaded by name when the benchmark runs; this package does not depend on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from graphopt_gym.errors import InputError
+
+SIZES = (1_000, 5_000, 20_000, 80_000)
+DEVICES, SAMPLES = 8, 16
+
+
+def agent_report(sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
+    """The table behind ``graphopt bench agent``.
+
+    Each size runs in a process of its own, so that its peak memory is its own: a random layered DAG, every op a
+    decision, on 8 devices, with the network's standard sizes. A training step is one pass of PPO forward and
+    backward over a batch of 16 placements, and Adam.
+
+    Raises:
+        InputError: the agents' packages are not installed.
+    """
+    for needed in ("torch", "torch_geometric", "stable_baselines3", "graphopt_agents"):
+        if importlib.util.find_spec(needed) is None:
+            raise InputError(f"the agents need {needed!r}, not installed: pip install 'graphopt-gym[agents]'")
+    rows = [_measured_apart(size) for size in sizes]
+    first, last = rows[0], rows[-1]
+    notes = [
+        "forward: the network on the whole graph; draw: 16 placements from its policy; step: PPO forward and backward "
+        "over them, and Adam; each the least of two",
+        "peak_mib: most memory of the whole process; base_mib: before the network ran (Python, torch, the graph)",
+        f"from {first['ops']:,} to {last['ops']:,} ops ({last['ops'] / first['ops']:.0f} times) a step takes "
+        f"{last['step_s'] / first['step_s']:.0f} times as long",
+        f"threads: {rows[0]['threads']}",
+    ]
+    columns = [name for name in rows[0] if name != "threads"]
+    return {"title": "GDP network", "columns": columns, "rows": rows, "notes": notes}
+
+
+def _measured_apart(num_ops: int) -> dict[str, Any]:
+    code = f"from graphopt_gym.benchmarks.agent import measure; measure({num_ops})"
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"the benchmark of {num_ops} ops failed: {done.stderr.strip().splitlines()[-1:]}")
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def measure(num_ops: int) -> None:
+    """Print one row as JSON; run in a process of its own."""
+    import resource
+    import time
+    from collections.abc import Callable
+
+    import torch
+
+    from graphopt_gym.graphs.generators import layered_dag
+    from graphopt_gym.hardware.cluster import load_cluster
+
+    trainer_module = importlib.import_module("graphopt_agents.train_gdp")
+    gdp = importlib.import_module("graphopt_agents.gdp")
+
+    def peak_mib() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def least_s(function: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    # views and sources join their neighbours or cost nothing; here every op is a decision
+    graph = layered_dag(num_ops, width=8, seed=0, views=0.0, sources=0.0)
+    task = trainer_module.make_task(graph, load_cluster("v100x8"), "op")
+    args = trainer_module.Args(graphs=(graph.name,), clusters=("v100x8",), samples=SAMPLES)
+    trainer = trainer_module.Trainer(args, [task])
+    base = peak_mib()
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            logits: torch.Tensor = trainer.network(task.graph).log_softmax(-1)
+            return logits
+
+    forward_s = least_s(forward)
+    forward_mib = peak_mib()
+    log_probs = forward()
+    generator = torch.Generator().manual_seed(0)
+    draw_s = least_s(lambda: gdp.draw_placements(log_probs, SAMPLES, generator, 0.3, task.orders))
+    actions = gdp.draw_placements(log_probs, SAMPLES, generator, 0.3, task.orders).t().contiguous()
+    advantages = torch.linspace(-1, 1, SAMPLES)
+    before = log_probs.gather(1, actions)
+
+    def step() -> None:
+        trainer.optimizer.zero_grad()
+        loss, _ = trainer_module.ppo_loss(trainer.network(task.graph), actions, advantages, before, 0.2, 0.01)
+        loss.backward()
+        trainer.optimizer.step()
+
+    step_s = least_s(step)
+    row = {
+        "ops": num_ops,
+        "groups": task.graph.num_groups,
+        "edges": int(task.graph.edge_index.shape[1]),
+        "devices": DEVICES,
+        "forward_s": forward_s,
+        "draw_s": draw_s,
+        "step_s": step_s,
+        "base_mib": base,
+        "forward_peak_mib": forward_mib,
+        "peak_mib": peak_mib(),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(row))
