@@ -253,6 +253,14 @@ def test_train__evaluate__resume(graphopt, graph, tmp_path):
     assert code == 0
     policy = only_json(out)
     assert policy["cost"] == json.loads((tmp_path / "policy.json").read_text())["cost"]
+    run = tmp_path / "gdp"
+    code, out, err = graphopt(
+        "train", "gdp", "-g", graph, "-c", "toyx2", "--steps", 2, "--set", "samples=4", "--out", run
+    )
+    assert code == 0, err
+    assert "2 of 2 updates: mean " in err
+    code, out, _ = graphopt("evaluate", run, "--json")
+    assert (code, only_json(out)["graph"]) == (0, "layered_60_5")
     code, out, err = graphopt("train", "ppo", "--set", "stepps=3")
     assert (code, out) == (2, "")
     assert "unknown argument of ppo 'stepps'; did you mean 'steps'?" in err

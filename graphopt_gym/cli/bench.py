@@ -19,6 +19,10 @@ BENCHMARKS = {
         "seconds an evaluation, against a plain Python twin and other simulators",
     ),
     "env": ("graphopt_gym.benchmarks.env:env_report", "environment steps a second, scalar and vector"),
+    "agent": (
+        "graphopt_gym.benchmarks.agent:agent_report",
+        "seconds and memory of the GDP network, up to 80,000 ops",
+    ),
     "cost-model": (
         "graphopt_gym.hardware.validation:cost_model_report",
         "the cost model's error on kernels it was not fitted on, and on whole models",
