@@ -132,7 +132,7 @@ def methods(env_id: str) -> list[str]:
 
 def solve(
     problem: Problem,
-    method: str,
+    method: str | Method,
     *,
     budget: int = 1000,
     seconds: float | None = None,
@@ -143,7 +143,7 @@ def solve(
 
     Args:
         problem: from :func:`make_problem`.
-        method: one of ``methods(problem.env_id)``.
+        method: one of ``methods(problem.env_id)``, or a method of one's own.
         budget: most evaluations of the problem. Constructive heuristics use one or a few.
         seconds: most seconds, checked between evaluations; None for no limit.
         seed: of the method's random choices.
@@ -155,9 +155,13 @@ def solve(
     Raises:
         InputError: an unknown method, a budget or seconds not above 0, or nothing evaluated before an interrupt.
     """
-    table = method_table(problem.env_id)
-    if method not in table:
-        raise unknown_name("method", method, table)
+    if isinstance(method, Method):
+        chosen = method
+    else:
+        table = method_table(problem.env_id)
+        if method not in table:
+            raise unknown_name("method", method, table)
+        chosen = table[method]
     if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
         raise InputError(f"budget is {budget!r}; give a whole number of evaluations, at least 1")
     if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
@@ -167,7 +171,7 @@ def solve(
     evaluator = Evaluator(problem, int(budget), seconds, progress)
     stopped_by = "finished"
     try:
-        table[method].run(evaluator, np.random.default_rng(seed))
+        chosen.run(evaluator, np.random.default_rng(seed))
     except BudgetSpent as spent:
         stopped_by = spent.by
     except KeyboardInterrupt:
@@ -176,10 +180,10 @@ def solve(
         stopped_by = "interrupt"
     wall_s = evaluator.wall_s
     if evaluator.best is None:
-        raise InputError(f"method {method!r} evaluated nothing within {evaluator.seconds} s; give more seconds")
+        raise InputError(f"method {chosen.name!r} evaluated nothing within {evaluator.seconds} s; give more seconds")
     return Solution(
         problem=problem,
-        method=method,
+        method=chosen.name,
         seed=int(seed),
         decision=evaluator.best,
         outcome=problem.evaluate(evaluator.best),
