@@ -69,8 +69,8 @@ class Args(NetworkConfig):
     updates: int = 200
     samples: int = 64  # placements of a graph in an update, each one simulator evaluation
     graphs_per_update: int = 4  # at most; each graph in turn
-    epochs: int = 4  # PPO steps an update
-    learning_rate: float = 1e-3
+    epochs: int = 2  # PPO steps an update
+    learning_rate: float = 5e-4
     clip: float = 0.2
     entropy: float = 0.01  # bonus for the mean entropy of a group
     max_grad_norm: float = 1.0
