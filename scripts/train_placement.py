@@ -141,8 +141,9 @@ def draw(runs: dict[tuple[str, str, int], dict[str, Any]], rows: list[dict[str, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.6))
+    figure = Figure(figsize=(15, 5))
     FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
     for column, row in enumerate(rows):
         axis = figure.add_subplot(1, len(rows), column + 1)
         for colour, (algorithm, name) in zip(("#4c78a8", "#f28e2b"), SHOWN.items(), strict=True):
@@ -166,8 +167,9 @@ def draw(runs: dict[tuple[str, str, int], dict[str, Any]], rows: list[dict[str, 
         axis.spines[["top", "right"]].set_visible(False)
         if column == 0:
             axis.set_ylabel("mean step time of a rollout's placements (s)", fontsize=11)
-            axis.legend(fontsize=9, frameon=False, loc="lower left")
-    figure.tight_layout()
+        handles |= dict(zip(*axis.get_legend_handles_labels()[::-1]))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=110)
@@ -214,9 +216,7 @@ def main() -> None:
     runs_folder = parser.parse_args().runs
     runs_folder.mkdir(parents=True, exist_ok=True)
     runs: dict[tuple[str, str, int], dict[str, Any]] = {}
-    depends_on = {
-        graph: PlacementProblem(graph, CLUSTER).fingerprints() | {"steps": STEPS[graph]} for graph in STEPS
-    }
+    depends_on = {graph: PlacementProblem(graph, CLUSTER).fingerprints() | {"steps": STEPS[graph]} for graph in STEPS}
     for seed in SEEDS:
         for graph in STEPS:
             for algorithm in (*SHOWN, "random"):
