@@ -5,7 +5,7 @@
 
 trains what is missing under ``out/learning`` (a run that is there, of the same graph, cluster and op times, is not
 repeated), then writes the curves and the
-summary to ``envs_data/learning``, the figure and the table to ``docs``. About 20 minutes on two cores.
+summary to ``envs_data/learning``, the figure and the table to ``docs``. Under half an hour on two cores.
 
 Both algorithms are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``, see ``graphopt_agents.train_sb3``.
 MaskablePPO gets an action space of eight devices on a cluster of four, so that its mask matters. Random search gets
