@@ -22,16 +22,24 @@ WASTE = 0.05
 MOST_AT_ONCE = 16
 # Annealing: the first temperature accepts the median deterioration with this probability, the last one is this much
 # colder. After Johnson et al., Operations Research 37(6), 1989, who calibrate by the initial acceptance.
-FIRST_ACCEPTANCE = 0.2
-COOLING = 1e-3
+FIRST_ACCEPTANCE = 0.003
+COOLING = 1e-2
 CALIBRATION_MOVES = 32
 CALIBRATION_SHARE = 0.02  # of the budget, at most, spent on calibration
+# Cross-entropy: rounds in a budget, share of samples that the next round is fitted to, weight of the new fit, weight of
+# a start, and a floor under the chances, so that a sample never has fewer random entries than this on average.
+ROUNDS = 100
+ELITE_SHARE = 0.25
+SMOOTHING = 0.5
+START_WEIGHT = 0.9
+LEAST_CHANGES = 1.0
 
 
 def random_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """The best of as many random decisions as the budget allows."""
     while True:
-        evaluator.costs(np.stack([evaluator.problem.sample(rng) for _ in range(min(RANDOM_BATCH, max(1, evaluator.left)))]))
+        count = min(RANDOM_BATCH, max(1, evaluator.left))
+        evaluator.costs(np.stack([evaluator.problem.sample(rng) for _ in range(count)]))
 
 
 def random_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -53,7 +61,7 @@ def good_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarr
         module.METHODS[name].run(evaluator, rng)
     if evaluator.best is None:
         return random_start(evaluator, rng)
-    return evaluator.best, evaluator.cost(evaluator.best)
+    return evaluator.best, evaluator.best_cost
 
 
 Start = Callable[[Evaluator, np.random.Generator], tuple[np.ndarray, float]]
@@ -132,68 +140,82 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
     return run
 
 
-def cross_entropy(evaluator: Evaluator, rng: np.random.Generator) -> None:
+def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Generator], None]:
     """The cross-entropy method over independent categoricals, one an entry of the decision (Rubinstein 1999).
 
-    Raises:
-        InputError: the problem's decisions are not entries from 0 to ``num_choices`` - 1, each free of the others.
+    They begin even, or, with a start, with most of their weight on its choices.
     """
-    problem = evaluator.problem
-    choices = getattr(problem, "num_choices", None)
-    if choices is None:
-        raise InputError(
-            f"method 'cross_entropy' needs decisions whose entries are free of each other; {problem.env_id} has none "
-            "(no num_choices): use 'annealing'"
-        )
-    size = int(np.prod(problem.decision_shape))
-    batch = int(np.clip(evaluator.budget // 40, 8, 256))
-    elite = max(2, batch // 8)
-    chances = np.full((size, choices), 1.0 / choices)
-    columns = np.arange(size)
-    while True:
-        below = rng.random((batch, size, 1)) > np.cumsum(chances, axis=1)[:, :-1]
-        samples = below.sum(axis=2).astype(np.int32)
-        costs = evaluator.costs(samples.reshape(batch, *problem.decision_shape))
-        best = samples[np.argsort(costs, kind="stable")[:elite]]
-        counts = np.zeros((size, choices))
-        for row in best:
-            counts[columns, row] += 1.0 / elite
-        chances = 0.3 * chances + 0.7 * counts
-        chances = np.maximum(chances, 0.02 / size / choices)
-        chances /= chances.sum(axis=1, keepdims=True)
+
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        problem = evaluator.problem
+        choices = getattr(problem, "num_choices", None)
+        if choices is None:
+            raise InputError(
+                f"method 'cross_entropy' needs decisions whose entries are free of each other; {problem.env_id} has "
+                "none (no num_choices): use 'annealing'"
+            )
+        size = int(np.prod(problem.decision_shape))
+        columns = np.arange(size)
+        chances = np.full((size, choices), 1.0 / choices)
+        if start is not None:
+            decision, _ = start(evaluator, rng)
+            chances *= 1.0 - START_WEIGHT
+            chances[columns, decision.ravel()] += START_WEIGHT
+        batch = int(np.clip(evaluator.budget // ROUNDS, 8, 256))
+        elite = max(2, int(batch * ELITE_SHARE))
+        while True:
+            above = rng.random((batch, size, 1)) > np.cumsum(chances, axis=1)[:, :-1]
+            samples = above.sum(axis=2, dtype=np.int32)
+            costs = evaluator.costs(samples.reshape(batch, *problem.decision_shape))
+            counts = np.zeros((size, choices))
+            for row in samples[np.argsort(costs, kind="stable")[:elite]]:
+                counts[columns, row] += 1.0 / elite
+            chances = (1.0 - SMOOTHING) * chances + SMOOTHING * counts
+            chances = np.maximum(chances, LEAST_CHANGES / size / choices)
+            chances /= chances.sum(axis=1, keepdims=True)
+
+    return run
 
 
+KIRKPATRICK = "Kirkpatrick et al., Science 220, 1983; calibrated as in Johnson et al., Oper. Res. 37(6), 1989"
+LOURENCO = "Lourenço et al., Iterated local search, in: Handbook of Metaheuristics, 2003"
+RUBINSTEIN = "Rubinstein, Methodology and Computing in Applied Probability 1, 1999"
+
+# From the best of the task's cheap heuristics, as one would use them; ``_random``: from nothing, as papers compare.
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("random", random_search, "the best of random decisions", "the usual baseline", random=True),
-        Method(
+    name: Method(name, run, summary, source, random=True)
+    for name, run, summary, source in (
+        ("random", random_search, "the best of random decisions", "the usual baseline"),
+        (
             "hill_climbing",
             hill_climbing_from(good_start),
-            "first improvement from the best cheap heuristic; restarts near the best",
-            "Lourenço et al., Iterated local search, 2003",
-            random=True,
+            "first improvement, from the best of the cheap heuristics; restarts near the best",
+            LOURENCO,
         ),
-        Method(
+        (
+            "hill_climbing_random",
+            hill_climbing_from(random_start),
+            "first improvement, from a random decision; restarts near the best",
+            LOURENCO,
+        ),
+        (
             "annealing",
             annealing_from(good_start),
-            "simulated annealing from the best cheap heuristic",
-            "Kirkpatrick et al., Science 220, 1983",
-            random=True,
+            "simulated annealing, from the best of the cheap heuristics",
+            KIRKPATRICK,
         ),
-        Method(
-            "annealing_random",
-            annealing_from(random_start),
-            "simulated annealing from a random decision",
-            "Kirkpatrick et al., Science 220, 1983",
-            random=True,
-        ),
-        Method(
+        ("annealing_random", annealing_from(random_start), "simulated annealing, from a random decision", KIRKPATRICK),
+        (
             "cross_entropy",
-            cross_entropy,
-            "independent categoricals fitted to the best samples",
-            "Rubinstein, Methodology and Computing in Applied Probability 1, 1999",
-            random=True,
+            cross_entropy_from(good_start),
+            "categoricals fitted to the best samples, at first around the best of the cheap heuristics",
+            RUBINSTEIN,
+        ),
+        (
+            "cross_entropy_random",
+            cross_entropy_from(None),
+            "categoricals fitted to the best samples, even at first",
+            RUBINSTEIN,
         ),
     )
 }

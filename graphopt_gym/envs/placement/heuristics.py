@@ -19,7 +19,7 @@ from graphopt_gym.search.solve import Evaluator, Method
 # their accounts follow the graph's own order, from which the simulated step departs.
 BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 
-BAECHI = "Jeon et al., Baechi, SoCC 2020"
+BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
 
 def single_decisions(problem: PlacementProblem) -> np.ndarray:
@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
             "expert",
             _expert,
             "layers in order, spread evenly; encoder and decoder on a half of the devices each",
-            "the human expert of Mirhoseini et al., ICML 2017, §4 and Zhou et al., GDP, 2019, §4",
+            "the human experts of Mirhoseini et al., ICML 2017, and Zhou et al., GDP, 2019",
         ),
         Method(
             "metis",
@@ -109,20 +109,23 @@ METHODS: dict[str, Method] = {
             "heft",
             _heft,
             "heterogeneous earliest finish time; blind to memory",
-            "Topcuoglu et al., IEEE TPDS 13(3), 2002, §4",
+            "Topcuoglu et al., IEEE TPDS 13(3), 2002, §4.1",
         ),
         Method(
-            "m_topo", _memory_aware(schedulers.m_topo), "devices filled in topological order, within memory", BAECHI
+            "m_topo",
+            _memory_aware(schedulers.m_topo),
+            "devices filled in topological order, within memory",
+            BAECHI.format("m_topo"),
         ),
-        Method("m_etf", _memory_aware(schedulers.m_etf), "earliest task first, within memory", f"{BAECHI}, §3"),
+        Method("m_etf", _memory_aware(schedulers.m_etf), "earliest task first, within memory", BAECHI.format("m_etf")),
         Method(
             "m_sct",
             _memory_aware(schedulers.m_sct),
             "small communication times: earliest task first with favourite children, within memory",
-            f"{BAECHI}, §3, after Hanen and Munier, 1995",
+            BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
         ),
     )
 }
 
-# What the local searches start from: the best of these. Cheap, and what a person would try first.
+# What the local searches start from: the best of these, a few evaluations in all.
 STARTS = ("single", "expert", "metis", "heft", "m_etf")

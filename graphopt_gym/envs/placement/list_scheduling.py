@@ -1,9 +1,10 @@
 """List schedulers for placement, compiled: HEFT, and Baechi's m-TOPO, m-ETF and m-SCT.
 
-All of them plan with the model of their papers: a task starts when its inputs have arrived, a tensor arrives
-``latency_s + bytes / bytes_per_s`` after its producer finishes, and transfers never wait for each other. The simulator
-differs in two ways: links carry one transfer at a time, and a device runs its ready tasks first come, first served.
-So a plan's own makespan is a prediction, not the simulated step time.
+All of them plan with the model of their papers. In HEFT's a tensor arrives ``latency_s + bytes / bytes_per_s`` after
+its producer finishes, and transfers never wait for each other. In Baechi's a link carries one transfer at a time, in
+the order in which consumers were planned, and what a device has received it keeps. The simulator differs from both:
+links carry transfers in order of request, and a device runs its ready tasks first come, first served. So a plan's own
+makespan is a prediction, not the simulated step time.
 
 The papers place ops one by one. Here a *unit* is placed whole: a group of the problem, together with the groups of
 nothing but parameters and inputs whose first reader it is (a parameter has no work by which a scheduler could place
@@ -32,6 +33,7 @@ class Instance(NamedTuple):
     durations_s: np.ndarray  # float64 [D, K]
     latency_s: np.ndarray  # float64 [D, D], 0 on the diagonal
     bytes_per_s: np.ndarray  # float64 [D, D], inf on the diagonal
+    link_of: np.ndarray  # int32 [D, D], -1 on the diagonal
     mean_transfer_s: np.ndarray  # float64 [T] over ordered pairs of devices
     rank_s: np.ndarray  # float64 [K] upward rank
     is_source: np.ndarray  # bool [K]
@@ -91,10 +93,9 @@ def make_instance(problem: PlacementProblem) -> Instance:
         durations_s=durations_s,
         latency_s=latency_s,
         bytes_per_s=bytes_per_s,
+        link_of=np.ascontiguousarray(cluster.link_of, np.int32),
         mean_transfer_s=mean_transfer_s,
-        rank_s=upward_rank(
-            durations_s.mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader
-        ),
+        rank_s=upward_rank(durations_s.mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader),
         is_source=tasks.is_source,
         tensor_ptr=tasks.tensor_ptr,
         tensor_bytes=tasks.tensor_bytes,
@@ -149,7 +150,7 @@ def _memory_profile(
     change = np.zeros((units, buckets + 1), np.int64)
     np.add.at(change, (unit_of_task[storage_task], begin), tasks.storage_bytes)
     np.add.at(change, (unit_of_task[storage_task], bucket[last] + 1), -tasks.storage_bytes)
-    np.add.at(change, (unit_of_task, 0), tasks.persistent_bytes)
+    np.add.at(change[:, 0], unit_of_task, tasks.persistent_bytes)
     return bucket, np.ascontiguousarray(np.cumsum(change, axis=1)[:, :buckets])
 
 
@@ -186,9 +187,10 @@ def _arrival(instance, device_of_unit, finish, task, device):
 
 
 def heft(instance: Instance) -> Plan:
-    """HEFT: by falling upward rank, each task where it finishes first, gaps included (Topcuoglu et al. 2002, §4)."""
+    """HEFT: by falling upward rank, each task where it finishes first, gaps included (Topcuoglu et al. 2002, §4.1)."""
     order = np.argsort(-instance.rank_s, kind="stable").astype(np.int32)
-    return Plan(*_heft(instance, order), True)
+    device_of_unit, start, finish = _heft(instance, order)
+    return Plan(device_of_unit, start, finish, True)
 
 
 @njit(cache=True)
@@ -220,16 +222,10 @@ def _heft(instance, order):
         device_of_unit[unit] = best
         start[task], finish[task] = best_start, best_finish
         count[best] = _occupy(begins[best], ends[best], count[best], best_start, best_finish, shortest[best])
-    _place_the_rest(device_of_unit)
-    return device_of_unit, start, finish
-
-
-@njit(cache=True)
-def _place_the_rest(device_of_unit):
-    """Units without work (sources that nothing reads) go to the first device."""
-    for unit in range(device_of_unit.shape[0]):
+    for unit in range(device_of_unit.shape[0]):  # sources that nothing reads
         if device_of_unit[unit] == -1:
             device_of_unit[unit] = 0
+    return device_of_unit, start, finish
 
 
 @njit(cache=True)
@@ -338,7 +334,8 @@ def _charge(instance, account, device_of_unit, unit, device, keep):
     elsewhere need of its tensors. With ``keep`` the unit is placed.
     """
     num_buckets = account.used.shape[1]
-    account.extra[device] = instance.profile[unit]
+    for bucket in range(num_buckets):
+        account.extra[device, bucket] = instance.profile[unit, bucket]
     account.touched[device] = True
     undone = 0
     for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
@@ -388,29 +385,29 @@ def _least_overflow(instance, account, device_of_unit, unit):
 
 
 def m_topo(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
-    """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020, §3.1 and the released code).
+    """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020; m_topo.py of the released code).
 
     A device is full at ``total / D + largest unit`` bytes of parameters, state and outputs, or at its capacity. A unit
     that fits nowhere goes where it overflows least.
     """
-    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64))
+    share = float(instance.unit_bytes.sum() / len(capacity_bytes) + instance.unit_bytes.max())
+    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64), share)
     zeros = np.zeros(instance.is_source.shape[0])  # m-TOPO knows no times
     return Plan(device_of_unit, zeros, zeros, bool(fits))
 
 
 @njit(cache=True)
-def _m_topo(instance, capacity_bytes):
+def _m_topo(instance, capacity_bytes, share):
     num_devices, num_units = capacity_bytes.shape[0], instance.unit_bytes.shape[0]
     account = _open_account(instance, capacity_bytes)
     device_of_unit = np.full(num_units, -1, np.int32)
-    share = instance.unit_bytes.sum() / num_devices + instance.unit_bytes.max()
     device, filled, fits = 0, np.int64(0), True
     for unit in range(num_units):
         size = instance.unit_bytes[unit]
         while device < num_devices and (
             filled + size > share or _charge(instance, account, device_of_unit, unit, device, False) > 0
         ):
-            device, filled = device + 1, 0
+            device, filled = device + 1, np.int64(0)
         target = device if device < num_devices else _least_overflow(instance, account, device_of_unit, unit)
         filled += size
         fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
@@ -421,16 +418,17 @@ def _m_topo(instance, capacity_bytes):
 
 
 def m_etf(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
-    """m-ETF: the (ready task, device) pair that can start first, among devices with the memory (Jeon et al. 2020, §3.2).
+    """m-ETF: the (ready task, device) pair that can start first, among devices with the memory (Jeon et al. 2020).
 
-    After Hwang et al. 1989; ties go to the earlier finish, then to the higher upward rank.
+    After Hwang et al. 1989. Ties go to the earlier finish, then to the higher upward rank. Memory is counted over the
+    graph's own order, not over the plan's time: parameters, state, outputs and copies, see :func:`_charge`. A unit
+    that fits nowhere goes where it overflows least.
     """
-    nobody = np.full(instance.is_source.shape[0], -1, np.int32)
-    return _plan_etf(instance, capacity_bytes, nobody)
+    return _plan_etf(instance, capacity_bytes, np.zeros(0, np.int32))
 
 
 def m_sct(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
-    """m-SCT: m-ETF, but a device keeps itself free for the favourite child of its last task (Jeon et al. 2020, §3.3).
+    """m-SCT: m-ETF, but a device keeps itself free for the favourite child of its last task (Jeon et al. 2020).
 
     After Hanen and Munier 1995. Where the device can start the favourite child earliest, it takes only that, or an
     *urgent* task, which is one whose inputs have arrived on every device.
@@ -446,7 +444,7 @@ def _plan_etf(instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndar
 def favourite_children(instance: Instance) -> np.ndarray:
     """int32 [K]: the favourite child of each task, or -1; a task is that of one parent at most.
 
-    The relaxed linear program of Hanen and Munier (Jeon et al. 2020, §3.3), solved by HiGHS: start times s, and x of
+    The relaxed linear program of Hanen and Munier (in Jeon et al. 2020), solved by HiGHS: start times s, and x of
     an edge, 0 where the consumer is the favourite child (no transfer), 1 otherwise; least makespan. Edges whose x is
     below the threshold are taken by rising x, then falling upward rank, so that no task gets two. Above
     :data:`MAX_LP_EDGES` edges, or where HiGHS gives up, x is 0 everywhere: each task gets its most urgent child.
@@ -551,18 +549,67 @@ def _precedes(keys, ranks, a, b):
     return a < b
 
 
+class Transfers(NamedTuple):
+    """Transfers planned so far. Each goes on its link after those planned before it, and a copy is kept."""
+
+    link_free_s: np.ndarray  # float64 [D * D], of which links use the first L
+    received_s: np.ndarray  # float64 [D, T] when a copy arrives, inf where none is sent
+    undo_link: np.ndarray  # int64 scratch
+    undo_free_s: np.ndarray  # float64 scratch
+
+
+@njit(cache=True)
+def _receive(instance, transfers, device_of_unit, finish, task, device, keep):
+    """When all inputs of a task are on a device, each transfer waiting for its link. With ``keep`` they are planned."""
+    latest = 0.0
+    undone = 0
+    for position in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
+        tensor = instance.input_tensor[position]
+        producer = instance.tensor_task[tensor]
+        home = device_of_unit[instance.unit_of_task[producer]]
+        arrival = finish[producer]
+        if home != -1 and home != device:
+            arrival = transfers.received_s[device, tensor]
+            if arrival == np.inf:
+                link = instance.link_of[home, device]
+                arrival = max(finish[producer], transfers.link_free_s[link]) + (
+                    instance.latency_s[home, device]
+                    + instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
+                )
+                transfers.undo_link[undone], transfers.undo_free_s[undone] = link, transfers.link_free_s[link]
+                undone += 1
+                transfers.link_free_s[link] = arrival
+                if keep:
+                    transfers.received_s[device, tensor] = arrival
+        latest = max(latest, arrival)
+    if not keep:
+        for row in range(undone - 1, -1, -1):
+            transfers.link_free_s[transfers.undo_link[row]] = transfers.undo_free_s[row]
+    return latest
+
+
 @njit(cache=True)
 def _etf(instance, capacity_bytes, favourite):
     num_devices, num_tasks = instance.durations_s.shape
     account = _open_account(instance, capacity_bytes)
     device_of_unit = np.full(instance.unit_bytes.shape[0], -1, np.int32)
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
+    most_inputs = 0
+    for task in range(num_tasks):
+        most_inputs = max(most_inputs, instance.input_ptr[task + 1] - instance.input_ptr[task])
+    transfers = Transfers(
+        np.zeros(num_devices * num_devices),
+        np.full((num_devices, instance.tensor_bytes.shape[0]), np.inf),
+        np.empty(most_inputs, np.int64),
+        np.empty(most_inputs),
+    )
     done, is_ready = np.zeros(num_tasks, np.bool_), np.zeros(num_tasks, np.bool_)
     waiting = np.zeros(num_tasks, np.int64)
     available = np.zeros(num_devices)
     last = np.full(num_devices, -1, np.int64)
-    arrival = np.zeros((num_devices, num_tasks))  # of a ready task on each device
-    everywhere = np.zeros(num_tasks)  # when it has arrived on every device that it may run on
+    # of a ready task on each device; never too late, since links only fill up: looked at again when it comes up
+    arrival = np.zeros((num_devices, num_tasks))
+    everywhere = np.zeros(num_tasks)  # when it would have arrived on every device that it may run on, once it is ready
     refused = np.zeros((num_devices, num_tasks), np.bool_)  # no memory; for good, since accounts only grow
     no_key = np.zeros(num_tasks)
     # three heaps a device: not yet arrived, by arrival; arrived, by rank; all, by `everywhere` (for m-SCT)
@@ -573,7 +620,7 @@ def _etf(instance, capacity_bytes, favourite):
         np.empty((num_devices, width), np.int32),
     )
     sizes = np.zeros((3, num_devices), np.int64)
-    keeps_free = (favourite != -1).any()
+    keeps_free = favourite.shape[0] > 0
     fits = True
     left = 0
     fresh = np.empty(num_tasks, np.int32)  # tasks that have become ready and are in no heap yet
@@ -593,11 +640,11 @@ def _etf(instance, capacity_bytes, favourite):
             task = fresh[index]
             is_ready[task] = True
             home = device_of_unit[instance.unit_of_task[task]]
-            everywhere[task] = 0.0
             for device in range(num_devices):
                 if home == -1 or home == device:
-                    arrival[device, task] = _arrival(instance, device_of_unit, finish, task, device)
-                    everywhere[task] = max(everywhere[task], arrival[device, task])
+                    when = _receive(instance, transfers, device_of_unit, finish, task, device, False)
+                    arrival[device, task] = when
+                    everywhere[task] = max(everywhere[task], when)
             for device in range(num_devices):
                 if home == -1 or home == device:
                     sizes[0, device] = _push(later[device], arrival[device], instance.rank_s, sizes[0, device], task)
@@ -608,24 +655,33 @@ def _etf(instance, capacity_bytes, favourite):
         best, best_task, best_start, best_finish = -1, -1, np.inf, np.inf
         forced = -1
         for device in range(num_devices):
-            while sizes[0, device] > 0 and arrival[device, later[device, 0]] <= available[device]:
-                task = later[device, 0]
-                sizes[0, device] = _pop(later[device], arrival[device], instance.rank_s, sizes[0, device])
-                sizes[1, device] = _push(now[device], no_key, instance.rank_s, sizes[1, device], task)
-            # the first task of each heap that may still run here
+            # the first task that may run here, by its true arrival
             candidate = -1
-            for kind in range(1, -1, -1):
-                heap = now[device] if kind == 1 else later[device]
-                keys = no_key if kind == 1 else arrival[device]
-                while sizes[kind, device] > 0 and candidate == -1 and forced == -1:
-                    task = heap[0]
-                    state = _may_run(instance, account, device_of_unit, done, refused, task, device)
-                    if state == 1:
+            while candidate == -1 and forced == -1:
+                while sizes[0, device] > 0 and arrival[device, later[device, 0]] <= available[device]:
+                    task = later[device, 0]
+                    sizes[0, device] = _pop(later[device], arrival[device], instance.rank_s, sizes[0, device])
+                    sizes[1, device] = _push(now[device], no_key, instance.rank_s, sizes[1, device], task)
+                kind = 1 if sizes[1, device] > 0 else 0
+                if sizes[kind, device] == 0:
+                    break
+                task = now[device, 0] if kind == 1 else later[device, 0]
+                state = _may_run(instance, account, device_of_unit, done, refused, task, device)
+                when = arrival[device, task]
+                if state == 1:
+                    when = _receive(instance, transfers, device_of_unit, finish, task, device, False)
+                    if when <= max(arrival[device, task], available[device]):
                         candidate = task
-                    else:
-                        sizes[kind, device] = _pop(heap, keys, instance.rank_s, sizes[kind, device])
-                        if state == 2:
-                            forced = task
+                        break
+                if state == 2:
+                    forced = task
+                if kind == 1:
+                    sizes[1, device] = _pop(now[device], no_key, instance.rank_s, sizes[1, device])
+                else:
+                    sizes[0, device] = _pop(later[device], arrival[device], instance.rank_s, sizes[0, device])
+                if state == 1:
+                    arrival[device, task] = when
+                    sizes[0, device] = _push(later[device], arrival[device], instance.rank_s, sizes[0, device], task)
             if forced != -1:
                 break
             if candidate == -1:
@@ -633,12 +689,14 @@ def _etf(instance, capacity_bytes, favourite):
             if keeps_free and last[device] != -1:
                 child = favourite[last[device]]
                 if child != -1 and is_ready[child] and not done[child]:
-                    here = max(available[device], arrival[device, child])
+                    when = _receive(instance, transfers, device_of_unit, finish, child, device, False)
+                    here = max(available[device], when)
                     earliest = _may_run(instance, account, device_of_unit, done, refused, child, device) == 1
                     home = device_of_unit[instance.unit_of_task[child]]
                     for other in range(num_devices):
                         if home == -1 and not refused[other, child]:
-                            earliest &= here <= max(available[other], arrival[other, child])
+                            when = _receive(instance, transfers, device_of_unit, finish, child, other, False)
+                            earliest &= here <= max(available[other], when)
                     if earliest:
                         candidate = child
                         while sizes[2, device] > 0:
@@ -648,7 +706,8 @@ def _etf(instance, capacity_bytes, favourite):
                                     candidate = task
                                 break
                             sizes[2, device] = _pop(urgent[device], everywhere, instance.rank_s, sizes[2, device])
-            begin = max(available[device], arrival[device, candidate])
+            when = _receive(instance, transfers, device_of_unit, finish, candidate, device, False)
+            begin = max(available[device], when)
             end = begin + instance.durations_s[device, candidate]
             better = begin < best_start or (begin == best_start and end < best_finish)
             if begin == best_start and end == best_finish:
@@ -672,6 +731,7 @@ def _etf(instance, capacity_bytes, favourite):
         unit = instance.unit_of_task[best_task]
         if device_of_unit[unit] == -1:
             _charge(instance, account, device_of_unit, unit, best, True)
+        _receive(instance, transfers, device_of_unit, finish, best_task, best, True)
         start[best_task], finish[best_task] = best_start, best_finish
         done[best_task] = True
         available[best] = best_finish
@@ -684,7 +744,10 @@ def _etf(instance, capacity_bytes, favourite):
                 if waiting[task] == 0:
                     fresh[num_fresh] = task
                     num_fresh += 1
-    _place_the_rest(device_of_unit)
+    for unit in range(device_of_unit.shape[0]):  # sources that nothing reads
+        if device_of_unit[unit] == -1:
+            home = _least_overflow(instance, account, device_of_unit, unit)
+            fits &= _charge(instance, account, device_of_unit, unit, home, True) <= 0
     return device_of_unit, start, finish, fits
 
 

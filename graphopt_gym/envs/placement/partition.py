@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from graphopt_gym.envs.placement.groups import GroupGraph, make_group_graph
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
 
 WEIGHT_TOTAL = 2**24  # METIS takes 32-bit integers: weights are scaled to this sum
 EDGE_TOTAL = 2**30
-
-
-@dataclass(frozen=True)
-class GroupGraph:
-    """A placement problem at the level of its groups. G groups, E edges, D devices."""
-
-    work_s: np.ndarray  # float64 [D, G] compute of each group on each device
-    memory_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs
-    position: np.ndarray  # float64 [G] first task that computes: the groups' order
-    edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
-    edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
-
-
-def make_group_graph(problem: PlacementProblem) -> GroupGraph:
-    """Add up tasks and tensors by group."""
-    simulator, tasks = problem.simulator, problem.simulator.tasks
-    groups, group = problem.num_groups, problem.group_of_task
-    work = np.stack([np.bincount(group, times, groups) for times in simulator.durations_s])[simulator.device_type]
-    storage_group = group[np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))]
-    memory = np.bincount(group, tasks.persistent_bytes, groups)
-    memory += np.bincount(storage_group, tasks.storage_bytes, groups)
-    position = np.full(groups, np.inf)
-    computing = np.flatnonzero(~tasks.is_source)
-    np.minimum.at(position, group[computing], computing)
-
-    tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
-    source, target = group[tasks.tensor_task[tensor]].astype(np.int64), group[tasks.reader].astype(np.int64)
-    # a tensor goes once to a group, however many tasks of it read
-    once = np.unique(tensor * groups + target, return_index=True)[1]
-    once = once[source[once] != target[once]]
-    low, high = np.minimum(source, target)[once], np.maximum(source, target)[once]
-    pairs, inverse = np.unique(low * groups + high, return_inverse=True)
-    edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
-    return GroupGraph(work, memory, position, np.stack([pairs // groups, pairs % groups], axis=1), edge_bytes)
 
 
 # ---- the human expert
@@ -84,7 +51,7 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
 def _stage_of_group(problem: PlacementProblem, stages: list[dict]) -> np.ndarray:
     """int64 [G]: the stage that most tasks of each group belong to, or -1; the longest matching module path counts."""
     graph, tasks, count = problem.graph, problem.simulator.tasks, len(stages)
-    prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage["modules"]]
+    prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage.get("modules", ())]
     prefixes.sort(key=lambda item: len(item[0]))
     of_module = np.full(len(graph.modules), -1, np.int64)
     for module, path in enumerate(graph.modules):

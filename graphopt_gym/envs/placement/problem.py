@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.envs.placement.groups import Moves, make_moves
 from graphopt_gym.errors import unknown_name
 from graphopt_gym.problem import Outcome, Problem, check_integers
 from graphopt_gym.simulator import Simulator
@@ -133,7 +135,7 @@ class PlacementProblem(Problem):
 
     def price(self, makespan_s: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cost float64 [B], valid bool [B]) of simulated steps: makespans float64 [B], peaks int64 [B, D]."""
-        valid = (peak_bytes <= self.capacity_bytes).all(axis=-1)
+        valid = np.asarray((peak_bytes <= self.capacity_bytes).all(axis=-1))
         if valid.all():
             return makespan_s, valid
         return np.where(valid, makespan_s, makespan_s + self.serial_s * (1 + self.overflow(peak_bytes))), valid
@@ -146,11 +148,38 @@ class PlacementProblem(Problem):
         return rng.integers(0, self.num_devices, self.num_groups, dtype=np.int32)
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with one group, or a run of consecutive groups that share its device, on another device.
+
+        Every other move draws the group by its work, so that heavy ones move more often. The device is mostly that of
+        a group with which it exchanges tensors. Runs have a length of 1 up to a quarter of the groups, short ones
+        being more likely: the border between two devices moves as a whole.
+        """
         changed = decision.copy()
-        group = int(rng.integers(self.num_groups))
-        if self.num_devices > 1:  # another device than now
-            changed[group] = (changed[group] + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
+        if self.num_devices == 1:
+            return changed
+        moves = self._moves
+        by_work, which, kind, length, side = rng.random(5).tolist()
+        group = int(which * self.num_groups) if by_work < 0.5 else int(np.searchsorted(moves.work, which))
+        group = min(group, self.num_groups - 1)
+        home = int(decision[group])
+        target = (home + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
+        if kind >= 0.2:
+            near = decision[moves.neighbour[moves.neighbour_ptr[group] : moves.neighbour_ptr[group + 1]]]
+            near = near[near != home]
+            if len(near):
+                target = int(near[int(rng.integers(len(near)))])
+        if kind < 0.5:
+            changed[group] = target
+            return changed
+        count = int(moves.longest**length)
+        at = int(moves.position[group])
+        run = moves.order[at : at + count] if side < 0.5 else moves.order[max(0, at - count + 1) : at + 1]
+        changed[run[decision[run] == home]] = target
         return changed
+
+    @cached_property
+    def _moves(self) -> Moves:
+        return make_moves(self)
 
     def bounds(self) -> dict[str, float]:
         """Step times that no placement can beat, in seconds.

@@ -1,0 +1,74 @@
+"""A placement problem at the level of its groups: what they weigh, and what they exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.problem import PlacementProblem
+
+
+@dataclass(frozen=True)
+class GroupGraph:
+    """A placement problem at the level of its groups. G groups, E edges, D devices."""
+
+    work_s: np.ndarray  # float64 [D, G] compute of each group on each device
+    memory_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs
+    position: np.ndarray  # float64 [G] first task that computes: the groups' order
+    edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
+    edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
+
+
+def make_group_graph(problem: PlacementProblem) -> GroupGraph:
+    """Add up tasks and tensors by group."""
+    simulator, tasks = problem.simulator, problem.simulator.tasks
+    groups, group = problem.num_groups, problem.group_of_task
+    work = np.stack([np.bincount(group, times, groups) for times in simulator.durations_s])[simulator.device_type]
+    storage_group = group[np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))]
+    memory = np.bincount(group, tasks.persistent_bytes, groups)
+    memory += np.bincount(storage_group, tasks.storage_bytes, groups)
+    position = np.full(groups, np.inf)
+    computing = np.flatnonzero(~tasks.is_source)
+    np.minimum.at(position, group[computing], computing)
+
+    tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
+    source, target = group[tasks.tensor_task[tensor]].astype(np.int64), group[tasks.reader].astype(np.int64)
+    # a tensor goes once to a group, however many tasks of it read
+    once = np.unique(tensor * groups + target, return_index=True)[1]
+    once = once[source[once] != target[once]]
+    low, high = np.minimum(source, target)[once], np.maximum(source, target)[once]
+    pairs, inverse = np.unique(low * groups + high, return_inverse=True)
+    edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
+    return GroupGraph(work, memory, position, np.stack([pairs // groups, pairs % groups], axis=1), edge_bytes)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What the moves of the local searches are drawn from. G groups."""
+
+    order: np.ndarray  # int64 [G] groups by position
+    position: np.ndarray  # int64 [G] rank of each group in that order
+    work: np.ndarray  # float64 [G] cumulative share of the compute
+    neighbour_ptr: np.ndarray  # int64 [G+1]
+    neighbour: np.ndarray  # int64 groups that exchange tensors with each group
+    longest: int  # most groups that one move takes along
+
+
+def make_moves(problem: PlacementProblem) -> Moves:
+    """From the graph of groups."""
+    graph = make_group_graph(problem)
+    groups = problem.num_groups
+    order = np.argsort(graph.position, kind="stable")
+    both = np.concatenate([graph.edges, graph.edges[:, ::-1]])
+    work = np.cumsum(graph.work_s.mean(axis=0))
+    return Moves(
+        order=order,
+        position=np.argsort(order),
+        work=work / max(float(work[-1]), 1e-30),
+        neighbour_ptr=np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=groups))]),
+        neighbour=both[np.argsort(both[:, 0], kind="stable"), 1],
+        longest=max(2, groups // 4),
+    )
