@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_text
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -148,29 +148,6 @@ class Solution:
             "decision": self.decision.tolist(),
         }
         return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file whole or not at all: to a temporary file beside it, then renamed.
-
-    Raises:
-        InputError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"cannot write {str(path)!r}: {why}; give a path that can be written") from None
-    return path
 
 
 def check_integers(decision: Any, shape: tuple[int, ...], limit: int, what: str) -> np.ndarray:

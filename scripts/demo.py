@@ -19,8 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 import graphopt_gym as gg
 from graphopt_gym.cli.common import check_folder
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_text
 from graphopt_gym.graphs.generators import chain
-from graphopt_gym.problem import Outcome, Problem, Solution, write_text
+from graphopt_gym.problem import Outcome, Problem, Solution
 from graphopt_gym.report.files import write_comparison
 from graphopt_gym.report.tables import comparison_table
 from graphopt_gym.report.units import format_cost, format_seconds

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 from scipy.optimize import brentq, least_squares
 
 from graphopt_gym.data import data_path
+from graphopt_gym.files import write_text
 from graphopt_gym.hardware.cluster import Device, load_device
 from graphopt_gym.hardware.collectives import ring_all_reduce_s
 from graphopt_gym.hardware.cost_model import CostModel
@@ -298,9 +298,7 @@ def rounded(value: Any) -> Any:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(rounded(result), indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(rounded(result), indent=1) + "\n")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 from graphopt_agents.train_sb3 import Args, train  # noqa: E402
 
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
-from graphopt_gym.problem import write_text  # noqa: E402
+from graphopt_gym.files import write_file, write_text  # noqa: E402
 from graphopt_gym.search.solve import solve  # noqa: E402
 
 CLUSTER = "v100x4"
@@ -170,10 +170,9 @@ def draw(runs: dict[tuple[str, str, int], dict[str, Any]], rows: list[dict[str, 
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1]))
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_file(path, picture.getvalue(), make_folders=True)
 
 
 def document(rows: list[dict[str, Any]]) -> str:

@@ -6,10 +6,10 @@ The file is a dictionary ``{"header": JSON text, "state": ...}`` written by ``to
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_file
 
 FORMAT, VERSION = "graphopt-agent", 1
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -66,22 +67,9 @@ def save_checkpoint(
         "facts": dict(facts or {}),
     }
     content = {"header": json.dumps(header), "state": dict(state)}
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"cannot write {str(path)!r}: {why}; give a folder that can be written") from None
-    return path
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return write_file(path, buffer.getvalue())
 
 
 def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> Checkpoint:

@@ -43,7 +43,8 @@ from graphopt_agents.gdp import check_share, draw_placements, mutate_placements
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.problem import Solution, write_text
+from graphopt_gym.files import write_text
+from graphopt_gym.problem import Solution
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike

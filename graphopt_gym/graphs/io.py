@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 
 FORMAT = "graphopt-graph"
@@ -71,7 +72,7 @@ def save_graph(graph: ComputationGraph, path: str | os.PathLike[str]) -> None:
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content.getvalue())
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue(), make_folders=True)
 
 
 def read_graph(path: str | os.PathLike[str]) -> ComputationGraph:
@@ -115,25 +116,6 @@ def read_graph(path: str | os.PathLike[str]) -> ComputationGraph:
             f"{header['fingerprint'][:12]}…, its columns give {graph.fingerprint[:12]}…"
         )
     return graph
-
-
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file under another name beside ``path``, then renames it; missing folders are made.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
 
 
 def _distinct_rows(graph: ComputationGraph) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import PHASES
-from graphopt_gym.graphs.io import write_file
 from graphopt_gym.report.units import format_bytes, format_seconds, time_unit
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def save_gantt(timeline: Timeline, path: str | os.PathLike[str], *, title: str =
     kind = path.suffix.lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"cannot draw {str(path)!r}: unknown picture format {kind!r}; end the name in .png or .svg")
-    write_file(path, figure_bytes(figure, kind, dpi))
+    write_file(path, figure_bytes(figure, kind, dpi), make_folders=True)
     return path
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt_gym.problem import Solution, write_text
+from graphopt_gym.files import write_text
+from graphopt_gym.problem import Solution
 from graphopt_gym.report.gantt import figure_bytes, gantt_figure
 from graphopt_gym.report.tables import Table, comparison_table, device_table, heading
 from graphopt_gym.report.units import format_bytes, format_cost, format_count, format_seconds

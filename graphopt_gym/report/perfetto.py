@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES
-from graphopt_gym.graphs.io import write_file
 
 if TYPE_CHECKING:
     from perfetto.trace_builder.proto_builder import TraceProtoBuilder
@@ -33,7 +33,7 @@ def write_trace(timeline: Timeline, path: str | os.PathLike[str], *, name: str =
     Raises:
         InputError: the folder cannot be written.
     """
-    write_file(path, trace_bytes(timeline, name=name))
+    write_file(path, trace_bytes(timeline, name=name), make_folders=True)
     return Path(path)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphopt_agents import checkpoints
 from graphopt_agents.checkpoints import load_checkpoint, load_weights, run_folder, same_arguments, save_checkpoint
 
 from graphopt_gym.errors import InputError
@@ -106,10 +105,10 @@ def test_load__refuses_a_foreign_torch_file(tmp_path: Path) -> None:
 def test_save__leaves_the_old_file_when_it_fails(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
-    def full(content: object, file: object) -> None:
+    def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.torch, "save", full)
+    monkeypatch.setattr("graphopt_gym.files.os.replace", full)
     with pytest.raises(InputError, match="No space left"):
         save_checkpoint(saved, "gdp", {}, {})
     assert saved.read_bytes() == before
