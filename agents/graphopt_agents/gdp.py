@@ -34,7 +34,7 @@ from graphopt_agents.networks.inputs import GRAPH_WIDTH
 from graphopt_gym.errors import InputError, unknown_name
 
 RATIOS = ("mean", "joint")
-_KEYS = ("node_mask", "action_mask", "nodes", "times", "edge_index", "edge_bytes", "links", "devices")
+_KEYS = ("node_mask", "action_mask", "nodes", "times", "memory", "edge_index", "edge_bytes", "links", "devices")
 
 
 def draw_placements(
@@ -105,7 +105,7 @@ def check_share(name: str, value: Any) -> float:
 def observation_key(observation: Mapping[str, Any], row: int) -> bytes:
     """Which graph on which cluster an observation of a batch shows: equal keys, equal graphs."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("node_mask", "action_mask", "nodes", "times", "edge_index", "devices", "links"):
+    for name in ("node_mask", "action_mask", "nodes", "times", "memory", "edge_index", "devices", "links"):
         digest.update(np.ascontiguousarray(np.asarray(observation[name][row]), np.float32).tobytes())
     return digest.digest()
 

@@ -154,7 +154,7 @@ def test_policy__log_probs_and_entropies_are_over_real_groups(graph_files: tuple
 
 def test_policy__trains_with_sb3_and_improves(graph_files: tuple[str, str]) -> None:
     envs = make_envs(graph_files[1:], "toyx2", num_envs=16)
-    model = make_ppo(envs, n_steps=2, batch_size=32, n_epochs=4, learning_rate=3e-3, ent_coef=0.003)
+    model = make_ppo(envs, n_steps=4, batch_size=64, n_epochs=4, learning_rate=1e-3, ent_coef=0.003)
     rewards: list[float] = []
 
     class Track(GraphBaseline):
@@ -163,10 +163,10 @@ def test_policy__trains_with_sb3_and_improves(graph_files: tuple[str, str]) -> N
             rewards.append(float(self.model.rollout_buffer.rewards.mean()))  # type: ignore[attr-defined]
 
     callback = Track()
-    model.learn(32 * 40, callback=callback)
+    model.learn(64 * 40, callback=callback)
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5])
     ((count, mean),) = callback.means.values()
-    assert count == 32 * 40
+    assert count == 64 * 40
     assert mean == pytest.approx(np.mean(rewards), rel=1e-5)
     problem = envs.get_attr("episodes")[0].instances[0].problem
     decision, _ = model.predict(envs.reset(), deterministic=True)

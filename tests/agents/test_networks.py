@@ -31,7 +31,8 @@ def make_input(groups: int = 12, devices: int = 3, edges: int = 20, seed: int = 
         edge_index=torch.stack([low, high]),
         edge_bytes=unit(edges),
         times=unit(groups, devices),
-        devices=unit(devices, 4),
+        memory=unit(groups, devices),
+        devices=unit(devices, 5),
         links=unit(devices, devices),
     )
 
@@ -47,7 +48,11 @@ def permuted(graph: GraphInput, order: torch.Tensor) -> GraphInput:
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
     return dataclasses.replace(
-        graph, nodes=graph.nodes[order], times=graph.times[order], edge_index=rank[graph.edge_index]
+        graph,
+        nodes=graph.nodes[order],
+        times=graph.times[order],
+        memory=graph.memory[order],
+        edge_index=rank[graph.edge_index],
     )
 
 
@@ -211,8 +216,8 @@ def test_network__one_serves_any_number_of_devices_and_starts_uniform(devices: i
     logits = make_network()(graph)
     assert logits.shape == (12, devices)
     if devices > 1:  # equal devices are still told apart, by their places
-        twins = dataclasses.replace(graph, times=torch.full((12, devices), 0.5), devices=torch.ones(devices, 4),
-                                    links=torch.ones(devices, devices))  # fmt: skip
+        twins = dataclasses.replace(graph, times=torch.full((12, devices), 0.5), memory=torch.full((12, devices), 0.5),
+                                    devices=torch.ones(devices, 5), links=torch.ones(devices, devices))  # fmt: skip
         rows = make_network()(twins)
         assert not torch.allclose(rows[:, 0], rows[:, 1])
 
@@ -256,6 +261,7 @@ def test_padding__changes_nothing() -> None:
         "nodes": torch.nn.functional.pad(graph.nodes, (0, 0, 0, 7)).flatten(),
         "node_mask": torch.tensor([1] * 12 + [0] * 7, dtype=torch.int8),
         "times": torch.nn.functional.pad(graph.times, (0, 2, 0, 7)).flatten(),
+        "memory": torch.nn.functional.pad(graph.memory, (0, 2, 0, 7)).flatten(),
         "edge_index": torch.nn.functional.pad(graph.edge_index, (0, 9), value=-1).flatten().int(),
         "edge_bytes": torch.nn.functional.pad(graph.edge_bytes, (0, 9)),
         "links": torch.nn.functional.pad(graph.links, (0, 2, 0, 2)).flatten(),
@@ -306,3 +312,22 @@ def test_saving_memory__changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> 
 def test_config__refuses_bad_sizes(bad: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         NetworkConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_network__sees_memory() -> None:
+    graph, network = make_input(), make_network()
+    for other in (
+        dataclasses.replace(graph, memory=graph.memory * 0.5),
+        dataclasses.replace(graph, devices=graph.devices * torch.tensor([1, 1, 1, 1, 0.5])),
+    ):
+        assert not torch.equal(network(other), network(graph))
+
+
+def test_cluster_memory__is_what_the_graph_holds_to_all_memory_together() -> None:
+    share = torch.tensor([0.5, 1.0, 2.0])  # of each device's capacity; 1 / 3.5 of all
+    devices = torch.ones(3, 5)
+    devices[:, inputs.MEMORY_COLUMN] = share / (1 + share)
+    got = dataclasses.replace(make_input(), devices=devices).cluster_memory()
+    torch.testing.assert_close(got, torch.tensor((1 / 3.5) / (1 + 1 / 3.5)))
+    empty = dataclasses.replace(make_input(), devices=torch.zeros(3, 5))
+    assert empty.cluster_memory() == 0

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 NODE_WIDTH = len(GROUP_FEATURES)
 _WAVES = 3  # frequencies that tell the places of devices apart
-DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1
-PAIR_WIDTH = 2
+DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1 + 1
+PAIR_WIDTH = 4
+MEMORY_COLUMN = STATIC_DEVICE_FEATURES.index("whole_graph_memory")
 TIME_COLUMN = GROUP_FEATURES.index("time")
 LEVEL_COLUMNS = (GROUP_FEATURES.index("first_level"), GROUP_FEATURES.index("last_level"))
 
@@ -31,7 +32,8 @@ class GraphInput:
     edge_index: Tensor  # int64 [2, E] sending, reading group
     edge_bytes: Tensor  # float32 [E]
     times: Tensor  # float32 [G, D]
-    devices: Tensor  # float32 [D, 4]
+    memory: Tensor  # float32 [G, D]
+    devices: Tensor  # float32 [D, 5]
     links: Tensor  # float32 [D, D]
 
     @property
@@ -50,6 +52,7 @@ class GraphInput:
             edge_index=torch.from_numpy(instance.group_edges.T.copy()).long(),
             edge_bytes=torch.from_numpy(instance.edge_features),
             times=torch.from_numpy(instance.time_features),
+            memory=torch.from_numpy(instance.memory_features),
             devices=torch.from_numpy(instance.tables.device_features),
             links=torch.from_numpy(instance.link_features),
         )
@@ -67,12 +70,13 @@ class GraphInput:
             edge_index=edge_index[:, :edges],
             edge_bytes=observation["edge_bytes"][:edges].float(),
             times=observation["times"].reshape(max_groups, max_devices)[:groups, :devices].float(),
+            memory=observation["memory"].reshape(max_groups, max_devices)[:groups, :devices].float(),
             devices=observation["devices"].reshape(max_devices, -1)[:devices].float(),
             links=observation["links"].reshape(max_devices, max_devices)[:devices, :devices].float(),
         )
 
     def node_features(self, use_times: bool, waves: int) -> Tensor:
-        """float32 [G, node_width(waves)]: the features, and sines and cosines of the levels.
+        """float32 [G, node_width(waves)]: the features, mean memory to capacity, sines and cosines of the levels.
 
         Without ``use_times`` no cost of an op is among them (the papers' configuration, recalled). ``waves`` is the
         number of frequencies, each twice the one before; 0 leaves the levels as they are.
@@ -83,10 +87,11 @@ class GraphInput:
             nodes[:, TIME_COLUMN] = 0
         levels = nodes[:, LEVEL_COLUMNS]
         angles = [math.pi * 2**wave * levels for wave in range(waves)]
-        return torch.cat([nodes, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
+        held = self.memory.mean(dim=1, keepdim=True)
+        return torch.cat([nodes, held, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
 
     def device_features(self) -> Tensor:
-        """float32 [D, DEVICE_WIDTH]: speed, capacity, bandwidths, and the device's place among the others.
+        """float32 [D, DEVICE_WIDTH]: speed, capacity, bandwidths, memory, and the device's place among the others.
 
         Equal devices have equal figures, and a network that saw nothing else could never put two ops apart: the place
         (d + 1/2) / D, with sines and cosines, breaks the tie, and means the same for 2, 4 and 8 devices.
@@ -100,26 +105,32 @@ class GraphInput:
             place,
             *(wave for angle in angles for wave in (angle.sin(), angle.cos())),
             torch.full_like(place, 1 / count),
+            self.cluster_memory().expand(count),
         ]
         return torch.cat([self.devices, torch.stack(columns, dim=1)], dim=1)
 
+    def cluster_memory(self) -> Tensor:
+        """float32, a scalar: what the graph holds to the memory of all devices together, squashed."""
+        whole = self.devices[:, MEMORY_COLUMN]
+        return 1 / (1 + ((1 - whole) / whole).sum())  # a device's capacity to what the graph holds: (1 - x) / x
+
     def pair_features(self, use_times: bool) -> Tensor:
-        """float32 [G, D, PAIR_WIDTH]: time of each group on each device, and the same to its mean over devices."""
+        """float32 [G, D, PAIR_WIDTH]: time and memory of each group on each device, and to their means over devices."""
         times = self.times if use_times else torch.zeros_like(self.times)
-        return torch.stack([times, times - times.mean(dim=1, keepdim=True)], dim=2)
+        parts = [part for one in (times, self.memory) for part in (one, one - one.mean(dim=1, keepdim=True))]
+        return torch.stack(parts, dim=2)
 
     def graph_features(self, use_times: bool) -> Tensor:
         """float32 [GRAPH_WIDTH]: what superposition conditions on: means and maxima over groups, sizes, the cluster."""
         nodes = self.node_features(use_times, 0)
         sizes = torch.tensor([math.log1p(self.num_groups) / 12, 1 / self.num_devices], device=nodes.device)
-        return torch.cat(
-            [nodes.mean(0), nodes.amax(0), self.devices.mean(0), self.devices.amin(0), self.links.mean().view(1), sizes]
-        )
+        cluster = [self.devices.mean(0), self.devices.amin(0), self.links.mean().view(1), self.cluster_memory().view(1)]
+        return torch.cat([nodes.mean(0), nodes.amax(0), *cluster, sizes])
 
 
-GRAPH_WIDTH = 2 * NODE_WIDTH + 2 * len(STATIC_DEVICE_FEATURES) + 1 + 2
+GRAPH_WIDTH = 2 * (NODE_WIDTH + 1) + 2 * len(STATIC_DEVICE_FEATURES) + 2 + 2
 
 
 def node_width(waves: int) -> int:
     """Columns of :meth:`GraphInput.node_features`."""
-    return NODE_WIDTH + 2 * len(LEVEL_COLUMNS) * waves
+    return NODE_WIDTH + 1 + 2 * len(LEVEL_COLUMNS) * waves

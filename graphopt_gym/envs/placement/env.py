@@ -146,6 +146,7 @@ class PlacementEnv(EpisodeEnv):
     | `nodes` | [G, 25] | float32 | the features of every group | 0 |
     | `node_mask` | [G] | int8 | 1: a group | 0 |
     | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
+    | `memory` | [G, D] | float32 | groups times what each group holds (parameters, state, activations) to the device's capacity, squashed | 0 |
     | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
     | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
     | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
@@ -264,10 +265,11 @@ class PlacementOneShotEnv(EpisodeEnv):
     | `nodes` | [G, 25] | float32 | the features of every group (`GROUP_FEATURES`) | 0 |
     | `node_mask` | [G] | int8 | 1: a group | 0 |
     | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
+    | `memory` | [G, D] | float32 | groups times what each group holds (parameters, state, activations) to the device's capacity, squashed | 0 |
     | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
     | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
     | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
-    | `devices` | [D, 4] | float32 | each device: exists, speed, capacity, bandwidth (`STATIC_DEVICE_FEATURES`) | 0 |
+    | `devices` | [D, 5] | float32 | each device: exists, speed, capacity, bandwidth, memory that the whole graph would take (`STATIC_DEVICE_FEATURES`) | 0 |
     | `action_mask` | [D] | int8 | 1: a device of the episode's cluster | 0 |
 
     ## Rewards
@@ -315,7 +317,7 @@ class PlacementOneShotEnv(EpisodeEnv):
     ## Version History
 
     * v0: initial version.
-    """
+    """  # noqa: E501 - tables
 
     def __init__(
         self,

@@ -159,6 +159,7 @@ class Episodes(ABC):
         out = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         out["nodes"][:groups] = instance.tables.group_features[:groups]
         out["times"][:groups, :devices] = instance.time_features
+        out["memory"][:groups, :devices] = instance.memory_features
         out["edge_index"] = np.full(shapes["edge_index"], -1, np.int32)
         out["edge_index"][:, :edges] = instance.group_edges.T
         out["edge_bytes"][:edges] = instance.edge_features
@@ -172,6 +173,7 @@ class Episodes(ABC):
             "nodes": (roster.max_groups, len(GROUP_FEATURES)),
             "node_mask": (roster.max_groups,),
             "times": (roster.max_groups, roster.max_devices),
+            "memory": (roster.max_groups, roster.max_devices),
             "edge_index": (2, roster.max_edges),
             "edge_bytes": (roster.max_edges,),
             "links": (roster.max_devices, roster.max_devices),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.placement.observation import GROUP_FEATURES, Tables
+from graphopt_gym.envs.placement.observation import GROUP_FEATURES, STATIC_DEVICE_FEATURES, Tables
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
@@ -57,6 +57,19 @@ class Instance:
     def time_features(self) -> np.ndarray:
         """float32 [G, D]: squashed time of each group on each device to that of an average group."""
         ratio = self.tables.duration_s[:, : self.num_groups].T * self.tables.group_scale
+        return (ratio / (1 + ratio)).astype(np.float32)
+
+    @cached_property
+    def memory_features(self) -> np.ndarray:
+        """float32 [G, D]: what each group holds to the capacity of each device, times the groups, squashed.
+
+        Times the groups, so that it does not vanish in large graphs: 0.5 where the whole graph would just fill the
+        device if all its groups held as much as this one. Parameters and state, and activations as if all were held
+        at once.
+        """
+        tables = self.tables
+        held = (tables.persistent_bytes + tables.activation_bytes)[: self.num_groups, None]
+        ratio = held * self.num_groups / tables.capacity_bytes
         return (ratio / (1 + ratio)).astype(np.float32)
 
     def single_device(self) -> int:
@@ -106,12 +119,15 @@ class Instance:
         rate = _bandwidth(cluster)
         latency = np.array([link.latency_s for link in cluster.links] or [0.0])
         others = ~np.eye(devices, dtype=bool)
-        device_features = np.ones((devices, 4), np.float32)
+        device_features = np.ones((devices, len(STATIC_DEVICE_FEATURES)), np.float32)
         alone = duration.sum(axis=1)
         device_features[:, 1] = np.where(alone > 0, total / np.where(alone > 0, alone, 1), 1)
         device_features[:, 2] = simulator.capacity_bytes / simulator.capacity_bytes.max()
         if devices > 1:
             device_features[:, 3] = rate.sum(axis=1) / (devices - 1) / rate.max()
+
+        whole = (persistent.sum() + activation.sum()) / simulator.capacity_bytes
+        device_features[:, 4] = whole / (1 + whole)
 
         group_of_op = problem.group_of_op
         real = (graph.op_class != SOURCE) & (graph.op_class != VIEW)

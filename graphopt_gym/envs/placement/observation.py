@@ -54,7 +54,10 @@ PROGRESS_FEATURES = (
     "cost",  # squashed: square root of the cost now to that at the start
     "valid",  # 1 where the complete placement fits in memory now
 )
-STATIC_DEVICE_FEATURES = DEVICE_FEATURES[:4]
+STATIC_DEVICE_FEATURES = (
+    *DEVICE_FEATURES[:4],
+    "whole_graph_memory",  # squashed: what all groups together hold to the capacity
+)
 
 
 class Tables(NamedTuple):

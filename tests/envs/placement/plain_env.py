@@ -100,6 +100,15 @@ class PlainEnv:
             *(share(graph.op_class, code) for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)),
         ]
 
+    def memory(self) -> list[list[float]]:
+        """[G][D]: the static share of memory of each group on each device."""
+        held = [self.persistent[g] + self.activation[g] for g in range(self.G)]
+        return [[squash(self.G * held[g] / self.capacity[d]) for d in range(self.D)] for g in range(self.G)]
+
+    def whole_graph_memory(self) -> list[float]:
+        """[D]: the static device feature."""
+        return [squash((sum(self.persistent) + sum(self.activation)) / self.capacity[d]) for d in range(self.D)]
+
     def observe(self) -> dict[str, np.ndarray]:
         g, ended = self.current, self.current == self.G
         decided = range(self.current)

@@ -62,6 +62,35 @@ def test_observation__agrees_with_the_plain_twin(seed):
     assert info["placement"].tolist() == twin.placement
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_memory__agrees_with_the_plain_twin(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng) if seed % 2 else layered_dag(40, seed=seed, colocated=0.5)
+    on = random_cluster(rng)
+    step, one_shot = PlacementEnv(graph, on, observation="graph"), PlacementOneShotEnv(graph, on, max_groups=90)
+    twin = PlainEnv(step.problem)
+    groups = step.problem.num_groups
+    expected = np.array(twin.memory(), np.float32)
+    for env in (step, one_shot):
+        shaped = env.unflatten(env.reset(seed=0)[0])
+        np.testing.assert_array_max_ulp(shaped["memory"][:groups], expected, maxulp=1)
+    assert not shaped["memory"][groups:].any()
+    whole = shaped["devices"][:, features.STATIC_DEVICE_FEATURES.index("whole_graph_memory")]
+    np.testing.assert_array_max_ulp(whole, np.array(twin.whole_graph_memory(), np.float32), maxulp=1)
+
+
+def test_memory__is_half_where_the_graph_just_fills_the_device():
+    held = PlacementEnv(SMALL, cluster(2)).episodes.instances[0].tables
+    total = int(held.persistent_bytes.sum() + held.activation_bytes.sum())
+    for memory_bytes, whole in ((total, 0.5), (3 * total, 0.25)):
+        env = PlacementOneShotEnv(SMALL, cluster(2, memory_bytes))
+        shaped = env.unflatten(env.reset(seed=0)[0])
+        assert shaped["devices"][:, 4].tolist() == [whole] * 2
+        # the mean of the ratios before squashing is that of the whole graph
+        ratio = shaped["memory"].astype(np.float64)
+        np.testing.assert_allclose((ratio / (1 - ratio)).mean(axis=0), whole / (1 - whole), rtol=1e-5)
+
+
 @pytest.mark.parametrize("grouping", ["colocation", "op"])
 @pytest.mark.parametrize("observation", ["step", "graph"])
 def test_observation__is_in_its_space_to_the_end(grouping, observation):
@@ -100,6 +129,8 @@ def test_static_observation__is_what_the_graph_observation_holds():
     assert static["node_mask"].sum() == groups < env.episodes.roster.max_groups
     assert not static["nodes"][groups:].any()
     assert not static["times"][:, 2:].any()
+    assert not static["memory"][groups:].any()
+    assert not static["memory"][:, 2:].any()
     edges = static["edge_index"][:, static["edge_index"][0] >= 0].T
     tasks, group = problem.simulator.tasks, problem.group_of_task
     wanted = {
