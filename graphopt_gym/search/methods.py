@@ -26,6 +26,10 @@ FIRST_ACCEPTANCE = 0.003
 COOLING = 1e-2
 CALIBRATION_MOVES = 32
 CALIBRATION_SHARE = 0.02  # of the budget, at most, spent on calibration
+# A budget of several times this many moves an entry of the decision is spent in several cycles, each from the best.
+CYCLE_MOVES = 50
+MOST_CYCLES = 8
+REHEATING = 6.0  # how much hotter every other cycle is, to leave what the cool ones are stuck in
 # Cross-entropy: rounds in a budget, share of samples that the next round is fitted to, weight of the new fit, weight of
 # a start, and a floor under the chances, so that a sample never has fewer random entries than this on average.
 ROUNDS = 100
@@ -33,6 +37,7 @@ ELITE_SHARE = 0.25
 SMOOTHING = 0.5
 START_WEIGHT = 0.9
 LEAST_CHANGES = 1.0
+MOST_IDLE_ROUNDS = 12
 
 
 def random_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -73,9 +78,9 @@ def _walk(
     decision: np.ndarray,
     cost: float,
     temperature: Callable[[], float],
-    patience: float = math.inf,
-) -> tuple[np.ndarray, float]:
-    """A Metropolis walk over neighbours, until the budget is spent or ``patience`` moves in a row improve nothing.
+    ends: Callable[[int], bool],
+) -> None:
+    """A Metropolis walk over neighbours until ``ends``, which is told how many moves in a row have improved nothing.
 
     Several neighbours of one decision are evaluated at once, and looked at in the order in which they were drawn up to
     the first that is accepted; later ones are dropped, although they are paid for. So the walk is the sequential one.
@@ -83,7 +88,7 @@ def _walk(
     problem = evaluator.problem
     accepted_share = 0.5
     least, idle = cost, 0
-    while idle < patience:
+    while not ends(idle):
         at_once = int(np.clip(2 * WASTE / accepted_share, 1, MOST_AT_ONCE))
         moves = np.stack([problem.neighbour(decision, rng) for _ in range(at_once)])
         now = temperature()
@@ -98,7 +103,6 @@ def _walk(
                 if cost < least:
                     least, idle = cost, 0
                 break
-    return decision, cost
 
 
 def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], None]:
@@ -109,7 +113,7 @@ def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator
         size = int(np.prod(problem.decision_shape))
         decision, cost = start(evaluator, rng)
         while True:
-            _walk(evaluator, rng, decision, cost, lambda: 0.0, patience=max(50, 4 * size))
+            _walk(evaluator, rng, decision, cost, lambda: 0.0, lambda idle: idle >= max(50, 4 * size))
             assert evaluator.best is not None
             decision = evaluator.best
             for _ in range(int(rng.integers(2, max(4, size // 16) + 1))):
@@ -120,7 +124,10 @@ def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator
 
 
 def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], None]:
-    """Simulated annealing: geometric cooling over the budget from a temperature that the problem's moves set."""
+    """Simulated annealing: geometric cooling over the budget from a temperature that the problem's moves set.
+
+    A budget that is large for the problem is spent in several such cycles, each from the best decision so far.
+    """
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         problem = evaluator.problem
@@ -131,11 +138,22 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
         rise = float(np.median(rises)) if len(rises) else abs(cost) * 0.01
         first = rise / -math.log(FIRST_ACCEPTANCE)
         begin = min(evaluator.share_spent, 0.999)
+        size = int(np.prod(problem.decision_shape))
+        cycles = int(np.clip(evaluator.budget // (CYCLE_MOVES * size), 1, MOST_CYCLES))
+
+        def progress() -> float:
+            """Cycles done, the current one in part."""
+            return (evaluator.share_spent - begin) / (1.0 - begin) * cycles
 
         def temperature() -> float:
-            return first * COOLING ** ((evaluator.share_spent - begin) / (1.0 - begin))
+            cycle, share = divmod(progress(), 1.0)
+            return first * REHEATING ** (cycle % 2) * COOLING**share
 
-        _walk(evaluator, rng, decision, cost, temperature)
+        while True:
+            end = math.floor(progress()) + 1
+            _walk(evaluator, rng, decision, cost, temperature, lambda _: progress() >= end)  # noqa: B023
+            assert evaluator.best is not None
+            decision, cost = evaluator.best, evaluator.best_cost
 
     return run
 
@@ -143,7 +161,8 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
 def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Generator], None]:
     """The cross-entropy method over independent categoricals, one an entry of the decision (Rubinstein 1999).
 
-    They begin even, or, with a start, with most of their weight on its choices.
+    They begin even, or, with a start, with most of their weight on its choices. When some rounds in a row improve
+    nothing, they begin anew with some of their weight on the best decision.
     """
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -156,17 +175,27 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
             )
         size = int(np.prod(problem.decision_shape))
         columns = np.arange(size)
-        chances = np.full((size, choices), 1.0 / choices)
-        if start is not None:
-            decision, _ = start(evaluator, rng)
-            chances *= 1.0 - START_WEIGHT
-            chances[columns, decision.ravel()] += START_WEIGHT
+
+        def around(decision: np.ndarray | None, weight: float) -> np.ndarray:
+            chances = np.full((size, choices), (1.0 - weight) / choices)
+            if decision is not None:
+                chances[columns, decision.ravel()] += weight
+            return chances
+
+        chances = around(None, 0.0) if start is None else around(start(evaluator, rng)[0], START_WEIGHT)
         batch = int(np.clip(evaluator.budget // ROUNDS, 8, 256))
         elite = max(2, int(batch * ELITE_SHARE))
+        idle = 0
         while True:
+            idle += 1
+            if idle > MOST_IDLE_ROUNDS:
+                chances, idle = around(evaluator.best, float(rng.uniform(0.0, START_WEIGHT))), 0
+            best_cost = evaluator.best_cost
             above = rng.random((batch, size, 1)) > np.cumsum(chances, axis=1)[:, :-1]
             samples = above.sum(axis=2, dtype=np.int32)
             costs = evaluator.costs(samples.reshape(batch, *problem.decision_shape))
+            if evaluator.best_cost < best_cost:
+                idle = 0
             counts = np.zeros((size, choices))
             for row in samples[np.argsort(costs, kind="stable")[:elite]]:
                 counts[columns, row] += 1.0 / elite

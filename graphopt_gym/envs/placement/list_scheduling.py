@@ -198,7 +198,7 @@ def _heft(instance, order):
     num_devices, num_tasks = instance.durations_s.shape
     device_of_unit = np.full(instance.unit_ptr.shape[0] - 1, -1, np.int32)
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
-    # busy intervals of each device, in order; those that touch are one, and so are those around a useless gap
+    # busy intervals of each device, in order; those around a gap in which no task fits are one
     begins, ends = np.empty((num_devices, num_tasks)), np.empty((num_devices, num_tasks))
     count = np.zeros(num_devices, np.int64)
     shortest = np.full(num_devices, np.inf)
@@ -257,9 +257,6 @@ def _occupy(begins, ends, count, begin, end, shortest):
     position = _first_after(ends, count, begin)
     joins_left = position > 0 and ends[position - 1] + shortest > begin
     joins_right = position < count and end + shortest > begins[position]
-    if shortest == 0.0:  # a task of no duration fits anywhere: only intervals that touch are one
-        joins_left = position > 0 and ends[position - 1] == begin
-        joins_right = position < count and end == begins[position]
     if joins_left and joins_right:
         ends[position - 1] = ends[position]
         for other in range(position, count - 1):
