@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
+    from graphopt_gym.simulator.tasks import TaskGraph
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class GroupGraph:
     """A placement problem at the level of its groups. G groups, E edges, D devices."""
 
     work_s: np.ndarray  # float64 [D, G] compute of each group on each device
-    memory_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs
+    memory_bytes: np.ndarray  # float64 [G] held when the graph, run in its own order on one device, holds most
     position: np.ndarray  # float64 [G] first task that computes: the groups' order
     edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
     edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
@@ -27,9 +28,12 @@ def make_group_graph(problem: PlacementProblem) -> GroupGraph:
     simulator, tasks = problem.simulator, problem.simulator.tasks
     groups, group = problem.num_groups, problem.group_of_task
     work = np.stack([np.bincount(group, times, groups) for times in simulator.durations_s])[simulator.device_type]
-    storage_group = group[np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))]
-    memory = np.bincount(group, tasks.persistent_bytes, groups)
-    memory += np.bincount(storage_group, tasks.storage_bytes, groups)
+    producer, begin, last = storage_lifetimes(tasks)
+    change = np.bincount(begin, tasks.storage_bytes, tasks.num_tasks + 1)
+    change -= np.bincount(last + 1, tasks.storage_bytes, tasks.num_tasks + 1)
+    fullest = int(np.argmax(np.cumsum(change)))
+    held = np.where((begin <= fullest) & (fullest <= last), tasks.storage_bytes, 0)
+    memory = np.bincount(group, tasks.persistent_bytes, groups) + np.bincount(group[producer], held, groups)
     position = np.full(groups, np.inf)
     computing = np.flatnonzero(~tasks.is_source)
     np.minimum.at(position, group[computing], computing)
@@ -43,6 +47,17 @@ def make_group_graph(problem: PlacementProblem) -> GroupGraph:
     pairs, inverse = np.unique(low * groups + high, return_inverse=True)
     edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
     return GroupGraph(work, memory, position, np.stack([pairs // groups, pairs % groups], axis=1), edge_bytes)
+
+
+def storage_lifetimes(tasks: TaskGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(producer, first, last) int64 [S]: the tasks over which each storage is held, in the graph's own order.
+
+    In that order a forward pass is followed by its backward pass, so activations that live at once overlap here.
+    """
+    producer = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
+    last = producer.copy()
+    np.maximum.at(last, np.repeat(tasks.tensor_storage, np.diff(tasks.reader_ptr)), tasks.reader)
+    return producer, np.where(tasks.is_source[producer], 0, producer), last
 
 
 @dataclass(frozen=True)

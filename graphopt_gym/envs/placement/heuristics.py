@@ -18,6 +18,8 @@ from graphopt_gym.search.solve import Evaluator, Method
 # What m-TOPO, m-ETF and m-SCT believe of each device's capacity, one after the other until a placement is valid:
 # their accounts follow the graph's own order, from which the simulated step departs.
 BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+# How freely m-ETF and m-SCT may spend memory, one after the other until a placement is valid.
+SLACKS = (np.inf, 0.5, 0.1, 0.0)
 
 BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
@@ -73,18 +75,25 @@ def _heft(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 def _memory_aware(
-    scheduler: Callable[[schedulers.Instance, np.ndarray], schedulers.Plan],
+    schedule: Callable[[schedulers.Instance, np.ndarray, float], schedulers.Plan], slacks: Iterable[float]
 ) -> Callable[[Evaluator, np.random.Generator], None]:
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         problem = _placement_problem(evaluator)
         instance = schedulers.make_instance(problem)
-        for share in BELIEVED_CAPACITIES:
-            plan = scheduler(instance, (problem.capacity_bytes * share).astype(np.int64))
-            evaluator.cost(plan.device_of_unit[instance.unit_of_group])
-            if evaluator.best_valid or not plan.fits:  # what does not fit will not fit into less
-                return
+        for slack in slacks:
+            for share in BELIEVED_CAPACITIES:
+                plan = schedule(instance, (problem.capacity_bytes * share).astype(np.int64), slack)
+                evaluator.cost(plan.device_of_unit[instance.unit_of_group])
+                if evaluator.best_valid:
+                    return
+                if not plan.fits:  # what does not fit will not fit into less
+                    break
 
     return run
+
+
+def _m_topo(instance: schedulers.Instance, capacity_bytes: np.ndarray, slack: float) -> schedulers.Plan:
+    return schedulers.m_topo(instance, capacity_bytes)
 
 
 METHODS: dict[str, Method] = {
@@ -113,14 +122,19 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "m_topo",
-            _memory_aware(schedulers.m_topo),
+            _memory_aware(_m_topo, (np.inf,)),
             "devices filled in topological order, within memory",
             BAECHI.format("m_topo"),
         ),
-        Method("m_etf", _memory_aware(schedulers.m_etf), "earliest task first, within memory", BAECHI.format("m_etf")),
+        Method(
+            "m_etf",
+            _memory_aware(schedulers.m_etf, SLACKS),
+            "earliest task first, within memory",
+            BAECHI.format("m_etf"),
+        ),
         Method(
             "m_sct",
-            _memory_aware(schedulers.m_sct),
+            _memory_aware(schedulers.m_sct, SLACKS),
             "small communication times: earliest task first with favourite children, within memory",
             BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
         ),

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
+from graphopt_gym.envs.placement.groups import storage_lifetimes
+
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
 
 NUM_BUCKETS = 64  # of the memory account's time axis
-# Above this many edges the linear program of m-SCT takes minutes: favourite children are then chosen by rule.
-MAX_LP_EDGES = 20_000
+# The linear program of m-SCT takes about 10 s at this many edges; above it favourite children are chosen by rule.
+MAX_LP_EDGES = 50_000
 FAVOURITE_THRESHOLD = 0.5  # of the relaxed variable; the value in Baechi's released code
 
 
@@ -48,7 +50,7 @@ class Instance(NamedTuple):
     unit_ptr: np.ndarray  # int64 [U+1]
     unit_task: np.ndarray  # int32 [K] tasks of each unit, ascending
     bucket: np.ndarray  # int32 [K] when a task runs, in the graph's own order
-    profile: np.ndarray  # int64 [U, B] bytes that a unit holds over time
+    profile: np.ndarray  # int64 [U, B] bytes that a unit holds over that time: parameters, state, live outputs
     unit_bytes: np.ndarray  # int64 [U] parameters, optimiser state and all outputs
     unit_of_group: np.ndarray  # int32 [G]
 
@@ -84,11 +86,17 @@ def make_instance(problem: PlacementProblem) -> Instance:
     unit_ptr = np.zeros(units + 1, np.int64)
     np.cumsum(np.bincount(unit_of_task, minlength=units), out=unit_ptr[1:])
 
-    storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
+    storage_task, begin, last = storage_lifetimes(tasks)
     unit_bytes = np.bincount(unit_of_task, tasks.persistent_bytes, units) + np.bincount(
         unit_of_task[storage_task], tasks.storage_bytes, units
     )
-    bucket, profile = _memory_profile(problem, unit_of_task, units, storage_task)
+    buckets = min(NUM_BUCKETS, tasks.num_tasks)
+    bucket = (np.arange(tasks.num_tasks) * buckets // tasks.num_tasks).astype(np.int32)
+    change = np.zeros((units, buckets + 1), np.int64)
+    np.add.at(change, (unit_of_task[storage_task], bucket[begin]), tasks.storage_bytes)
+    np.add.at(change, (unit_of_task[storage_task], bucket[last] + 1), -tasks.storage_bytes)
+    np.add.at(change[:, 0], unit_of_task, tasks.persistent_bytes)
+    profile = np.ascontiguousarray(np.cumsum(change, axis=1)[:, :buckets])
     return Instance(
         durations_s=durations_s,
         latency_s=latency_s,
@@ -131,27 +139,6 @@ def _units(problem: PlacementProblem) -> np.ndarray:
     rank = np.empty(groups, np.int32)
     rank[roots[np.argsort(first[roots], kind="stable")]] = np.arange(len(roots))
     return rank[joins]
-
-
-def _memory_profile(
-    problem: PlacementProblem, unit_of_task: np.ndarray, units: int, storage_task: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(bucket int32 [K], bytes int64 [U, B]): what each unit holds while the graph runs in its own order.
-
-    Parameters and optimiser state count throughout, an output from its producer to its last reader. In the order of
-    the graph a forward pass is followed by its backward pass, so activations that live at once are counted at once.
-    """
-    tasks = problem.simulator.tasks
-    buckets = min(NUM_BUCKETS, tasks.num_tasks)
-    bucket = (np.arange(tasks.num_tasks) * buckets // tasks.num_tasks).astype(np.int32)
-    last = storage_task.copy()  # of each storage: the last task that reads it
-    np.maximum.at(last, np.repeat(tasks.tensor_storage, np.diff(tasks.reader_ptr)), tasks.reader)
-    begin = np.where(tasks.is_source[storage_task], 0, bucket[storage_task])
-    change = np.zeros((units, buckets + 1), np.int64)
-    np.add.at(change, (unit_of_task[storage_task], begin), tasks.storage_bytes)
-    np.add.at(change, (unit_of_task[storage_task], bucket[last] + 1), -tasks.storage_bytes)
-    np.add.at(change[:, 0], unit_of_task, tasks.persistent_bytes)
-    return bucket, np.ascontiguousarray(np.cumsum(change, axis=1)[:, :buckets])
 
 
 @njit(cache=True)
@@ -288,6 +275,7 @@ class Account(NamedTuple):
     undo: np.ndarray  # int64 [., 3] scratch: device, tensor, copy_until before
     fitted: np.ndarray  # int64 [D, U] how many units were placed when a unit was last found to fit
     placed: np.ndarray  # int64 [1] units placed
+    added: np.ndarray  # float64 [1] bytes that the last unit looked at would add, over devices and time
 
 
 @njit(cache=True)
@@ -302,6 +290,7 @@ def _open_account(instance, capacity_bytes):
         np.empty((2 * instance.reader.shape[0] + 1, 3), np.int64),
         np.full((num_devices, instance.unit_bytes.shape[0]), -1, np.int64),
         np.zeros(1, np.int64),
+        np.zeros(1),
     )
 
 
@@ -350,11 +339,13 @@ def _charge(instance, account, device_of_unit, unit, device, keep):
                     target = device_of_unit[other]
                     undone = _copy(instance, account, target, tensor, instance.bucket[reader], undone)
     worst = np.int64(-(2**62))
+    account.added[0] = 0.0
     for other in range(account.touched.shape[0]):
         if account.touched[other]:
             for bucket in range(num_buckets):
                 total = account.used[other, bucket] + account.extra[other, bucket]
                 worst = max(worst, total - account.capacity_bytes[other])
+                account.added[0] += account.extra[other, bucket]
                 if keep:
                     account.used[other, bucket] = total
                 account.extra[other, bucket] = 0
@@ -414,27 +405,34 @@ def _m_topo(instance, capacity_bytes, share):
 # ---- m-ETF and m-SCT
 
 
-def m_etf(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+def m_etf(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf) -> Plan:
     """m-ETF: the (ready task, device) pair that can start first, among devices with the memory (Jeon et al. 2020).
 
     After Hwang et al. 1989. Ties go to the earlier finish, then to the higher upward rank. Memory is counted over the
     graph's own order, not over the plan's time: parameters, state, outputs and copies, see :func:`_charge`. A unit
     that fits nowhere goes where it overflows least.
+
+    Args:
+        instance: what is placed.
+        capacity_bytes: int64 [D].
+        slack: ours, for tight memory: a unit may only go to devices where it adds at most ``1 + slack`` times the bytes
+            that it adds where it adds least. Copies of tensors on several devices are what fills them.
     """
-    return _plan_etf(instance, capacity_bytes, np.zeros(0, np.int32))
+    return _plan_etf(instance, capacity_bytes, np.zeros(0, np.int32), slack)
 
 
-def m_sct(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+def m_sct(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf) -> Plan:
     """m-SCT: m-ETF, but a device keeps itself free for the favourite child of its last task (Jeon et al. 2020).
 
     After Hanen and Munier 1995. Where the device can start the favourite child earliest, it takes only that, or an
-    *urgent* task, which is one whose inputs have arrived on every device.
+    *urgent* task, which is one whose inputs have arrived on every device. Arguments as of :func:`m_etf`.
     """
-    return _plan_etf(instance, capacity_bytes, favourite_children(instance))
+    return _plan_etf(instance, capacity_bytes, favourite_children(instance), slack)
 
 
-def _plan_etf(instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndarray) -> Plan:
-    device_of_unit, start, finish, fits = _etf(instance, np.asarray(capacity_bytes, np.int64), favourite)
+def _plan_etf(instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndarray, slack: float) -> Plan:
+    capacity = np.asarray(capacity_bytes, np.int64)
+    device_of_unit, start, finish, fits = _etf(instance, capacity, favourite, float(slack))
     return Plan(device_of_unit, start, finish, bool(fits))
 
 
@@ -586,7 +584,7 @@ def _receive(instance, transfers, device_of_unit, finish, task, device, keep):
 
 
 @njit(cache=True)
-def _etf(instance, capacity_bytes, favourite):
+def _etf(instance, capacity_bytes, favourite, slack):
     num_devices, num_tasks = instance.durations_s.shape
     account = _open_account(instance, capacity_bytes)
     device_of_unit = np.full(instance.unit_bytes.shape[0], -1, np.int32)
@@ -608,9 +606,10 @@ def _etf(instance, capacity_bytes, favourite):
     arrival = np.zeros((num_devices, num_tasks))
     everywhere = np.zeros(num_tasks)  # when it would have arrived on every device that it may run on, once it is ready
     refused = np.zeros((num_devices, num_tasks), np.bool_)  # no memory; for good, since accounts only grow
+    adds = np.zeros(num_devices)
     no_key = np.zeros(num_tasks)
     # three heaps a device: not yet arrived, by arrival; arrived, by rank; all, by `everywhere` (for m-SCT)
-    width = 2 * num_tasks  # a task is in a heap once, and once more where its unit fitted nowhere
+    width = 2 * num_tasks  # a task is in a heap once, and once more where its unit was refused
     later, now, urgent = (
         np.empty((num_devices, width), np.int32),
         np.empty((num_devices, width), np.int32),
@@ -637,6 +636,16 @@ def _etf(instance, capacity_bytes, favourite):
             task = fresh[index]
             is_ready[task] = True
             home = device_of_unit[instance.unit_of_task[task]]
+            if home == -1 and slack < np.inf:
+                least = np.inf
+                for device in range(num_devices):
+                    unit = instance.unit_of_task[task]
+                    refused[device, task] = _charge(instance, account, device_of_unit, unit, device, False) > 0
+                    adds[device] = account.added[0]
+                    if not refused[device, task]:
+                        least = min(least, adds[device])
+                for device in range(num_devices):
+                    refused[device, task] |= adds[device] > (1 + slack) * least
             for device in range(num_devices):
                 if home == -1 or home == device:
                     when = _receive(instance, transfers, device_of_unit, finish, task, device, False)
@@ -712,11 +721,10 @@ def _etf(instance, capacity_bytes, favourite):
             if better:
                 best, best_task, best_start, best_finish = device, candidate, begin, end
 
-        if forced != -1:  # its unit fits nowhere: it goes where it overflows least, with its ready tasks
+        if forced != -1:  # its unit is refused everywhere: it goes where it overflows least, with its ready tasks
             unit = instance.unit_of_task[forced]
             home = _least_overflow(instance, account, device_of_unit, unit)
-            _charge(instance, account, device_of_unit, unit, home, True)
-            fits = False
+            fits &= _charge(instance, account, device_of_unit, unit, home, True) <= 0
             for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
                 task = instance.unit_task[position]
                 if is_ready[task] and not done[task]:  # it may be in the heaps twice now, which does no harm

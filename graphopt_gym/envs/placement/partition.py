@@ -31,21 +31,22 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     """
     graph, devices = make_group_graph(problem), problem.num_devices
     stages = problem.graph.metadata.get("stages") or []
-    capacity = problem.capacity_bytes.astype(np.float64)
     stage_of_group = _stage_of_group(problem, stages)
-    member = np.flatnonzero(stage_of_group >= 0)
-    for load in (graph.work_s, graph.memory_bytes / capacity[:, None]):
-        placement = np.full(problem.num_groups, -1, np.int32)
-        if len(member):
-            stage_load = np.stack([np.bincount(stage_of_group[member], row[member], len(stages)) for row in load])
-            placement[member] = _spread(stages, stage_load)[stage_of_group[member]]
+    staged = bool((stage_of_group >= 0).any())
+    if staged:
+        stage_of_group = _follow_neighbours(stage_of_group, graph, len(stages))
+    for load in (graph.work_s, graph.memory_bytes / problem.capacity_bytes[:, None]):
+        if staged:
+            stage_load = np.stack([np.bincount(stage_of_group, row, len(stages)) for row in load])
+            yield _spread(stages, stage_load)[stage_of_group].astype(np.int32)
         else:
             order = np.argsort(graph.position, kind="stable")
-            speed = 1.0 / np.maximum(load.sum(axis=1), 1e-30)
-            middle = np.cumsum(load.mean(axis=0)[order]) - load.mean(axis=0)[order] / 2
-            ends = np.cumsum(_share(speed)) * load.mean(axis=0).sum()
+            ends = np.cumsum(_share(1.0 / np.maximum(load.sum(axis=1), 1e-30)))
+            done = np.cumsum(_share(load.mean(axis=0)[order]))
+            middle = done - _share(load.mean(axis=0)[order]) / 2
+            placement = np.empty(problem.num_groups, np.int32)
             placement[order] = np.minimum(np.searchsorted(ends, middle), devices - 1)
-        yield _follow_neighbours(placement, graph, devices)
+            yield placement
 
 
 def _stage_of_group(problem: PlacementProblem, stages: list[dict]) -> np.ndarray:
@@ -131,21 +132,21 @@ def _cut(load: np.ndarray) -> np.ndarray:
     return assigned
 
 
-def _follow_neighbours(placement: np.ndarray, graph: GroupGraph, devices: int) -> np.ndarray:
-    """Place what is at -1 where its placed neighbours exchange most bytes with it, neighbours of those next."""
-    placement = placement.copy()
-    while (placement < 0).any():
-        pull = np.zeros((len(placement), devices))
+def _follow_neighbours(stage: np.ndarray, graph: GroupGraph, count: int) -> np.ndarray:
+    """Replace each -1 by the stage with whose groups it exchanges most bytes; neighbours of those follow next."""
+    stage = stage.copy()
+    while (stage < 0).any():
+        pull = np.zeros((len(stage), count))
         for one, other in ((0, 1), (1, 0)):
-            known = placement[graph.edges[:, other]] >= 0
+            known = stage[graph.edges[:, other]] >= 0
             rows, neighbours = graph.edges[known, one], graph.edges[known, other]
-            np.add.at(pull, (rows, placement[neighbours]), graph.edge_bytes[known] + 1.0)
-        free = (placement < 0) & pull.any(axis=1)
+            np.add.at(pull, (rows, stage[neighbours]), graph.edge_bytes[known] + 1.0)
+        free = (stage < 0) & pull.any(axis=1)
         if not free.any():  # parts of the graph without any stage
-            placement[placement < 0] = 0
+            stage[stage < 0] = 0
             break
-        placement[free] = pull[free].argmax(axis=1)
-    return placement.astype(np.int32)
+        stage[free] = pull[free].argmax(axis=1)
+    return stage
 
 
 # ---- METIS

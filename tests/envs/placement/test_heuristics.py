@@ -173,8 +173,20 @@ def test_etf_and_sct__agree_with_the_plain_twin(seed):
             assert np.array_equal(plan.finish_s, finish)
 
 
+def frugal_etf(instance, capacity_bytes):
+    return schedulers.m_etf(instance, capacity_bytes, slack=0.0)
+
+
+def frugal_sct(instance, capacity_bytes):
+    return schedulers.m_sct(instance, capacity_bytes, slack=0.1)
+
+
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("scheduler", [schedulers.m_topo, schedulers.m_etf, schedulers.m_sct])
+@pytest.mark.parametrize(
+    "scheduler",
+    [schedulers.m_topo, schedulers.m_etf, schedulers.m_sct, frugal_etf, frugal_sct],
+    ids=lambda scheduler: scheduler.__name__,
+)
 def test_memory_aware__plans_that_fit_stay_within_capacity(scheduler, seed):
     rng = np.random.default_rng(seed)
     graph = layered_dag(80, seed=seed, colocated=0.5, phases=True)
@@ -215,6 +227,13 @@ def test_tight_memory__found_where_one_device_does_not_do(name):
     )
     assert not solve(tight, "single").outcome.valid
     assert solve(tight, name, budget=500).outcome.valid
+
+
+@pytest.mark.parametrize("name", ["m_topo", "m_etf", "m_sct", "expert", "metis"])
+def test_tight_memory__gpt2_on_two_gpus(name):
+    problem = PlacementProblem("gpt2_small", "v100x2")  # takes three quarters of the memory of both
+    assert not solve(problem, "single").outcome.valid
+    assert solve(problem, name).outcome.valid
 
 
 # ---- favourite children
