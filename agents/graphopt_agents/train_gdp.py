@@ -54,6 +54,7 @@ AGENT = "gdp"
 REWARDS, ADVANTAGES = ("priced", "papers"), ("rank", "baseline")
 INVALID_REWARD = -10.0
 MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
+PLACE_BATCH = 8  # changed placements that are priced together when a graph is placed
 FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
 
 Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, G] -> (cost [B], valid [B])
@@ -150,6 +151,7 @@ class Task:
     graph: GraphInput
     price: Costs
     orders: list[torch.Tensor]  # int64 [G] each: what blocks are cut from
+    modules: torch.Tensor  # int64 [G], see module_of_group
     trials: int = 0
     reward_mean: float = 0.0  # of the trials
     best: np.ndarray | None = None  # int32 [G]
@@ -198,7 +200,16 @@ def task_of(instance: Instance, price: Costs | None = None) -> Task:
             f"cluster {cluster.name!r} has {instance.num_devices} devices, the network serves 1 to {MAX_DEVICES}; "
             "give a smaller one"
         )
-    return Task(instance, GraphInput.from_instance(instance), price or instance.problem.costs, block_orders(instance))
+    graph, price = GraphInput.from_instance(instance), price or instance.problem.costs
+    return Task(instance, graph, price, block_orders(instance), module_of_group(instance))
+
+
+def module_of_group(instance: Instance) -> torch.Tensor:
+    """int64 [G]: the module that each group's first op belongs to; modules are numbered as they first occur."""
+    problem = instance.problem
+    first = np.unique(problem.group_of_op, return_index=True)[1]
+    _, seen, module = np.unique(problem.graph.module[first], return_index=True, return_inverse=True)
+    return torch.from_numpy(seen.argsort().argsort()[module].reshape(-1))
 
 
 def block_orders(instance: Instance) -> list[torch.Tensor]:
@@ -207,12 +218,8 @@ def block_orders(instance: Instance) -> list[torch.Tensor]:
     In an unrolled network the groups' own order is that of time and visits all layers in each step; sorted by the
     module that a group comes from (modules as they first occur), a layer is in one piece.
     """
-    problem = instance.problem
-    first = np.unique(problem.group_of_op, return_index=True)[1]
-    _, seen, module = np.unique(problem.graph.module[first], return_index=True, return_inverse=True)
-    by_module = np.argsort(seen[module], kind="stable")
-    orders = [np.arange(instance.num_groups), by_module]
-    return [torch.from_numpy(order) for order in orders[: 1 if np.array_equal(orders[0], orders[1]) else 2]]
+    own, by_module = torch.arange(instance.num_groups), module_of_group(instance).argsort(stable=True)
+    return [own] if torch.equal(own, by_module) else [own, by_module]
 
 
 class Trainer:
@@ -559,25 +566,57 @@ def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
 
 
 def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
-    """Place a graph with a trained network as it is (zero-shot): its likeliest devices, then draws from it.
+    """Place a graph with a trained network as it is, no weight of it changed (zero-shot).
 
     Args:
-        samples: evaluations in all; 1: the likeliest placement only.
+        samples: simulator evaluations in all. The first is the likeliest placement where each module is in one piece:
+            a module's groups, such as the steps of an unrolled layer, go where the mean of their log-probabilities is
+            highest. The second is the likeliest device of each group by itself. Of the others four in ten are drawn in
+            blocks, every second one from the policy's square root, normalised, and the rest change a block of one of
+            the two best so far, :data:`PLACE_BATCH` at a time, as in training.
 
-    The best of them, counted in simulator evaluations.
+    The best of them.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
     started = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         log_probs = network(task.graph).log_softmax(-1)
-    decisions = [log_probs.argmax(1)[None]]
-    if samples > 1:
-        generator = torch.Generator().manual_seed(seed)
-        decisions.append(draw_placements(log_probs, samples - 1, generator, 0.5, task.orders))
-    costs, _ = task.evaluate(torch.cat(decisions).numpy().astype(np.int32), time.perf_counter() - started)
-    task.count(-np.sqrt(costs))
+    likeliest = torch.stack([module_mean(log_probs, task.modules).argmax(1), log_probs.argmax(1)])[:samples]
+    draws = round(0.4 * (samples - len(likeliest)))
+    flat = (log_probs / 2).log_softmax(-1)
+    tried = torch.cat(
+        [likeliest]
+        + [
+            draw_placements(part, count, generator, 0.0, task.orders)
+            for part, count in ((log_probs, draws - draws // 2), (flat, draws // 2))
+            if count
+        ]
+    )
+    costs = _price(task, tried, started)
+    while len(tried) < samples:
+        best = tried[torch.from_numpy(np.argsort(costs, kind="stable")[:2].copy())]
+        changed = mutate_placements(best, log_probs, min(PLACE_BATCH, samples - len(tried)), generator, task.orders)
+        tried, costs = torch.cat([tried, changed]), np.append(costs, _price(task, changed, started))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
+
+
+def _price(task: Task, placements: torch.Tensor, started: float) -> np.ndarray:
+    """float64 [B]: the costs of placements, which count as trials of the task."""
+    costs, _ = task.evaluate(placements.numpy().astype(np.int32), time.perf_counter() - started)
+    task.count(-np.sqrt(costs))
+    return costs
+
+
+def module_mean(log_probs: torch.Tensor, modules: torch.Tensor) -> torch.Tensor:
+    """float32 [G, D]: the mean over the groups of each group's module, of ``log_probs`` float32 [G, D].
+
+    ``modules``: int64 [G], the module of each group, 0 to M - 1.
+    """
+    count = torch.bincount(modules).unsqueeze(1)
+    total = log_probs.new_zeros(len(count), log_probs.shape[1]).index_add_(0, modules, log_probs)
+    return (total / count)[modules]
 
 
 def evaluate(

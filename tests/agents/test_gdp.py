@@ -15,7 +15,17 @@ import pytest
 import torch
 from graphopt_agents import checkpoints, train_gdp
 from graphopt_agents.gdp import GDPPolicy, GraphBaseline, cut_blocks, draw_placements, mutate_placements
-from graphopt_agents.train_gdp import Args, Trainer, make_task, ppo_loss, rank_advantages, train
+from graphopt_agents.networks import NetworkConfig, PlacementNetwork
+from graphopt_agents.train_gdp import (
+    Args,
+    Trainer,
+    make_task,
+    module_mean,
+    place,
+    ppo_loss,
+    rank_advantages,
+    train,
+)
 from stable_baselines3 import PPO
 
 import graphopt_gym  # noqa: F401 - registers the environments
@@ -422,3 +432,41 @@ def test_resume__refuses_a_run_on_other_op_times(graph_files: tuple[str, str], t
     save_graph(layered_dag(20, seed=2).replace(name="mine"), graph)
     with pytest.raises(InputError, match="trained on other graphs"):
         train(dataclasses.replace(args, updates=2), tmp_path / "run", resume=True)
+
+
+# zero-shot
+
+
+def test_module_mean__is_the_mean_of_each_modules_groups() -> None:
+    log_probs = torch.tensor([[0.0, -2.0], [-1.0, -1.0], [-4.0, 0.0], [-3.0, -1.0]])
+    got = module_mean(log_probs, torch.tensor([0, 1, 0, 1]))
+    assert got.tolist() == [[-2.0, -1.0], [-2.0, -1.0]] * 2
+
+
+def test_place__prices_exactly_the_samples_and_more_never_hurt() -> None:
+    network = PlacementNetwork(NetworkConfig(**SMALL))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.head.query.weight)
+    costs = []
+    for samples in (1, 2, 3, 13, 40):
+        priced: list[np.ndarray] = []
+        task = make_task(layered_dag(45, width=6, seed=3), "toyx2")
+        price = task.price
+
+        def record(decisions: np.ndarray, priced: list[np.ndarray] = priced, price: Any = price) -> Any:
+            priced.append(decisions)
+            return price(decisions)
+
+        task.price = record
+        solution = place(network, task, samples)
+        assert sum(len(one) for one in priced) == solution.evaluations == samples
+        best = min(float(price(one)[0].min()) for one in priced)
+        assert solution.outcome.cost == best
+        with torch.no_grad():
+            log_probs = network(task.graph).log_softmax(1)
+        assert np.array_equal(priced[0][0], module_mean(log_probs, task.modules).argmax(1).numpy())
+        if samples > 1:
+            assert np.array_equal(priced[0][1], log_probs.argmax(1).numpy())
+        costs.append(solution.outcome.cost)
+    assert costs[0] >= costs[1]  # the same first evaluations
+    assert costs[4] < costs[1]
