@@ -1,7 +1,7 @@
 """Classical placement methods: each proposes one or a few placements, with its source.
 
 :data:`METHODS` is the table that ``solve`` uses; :data:`STARTS` names the cheap ones that local searches start from.
-The schedulers are in ``list_scheduling``, the partitioners in ``partition``.
+The schedulers are in ``list_scheduling`` and ``baechi``, the partitioners in ``partition``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from graphopt_gym.envs.placement import baechi, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
-from graphopt_gym.envs.placement import partition
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.search.solve import Evaluator, Method
 
@@ -93,7 +93,7 @@ def _memory_aware(
 
 
 def _m_topo(instance: schedulers.Instance, capacity_bytes: np.ndarray, slack: float) -> schedulers.Plan:
-    return schedulers.m_topo(instance, capacity_bytes)
+    return baechi.m_topo(instance, capacity_bytes)
 
 
 METHODS: dict[str, Method] = {
@@ -128,13 +128,13 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "m_etf",
-            _memory_aware(schedulers.m_etf, SLACKS),
+            _memory_aware(baechi.m_etf, SLACKS),
             "earliest task first, within memory",
             BAECHI.format("m_etf"),
         ),
         Method(
             "m_sct",
-            _memory_aware(schedulers.m_sct, SLACKS),
+            _memory_aware(baechi.m_sct, SLACKS),
             "small communication times: earliest task first with favourite children, within memory",
             BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
         ),

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from graphopt_gym.envs.placement import heuristics, partition
+from graphopt_gym.envs.placement import baechi, heuristics, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.groups import make_group_graph
 from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -157,8 +157,8 @@ def test_etf_and_sct__agree_with_the_plain_twin(seed):
     )
     instance = schedulers.make_instance(problem)
     total = int(plain.held_bytes(instance, np.zeros(len(instance.unit_bytes), int), 1).max())
-    favourites = schedulers.favourite_children(instance)
-    for favourite, scheduler in ((np.zeros(0, np.int32), schedulers.m_etf), (favourites, schedulers.m_sct)):
+    favourites = baechi.favourite_children(instance)
+    for favourite, scheduler in ((np.zeros(0, np.int32), baechi.m_etf), (favourites, baechi.m_sct)):
         for share in (2.0, 0.7):
             capacity = np.full(problem.num_devices, int(total * share) + 1)
             expected = plain.etf(instance, capacity, favourite)
@@ -174,17 +174,17 @@ def test_etf_and_sct__agree_with_the_plain_twin(seed):
 
 
 def frugal_etf(instance, capacity_bytes):
-    return schedulers.m_etf(instance, capacity_bytes, slack=0.0)
+    return baechi.m_etf(instance, capacity_bytes, slack=0.0)
 
 
 def frugal_sct(instance, capacity_bytes):
-    return schedulers.m_sct(instance, capacity_bytes, slack=0.1)
+    return baechi.m_sct(instance, capacity_bytes, slack=0.1)
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(
     "scheduler",
-    [schedulers.m_topo, schedulers.m_etf, schedulers.m_sct, frugal_etf, frugal_sct],
+    [baechi.m_topo, baechi.m_etf, baechi.m_sct, frugal_etf, frugal_sct],
     ids=lambda scheduler: scheduler.__name__,
 )
 def test_memory_aware__plans_that_fit_stay_within_capacity(scheduler, seed):
@@ -243,7 +243,7 @@ def test_favourite_children__at_most_one_child_and_one_parent():
     graph = layered_dag(200, seed=3)
     problem = PlacementProblem(graph, "p100x2", grouping="op")
     instance = schedulers.make_instance(problem)
-    favourite = schedulers.favourite_children(instance)
+    favourite = baechi.favourite_children(instance)
     children = favourite[favourite >= 0]
     assert len(children) > 20
     assert len(np.unique(children)) == len(children)
@@ -263,15 +263,15 @@ def test_favourite_children__the_costly_transfer_is_spared():
         edges=np.array([[0, 1], [0, 2]]),
     )
     problem = PlacementProblem(graph, cluster_of([1.0, 1.0]), grouping="op", cost_model=Times([1, 5, 500]))
-    assert schedulers.favourite_children(schedulers.make_instance(problem)).tolist() == [2, -1, -1]
+    assert baechi.favourite_children(schedulers.make_instance(problem)).tolist() == [2, -1, -1]
 
 
 def test_favourite_children__by_rule_above_the_size_limit(monkeypatch):
     problem = PlacementProblem(layered_dag(120, seed=3), "p100x2", grouping="op")
     instance = schedulers.make_instance(problem)
-    monkeypatch.setattr(schedulers, "MAX_LP_EDGES", 0)
-    monkeypatch.setattr(schedulers, "_relaxed_favourites", None)  # calling it would fail
-    favourite = schedulers.favourite_children(instance)
+    monkeypatch.setattr(baechi, "MAX_LP_EDGES", 0)
+    monkeypatch.setattr(baechi, "_relaxed_favourites", None)  # calling it would fail
+    favourite = baechi.favourite_children(instance)
     assert (favourite >= 0).any()
     assert solve(problem, "m_sct").outcome.valid
 
