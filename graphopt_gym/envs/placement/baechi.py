@@ -130,13 +130,19 @@ def _least_overflow(instance, account, device_of_unit, unit):
 # ---- m-TOPO
 
 
-def m_topo(instance: Instance, capacity_bytes: np.ndarray) -> Plan:
+def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0) -> Plan:
     """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020; m_topo.py of the released code).
 
     A device is full at ``total / D + largest unit`` bytes of parameters, state and outputs, or at its capacity. A unit
     that fits nowhere goes where it overflows least.
+
+    Args:
+        instance: what is placed.
+        capacity_bytes: int64 [D].
+        slack: how much of the largest unit a device may get beyond its even share; 1 is Baechi's, less is ours, for
+            tight memory.
     """
-    share = float(instance.unit_bytes.sum() / len(capacity_bytes) + instance.unit_bytes.max())
+    share = float(instance.unit_bytes.sum() / len(capacity_bytes) + slack * instance.unit_bytes.max())
     device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64), share)
     zeros = np.zeros(instance.is_source.shape[0])  # m-TOPO knows no times
     return Plan(device_of_unit, zeros, zeros, bool(fits))

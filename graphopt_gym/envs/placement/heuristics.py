@@ -18,8 +18,9 @@ from graphopt_gym.search.solve import Evaluator, Method
 # What m-TOPO, m-ETF and m-SCT believe of each device's capacity, one after the other until a placement is valid:
 # their accounts follow the graph's own order, from which the simulated step departs.
 BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-# How freely m-ETF and m-SCT may spend memory, one after the other until a placement is valid.
-SLACKS = (np.inf, 0.5, 0.1, 0.0)
+# How freely they may spend memory, one after the other until a placement is valid: first as Baechi's do.
+TOPO_SLACKS = (1.0, 0.5, 0.25, 0.0)
+ETF_SLACKS = (np.inf, 0.5, 0.1, 0.0)
 
 BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
@@ -92,10 +93,6 @@ def _memory_aware(
     return run
 
 
-def _m_topo(instance: schedulers.Instance, capacity_bytes: np.ndarray, slack: float) -> schedulers.Plan:
-    return baechi.m_topo(instance, capacity_bytes)
-
-
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -122,19 +119,19 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "m_topo",
-            _memory_aware(_m_topo, (np.inf,)),
+            _memory_aware(baechi.m_topo, TOPO_SLACKS),
             "devices filled in topological order, within memory",
             BAECHI.format("m_topo"),
         ),
         Method(
             "m_etf",
-            _memory_aware(baechi.m_etf, SLACKS),
+            _memory_aware(baechi.m_etf, ETF_SLACKS),
             "earliest task first, within memory",
             BAECHI.format("m_etf"),
         ),
         Method(
             "m_sct",
-            _memory_aware(baechi.m_sct, SLACKS),
+            _memory_aware(baechi.m_sct, ETF_SLACKS),
             "small communication times: earliest task first with favourite children, within memory",
             BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
         ),
