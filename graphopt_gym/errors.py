@@ -14,10 +14,14 @@ class InputError(ValueError):
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") -> InputError:
-    """An :class:`InputError` for a name that is not in ``known``, with the nearest one that is."""
+    """An :class:`InputError` for a name that is not in ``known``, with the nearest one that is.
+
+    ``what`` is a noun; where it was found may stand before it: ``"v100.toml: hosts[0]: device"``.
+    """
     names = sorted(known)
+    where, colon, noun = what.rpartition(": ")
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    text = f"unknown {what} {str(name)!r}"
+    text = f"{where}{colon}unknown {noun} {str(name)!r}"
     if near:
         text += f"; did you mean {near[0]!r}?"
     elif names:

@@ -14,6 +14,7 @@ from graphopt_gym.registration import resolve
 # name -> (function without arguments, what it shows); it gives {"title", "columns", "rows", "notes"}, or rows by the
 # title of each of several tables
 BENCHMARKS = {
+    "graphs": ("graphopt_gym.benchmarks.graphs:graphs_report", "milliseconds to read and to build graphs"),
     "simulator": (
         "graphopt_gym.benchmarks.simulator:simulator_report",
         "seconds an evaluation, against a plain Python twin and other simulators",
