@@ -270,7 +270,7 @@ def test_shipped__fits_on_the_papers_devices_in_consecutive_blocks(shipped, name
     assert problem.num_devices == ZOO[name].devices
     groups = make_group_graph(problem)
     order = np.argsort(groups.position, kind="stable")
-    filled = np.cumsum(groups.memory_bytes[order])
+    filled = np.cumsum(groups.total_bytes[order])
     decision = np.empty(problem.num_groups, np.int32)
     decision[order] = np.minimum(problem.num_devices - 1, filled / filled[-1] * problem.num_devices)
     _, valid = problem.costs(decision[None])

@@ -18,6 +18,7 @@ class GroupGraph:
 
     work_s: np.ndarray  # float64 [D, G] compute of each group on each device
     memory_bytes: np.ndarray  # float64 [G] held when the graph, run in its own order on one device, holds most
+    total_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs, whenever they are held
     position: np.ndarray  # float64 [G] first task that computes: the groups' order
     edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
     edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
@@ -33,7 +34,9 @@ def make_group_graph(problem: PlacementProblem) -> GroupGraph:
     change -= np.bincount(last + 1, tasks.storage_bytes, tasks.num_tasks + 1)
     fullest = int(np.argmax(np.cumsum(change)))
     held = np.where((begin <= fullest) & (fullest <= last), tasks.storage_bytes, 0)
-    memory = np.bincount(group, tasks.persistent_bytes, groups) + np.bincount(group[producer], held, groups)
+    persistent = np.bincount(group, tasks.persistent_bytes, groups)
+    memory = persistent + np.bincount(group[producer], held, groups)
+    total = persistent + np.bincount(group[producer], tasks.storage_bytes, groups)
     position = np.full(groups, np.inf)
     computing = np.flatnonzero(~tasks.is_source)
     np.minimum.at(position, group[computing], computing)
@@ -46,7 +49,8 @@ def make_group_graph(problem: PlacementProblem) -> GroupGraph:
     low, high = np.minimum(source, target)[once], np.maximum(source, target)[once]
     pairs, inverse = np.unique(low * groups + high, return_inverse=True)
     edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
-    return GroupGraph(work, memory, position, np.stack([pairs // groups, pairs % groups], axis=1), edge_bytes)
+    edges = np.stack([pairs // groups, pairs % groups], axis=1)
+    return GroupGraph(work, memory, total, position, edges, edge_bytes)
 
 
 def storage_lifetimes(tasks: TaskGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

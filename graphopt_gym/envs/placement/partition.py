@@ -21,7 +21,7 @@ EDGE_TOTAL = 2**30
 
 
 def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
-    """The human expert's placements, int32 [G], best first: balanced by work, then (against overflow) by memory.
+    """The human expert's placements, int32 [G], best first: balanced by work, then, against overflow, by memory.
 
     The graph's stages stay whole and in order, and consecutive ones share a device. Stages of a repeated name
     (``layer.0``, ``layer.1``, …) are layers; stages before the first layer (an embedding, a stem) go with it, those
@@ -35,7 +35,8 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     staged = bool((stage_of_group >= 0).any())
     if staged:
         stage_of_group = _follow_neighbours(stage_of_group, graph, len(stages))
-    for load in (graph.work_s, graph.memory_bytes / problem.capacity_bytes[:, None]):
+    capacity = problem.capacity_bytes[:, None]
+    for load in (graph.work_s, graph.memory_bytes / capacity, graph.total_bytes / capacity):
         if staged:
             stage_load = np.stack([np.bincount(stage_of_group, row, len(stages)) for row in load])
             yield _spread(stages, stage_load)[stage_of_group].astype(np.int32)
@@ -171,8 +172,9 @@ def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
     work = graph.work_s.mean(axis=0)
     speed = 1.0 / np.maximum(graph.work_s.sum(axis=1), 1e-30)
     capacity = problem.capacity_bytes.astype(np.float64)
-    for memory_share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        load = _share(work) * (1 - memory_share) + _share(graph.memory_bytes) * memory_share
+    mixes = [(share, graph.memory_bytes) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] + [(1.0, graph.total_bytes)]
+    for memory_share, memory_bytes in mixes:
+        load = _share(work) * (1 - memory_share) + _share(memory_bytes) * memory_share
         target = _share(speed) * (1 - memory_share) + _share(capacity) * memory_share
         part = pymetis.part_graph(
             devices,
