@@ -135,7 +135,7 @@ def test_solve__invalid_outcome__exit_status_1_and_null(graphopt, heavy):
         (["train", "pppo"], "unknown agent 'pppo'; did you mean 'ppo'?"),
         (["train", "ppo", "--resume"], "--resume needs --out"),
         (["bench", "simulators"], "unknown benchmark 'simulators'; did you mean 'simulator'?"),
-        (["reproduce", "placement"], "unknown table 'placement'; did you mean 'placement-learning'?"),
+        (["reproduce", "placement-learnin"], "unknown table 'placement-learnin'; did you mean 'placement-learning'?"),
         (["report", "none.json"], "solution file 'none.json' cannot be read"),
         (["validate", "none.json"], "solution file 'none.json' cannot be read"),
         (["capture", "nothing"], "not of the form package.module:function"),

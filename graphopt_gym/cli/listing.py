@@ -66,21 +66,27 @@ def zoo_table() -> Table:
 
 def graph_table(graphs: Sequence[ComputationGraph]) -> Table:
     """Statistics of graphs: a row each."""
-    columns = ["graph", "family", "ops", "edges", "groups", "depth", "work_flops", "parameters_bytes",
-               "optimiser_state_bytes", "activations_bytes", "source"]  # fmt: skip
+    from graphopt_gym.graphs.zoo.registry import ZOO
+
+    columns = ["graph", "family", "split", "paper_cluster", "ops", "edges", "groups", "depth", "work_flops",
+               "parameters_bytes", "optimiser_state_bytes", "activations_bytes", "source"]  # fmt: skip
     rows = []
     for graph in graphs:
         facts = graph.statistics()
         family, source = graph.metadata.get("family"), graph.metadata.get("source")
+        entry = ZOO.get(graph.name)
+        split, cluster = (entry.split, entry.cluster) if entry else (None, None)
         rows.append(
-            (graph.name, family, facts["ops"], facts["edges"], facts["groups"], facts["depth"], facts["flops"],
-             facts["param_bytes"], facts["state_bytes"], facts["output_bytes"], source)
+            (graph.name, family, split, cluster, facts["ops"], facts["edges"], facts["groups"], facts["depth"],
+             facts["flops"], facts["param_bytes"], facts["state_bytes"], facts["output_bytes"], source)
         )  # fmt: skip
     return _table(
         "Graphs",
         columns,
         rows,
         "One training step each. Groups are placed together; activations: all tensors that ops produce, added up.",
+        "Split: by family; an environment takes its name (train, validation, test, papers, all) as its graph. Paper "
+        "cluster: the number of devices in GO's table 1, as P100s.",
     )
 
 

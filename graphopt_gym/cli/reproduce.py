@@ -16,6 +16,11 @@ from graphopt_gym.errors import InputError, unknown_name
 
 # table -> (script in a checkout, the JSON with rows that it writes, what it shows)
 TABLES = {
+    "placement": (
+        "reproduce_placement.py",
+        ("placement", "summary.json"),
+        "GDP, HDP and the classical methods on the fourteen graphs of GO's table 1; some hours, resumable",
+    ),
     "placement-learning": (
         "train_placement.py",
         ("learning", "summary.json"),

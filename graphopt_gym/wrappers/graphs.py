@@ -25,9 +25,10 @@ class GraphObservation(
 ):
     """The observation as a ``spaces.GraphInstance`` of n groups and e edges, on D (``max_devices``) devices.
 
-    ``nodes`` float32 [n, F + D], and for ``Placement-v0`` [n, F + 2 D + 2]: the group's features; its time on each
-    device; and there its device now, one-hot; 1 where it is decided; 1 where it is the current one. ``edges`` float32
-    [e, 1]: log bytes. ``edge_links`` int32 [e, 2]: sending and reading group. All floats lie in 0 to 1.
+    ``nodes`` float32 [n, F + 2 D], and for ``Placement-v0`` [n, F + 3 D + 2]: the group's features; its time and its
+    memory on each device; and there its device now, one-hot; 1 where it is decided; 1 where it is the current one.
+    ``edges`` float32 [e, 1]: log bytes. ``edge_links`` int32 [e, 2]: sending and reading group. All floats lie in 0
+    to 1.
 
     Raises:
         InputError: the environment's observation holds no graph.
@@ -42,7 +43,7 @@ class GraphObservation(
         base: EpisodeEnv = env.unwrapped  # type: ignore[assignment]
         shapes = base.episodes.observation_shapes
         self._devices: int = shapes["times"][1]
-        width = shapes["nodes"][1] + self._devices + ("placement" in given.spaces) * (self._devices + 2)
+        width = shapes["nodes"][1] + 2 * self._devices + ("placement" in given.spaces) * (self._devices + 2)
         self.observation_space = spaces.Graph(
             node_space=spaces.Box(0.0, 1.0, (width,), np.float32), edge_space=spaces.Box(0.0, 1.0, (1,), np.float32)
         )
@@ -51,7 +52,7 @@ class GraphObservation(
         flat = self.env.unwrapped.unflatten(observation)  # type: ignore[attr-defined]
         groups = int(flat["node_mask"].sum())
         edges = int((flat["edge_index"][0] >= 0).sum())
-        columns = [flat["nodes"][:groups], flat["times"][:groups]]
+        columns = [flat["nodes"][:groups], flat["times"][:groups], flat["memory"][:groups]]
         if "placement" in flat:
             order, current = np.arange(groups), flat["current"][0]
             here = flat["placement"][:groups, None] == np.arange(self._devices)

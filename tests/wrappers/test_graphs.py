@@ -34,12 +34,12 @@ def test_graph__is_in_its_space_and_holds_the_groups(env_id):
 def test_graph__follows_the_placement():
     env = GraphObservation(make("Placement-v0"))
     graph, _ = env.reset(seed=0, options={"cluster": "equal3"})
-    assert graph.nodes.shape[1] == 25 + 3 + 3 + 2
-    assert graph.nodes[:, 28:31].tolist() == [[1, 0, 0]] * len(graph.nodes)
-    assert graph.nodes[:, 31].sum() == 0
-    assert graph.nodes[:, 32].argmax() == 0
+    assert graph.nodes.shape[1] == 25 + 3 + 3 + 3 + 2
+    assert graph.nodes[:, 31:34].tolist() == [[1, 0, 0]] * len(graph.nodes)
+    assert graph.nodes[:, 34].sum() == 0
+    assert graph.nodes[:, 35].argmax() == 0
     graph = env.step(2)[0]
-    assert graph.nodes[:2, 28:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]
+    assert graph.nodes[:2, 31:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]
 
 
 def test_pyg__is_the_same_graph_and_batches():

@@ -1,0 +1,407 @@
+#!/usr/bin/env python3
+"""The placement experiment: GDP, HDP and the classical methods on the fourteen graphs of GO's table 1.
+
+    python scripts/reproduce_placement.py              # what is missing, then the tables; can be interrupted
+    python scripts/reproduce_placement.py --tables     # the tables of what is there
+    python scripts/reproduce_placement.py --graphs gnmt_8layer --methods gdp,annealing --seeds 0
+
+Every run is one (graph, method, seed) and is kept as a file of its own under ``out/placement``; a run that is there,
+of the same graph, cluster and op times, is not repeated, and several processes may share the work. All methods get
+the same number of simulator calls; ``annealing_seconds`` gets the seconds that GDP took instead. The results, with
+decisions and curves, go to ``envs_data/placement``, the tables to ``docs/placement.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for folder in (ROOT, ROOT / "agents"):
+    sys.path.insert(0, str(folder))
+
+import numpy as np  # noqa: E402
+
+from graphopt_gym.data import data_path  # noqa: E402
+from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
+from graphopt_gym.files import write_file, write_text  # noqa: E402
+from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO  # noqa: E402
+from graphopt_gym.problem import Solution  # noqa: E402
+from graphopt_gym.search.methods import annealing_from, good_start  # noqa: E402
+from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
+
+CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
+SEEDS = (0, 1, 2)
+LONG_S = 60.0  # seconds of the long annealing that estimates the optimum
+Run = Callable[[Evaluator, np.random.Generator], None]
+
+
+class Share:
+    """A part of an evaluator's budget, for a method that another one continues."""
+
+    def __init__(self, evaluator: Evaluator, calls: int) -> None:
+        self.evaluator, self.problem, self.end = evaluator, evaluator.problem, evaluator.evaluations + calls
+
+    @property
+    def left(self) -> int:
+        return min(self.end - self.evaluator.evaluations, self.evaluator.left)
+
+    def costs(self, decisions: np.ndarray) -> np.ndarray:
+        return self.evaluator.costs(decisions)
+
+
+def gdp(**arguments: Any) -> Run:
+    from graphopt_agents import train_gdp
+
+    return train_gdp.method_run(**arguments)
+
+
+def hdp() -> Run:
+    from graphopt_agents import hdp
+
+    return hdp.method_run()
+
+
+def gdp_then_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    """Three quarters of the calls for GDP, the rest for annealing from the best that it found."""
+    gdp()(Share(evaluator, evaluator.budget * 3 // 4), rng)  # type: ignore[arg-type]
+
+    def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        assert evaluator.best is not None
+        return evaluator.best, evaluator.cost(evaluator.best)
+
+    annealing_from(start)(evaluator, rng)
+
+
+# name -> (what makes its run, or None for a method of the package; whether the seed matters)
+METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
+    "gdp": (gdp, True),
+    "gdp_search": (lambda: gdp_then_search, True),
+    "hdp": (hdp, True),
+    "annealing": (None, True),
+    "annealing_random": (None, True),
+    "annealing_seconds": (None, True),
+    "cross_entropy": (None, True),
+    "hill_climbing": (None, True),
+    "random": (None, True),
+    "metis": (None, True),
+    "single": (None, False),
+    "expert": (None, False),
+    "heft": (None, False),
+    "m_topo": (None, False),
+    "m_etf": (None, False),
+    "m_sct": (None, False),
+    "annealing_long": (None, False),
+    "gdp_no_graph_network": (lambda: gdp(sage_layers=0), True),
+    "gdp_no_attention": (lambda: gdp(attention=False), True),
+    "gdp_no_recurrence": (lambda: gdp(recurrence=False), True),
+    "gdp_no_superposition": (lambda: gdp(superposition=False), True),
+}
+MAIN = [name for name in METHODS if not name.startswith("gdp_no_")]
+
+
+def run_method(problem: PlacementProblem, name: str, seed: int, folder: Path) -> Solution:
+    make, _ = METHODS[name]
+    calls, seconds = CALLS, None
+    method: str | Method = name
+    if make is not None:
+        method = Method(name, make(), "", "", random=True)
+    elif name == "annealing_seconds":
+        taken = json.loads((folder / f"gdp-{seed}.json").read_text(encoding="utf-8"))
+        method = Method(name, annealing_from(good_start), "", "", random=True)
+        calls, seconds = 10**9, taken["wall_s"]
+    elif name == "annealing_long":
+        method = Method(name, annealing_from(good_start), "", "", random=True)
+        calls, seconds = 10**9, LONG_S
+    return solve(problem, method, budget=calls, seconds=seconds, seed=seed)
+
+
+def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[tuple[str, str, int]]:
+    """All runs, a seed of everything before the next, so that an early end leaves whole tables."""
+    for seed in seeds:
+        for name in methods:
+            for graph in graphs:
+                if seed == seeds[0] or METHODS[name][1]:
+                    yield graph, name, seed
+
+
+def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> None:
+    problems: dict[str, PlacementProblem] = {}
+    todo = list(jobs(graphs, methods, seeds))
+    for number, (graph, name, seed) in enumerate(todo, 1):
+        folder = out / graph
+        folder.mkdir(parents=True, exist_ok=True)
+        target, claim = folder / f"{name}-{seed}.json", folder / f"{name}-{seed}.claim"
+        if graph not in problems:
+            problems[graph] = PlacementProblem(graph, ZOO[graph].cluster)
+        problem = problems[graph]
+        if target.exists() and json.loads(target.read_text())["fingerprints"] == problem.fingerprints():
+            continue
+        if name == "annealing_seconds" and not (folder / f"gdp-{seed}.json").exists():
+            continue  # its seconds are not known yet: the next call does it
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            if time.time() - claim.stat().st_mtime < 3600:
+                continue  # another process is at it
+            claim.touch()
+        try:
+            solution = run_method(problem, name, seed, folder)
+            solution.save(target)
+        finally:
+            claim.unlink(missing_ok=True)
+        cost = f"{solution.outcome.cost:.4f} s" if solution.outcome.valid else "out of memory"
+        print(
+            f"[{number}/{len(todo)}] {graph} {name} seed {seed}: {cost}, "
+            f"{solution.evaluations:,} calls, {solution.wall_s:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+# ---- tables
+
+
+def read_runs(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Finished runs by (graph, method, seed)."""
+    runs = {}
+    for path in sorted(out.glob("*/*.json")):
+        name, _, seed = path.stem.rpartition("-")
+        runs[path.parent.name, name, int(seed)] = json.loads(path.read_text(encoding="utf-8"))
+    return runs
+
+
+def mean_cost(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str, method: str) -> float | None:
+    """Mean over seeds of the best step time, seconds; inf where a seed found nothing valid, None where none was run."""
+    costs = [run["cost"] for (g, m, _), run in runs.items() if (g, m) == (graph, method)]
+    if not costs:
+        return None
+    return float("inf") if None in costs else float(np.mean(costs))
+
+
+def calls_to_reach(run: dict[str, Any], cost: float) -> int | None:
+    """Simulator calls until a run was at ``cost`` or below."""
+    return next((calls for calls, _, best in run["history"] if best <= cost), None)
+
+
+def reductions(rows: list[dict[str, Any]], method: str, baseline: str) -> dict[str, Any]:
+    """Over the rows where both are valid: 1 - geometric mean of the ratio of step times, and the wins."""
+    pairs = [
+        (row[method], row[baseline]) for row in rows if row.get(method) is not None and row.get(baseline) is not None
+    ]
+    ratios = [mine / theirs for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
+    return {
+        "method": method,
+        "against": baseline,
+        "rows": len(pairs),
+        "wins": sum(mine < theirs for mine, theirs in pairs),
+        "out_of_memory": sum(not np.isfinite(mine) for mine, _ in pairs),
+        "baseline_out_of_memory": sum(not np.isfinite(theirs) for _, theirs in pairs),
+        "reduction": 1 - float(np.exp(np.mean(np.log(ratios)))) if ratios else None,
+    }
+
+
+def summarise(runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
+    published = {row["model"]: row for row in csv.DictReader(data_path("published", "go_table1_placement.csv").open())}
+    names = [name for name in METHODS if any(method == name for _, method, _ in runs)]
+    rows = []
+    for graph in SPLITS["papers"]:
+        row: dict[str, Any] = {"graph": graph, "cluster": ZOO[graph].cluster}
+        row |= {name: mean_cost(runs, graph, name) for name in names}
+        bounds = PlacementProblem(graph, ZOO[graph].cluster).bounds()
+        row["bound"] = max(bounds.values())
+        found = [value for name in names if (value := row[name]) is not None and np.isfinite(value)]
+        row["best_known"] = min([run["cost"] for (g, _, _), run in runs.items() if g == graph and run["cost"]] + found)
+        expert = row.get("expert")
+        row["no_room"] = expert is not None and expert <= 1.01 * row["best_known"]
+        speedups = []
+        for seed in SEEDS:
+            mine, theirs = runs.get((graph, "gdp", seed)), runs.get((graph, "hdp", seed))
+            if mine and theirs and theirs["cost"]:
+                ours, hdps = calls_to_reach(mine, theirs["cost"]), calls_to_reach(theirs, theirs["cost"])
+                speedups.append(None if ours is None or hdps is None else hdps / ours)
+        reached = [one for one in speedups if one is not None]
+        row["calls_ratio"] = float(np.exp(np.mean(np.log(reached)))) if reached else None
+        row["published"] = {key: published[graph][key] for key in ("go_one_s", "human_s", "metis_s", "hdp_s")}
+        rows.append(row)
+    against = [
+        reductions(rows, method, baseline)
+        for method in ("gdp", "gdp_search")
+        for baseline in ("expert", "hdp", "metis", "annealing", "annealing_seconds", "annealing_long")
+        if method in names and baseline in names
+    ]
+    seeds = {name: len({seed for _, method, seed in runs if method == name}) for name in names}
+    return {"calls": CALLS, "seeds": seeds, "rows": rows, "against": against}
+
+
+SHOWN = {
+    "gdp": "GDP-one",
+    "gdp_search": "GDP + search",
+    "hdp": "HDP",
+    "annealing": "annealing",
+    "annealing_seconds": "annealing, GDP's seconds",
+    "annealing_long": f"annealing, {LONG_S:.0f} s",
+    "annealing_random": "annealing from random",
+    "hill_climbing": "hill climbing",
+    "cross_entropy": "cross-entropy",
+    "random": "random",
+    "expert": "expert",
+    "metis": "METIS",
+    "heft": "HEFT",
+    "m_topo": "m-TOPO",
+    "m_etf": "m-ETF",
+    "m_sct": "m-SCT",
+    "single": "one device",
+    "gdp_no_graph_network": "without the graph network",
+    "gdp_no_attention": "without attention",
+    "gdp_no_recurrence": "without recurrence",
+    "gdp_no_superposition": "without superposition",
+}
+
+
+def document(summary: dict[str, Any]) -> str:
+    def seconds(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}" if np.isfinite(value) else "OOM"
+
+    def table(names: list[str]) -> list[str]:
+        shown = [name for name in names if name in summary["seeds"]]
+        lines = [
+            "| graph | cluster | " + " | ".join(SHOWN[name] for name in shown) + " | best known | bound |",
+            "|---|---|" + "---|" * (len(shown) + 2),
+        ]
+        for row in summary["rows"]:
+            best = min((row[name] for name in shown if row[name] is not None), default=None)
+            cells = [
+                f"**{seconds(row[name])}**" if row[name] == best and np.isfinite(best) else seconds(row[name])
+                for name in shown
+            ]
+            mark = " (no room)" if row["no_room"] else ""
+            lines.append(
+                f"| {row['graph']}{mark} | {row['cluster']} | {' | '.join(cells)} | {seconds(row['best_known'])} | "
+                f"{seconds(row['bound'])} |"
+            )
+        return lines
+
+    seeds = ", ".join(f"{SHOWN[name]} {count}" for name, count in summary["seeds"].items())
+    lines = [
+        "# Placement: GDP beside HDP and the classical methods",
+        "",
+        "Written by `python scripts/reproduce_placement.py`; the runs, with decisions and curves, are in",
+        "`envs_data/placement/`. Step times are **simulated**, in seconds, the mean over seeds of the best placement",
+        f"found. Every method got {summary['calls']:,} simulator calls (constructive ones use one or a few), but for",
+        "the two that say otherwise. OOM: a seed found nothing that fits in memory. *No room*: the expert is within",
+        "1 % of the best step time known. Bound: the larger of the critical path and the work spread evenly.",
+        "",
+        f"Seeds: {seeds}.",
+        "",
+        "## Learned methods and searches",
+        "",
+        *table(["gdp", "gdp_search", "hdp", "annealing", "annealing_seconds", "annealing_long", "expert"]),
+        "",
+        "## Classical methods",
+        "",
+        *table(["expert", "metis", "heft", "m_topo", "m_etf", "m_sct", "single"]),
+        "",
+        *table(["hill_climbing", "cross_entropy", "annealing_random", "random"]),
+        "",
+        "## Summary",
+        "",
+        "Reduction: 1 minus the geometric mean of the ratio of step times, over the rows where both fit in memory.",
+        "",
+        "| method | against | rows | wins | out of memory (method / baseline) | reduction of step time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in summary["against"]:
+        cut = "" if entry["reduction"] is None else f"{entry['reduction']:.1%}"
+        lines.append(
+            f"| {SHOWN[entry['method']]} | {SHOWN[entry['against']]} | {entry['rows']} | {entry['wins']} | "
+            f"{entry['out_of_memory']} / {entry['baseline_out_of_memory']} | {cut} |"
+        )
+    lines += [
+        "",
+        "## Beside the published table",
+        "",
+        "GO's table 1 (Zhou et al. 2020; read from a reproduced table) is measured on real GPUs, at batch sizes that",
+        "are not known; ours is simulated. So compare ratios, not seconds. *Calls ratio*: simulator calls that HDP",
+        "needs to reach its best over those that GDP needs to reach the same (geometric mean over seeds that do).",
+        "",
+        "| graph | GDP / expert, ours | GO / human, published | GDP / HDP, ours | GO / HDP, published | calls ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def ratio(a: Any, b: Any) -> str:
+        try:
+            value = float(a) / float(b)
+        except (TypeError, ValueError):
+            return ""
+        return f"{value:.2f}" if np.isfinite(value) else ""
+
+    for row in summary["rows"]:
+        paper = row["published"]
+        calls = "" if row["calls_ratio"] is None else f"{row['calls_ratio']:.1f}"
+        lines.append(
+            f"| {row['graph']} | {ratio(row.get('gdp'), row.get('expert'))} | "
+            f"{ratio(paper['go_one_s'], paper['human_s'])} | {ratio(row.get('gdp'), row.get('hdp'))} | "
+            f"{ratio(paper['go_one_s'], paper['hdp_s'])} | {calls} |"
+        )
+    ablations = [name for name in METHODS if name.startswith("gdp_no_") and name in summary["seeds"]]
+    if ablations:
+        lines += ["", "## Ablations", "", *table(["gdp", *ablations])]
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(out: Path) -> None:
+    runs = read_runs(out)
+    if not runs:
+        print(f"no runs under {out}", file=sys.stderr)
+        return
+    summary = summarise(runs)
+    folder = data_path("placement")
+    kept = [
+        {"graph": graph, "name": name, **{key: run[key] for key in KEPT}}
+        for (graph, name, _), run in sorted(runs.items())
+    ]
+    text = json.dumps(kept, separators=(",", ":")).encode()
+    write_file(folder / "runs.json.gz", gzip.compress(text, mtime=0), make_folders=True)
+    write_text(folder / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
+    write_text(ROOT / "docs" / "placement.md", document(summary))
+    print(f"wrote {folder} and {ROOT / 'docs' / 'placement.md'}", file=sys.stderr)
+
+
+KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: out of memory is written as the text OOM."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return "OOM" if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "placement")
+    parser.add_argument("--graphs", default=",".join(SPLITS["papers"]))
+    parser.add_argument("--methods", default=",".join(MAIN))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
+    args = parser.parse_args()
+    if not args.tables:
+        seeds = tuple(int(seed) for seed in args.seeds.split(","))
+        run_all(args.out, args.graphs.split(","), args.methods.split(","), seeds)
+    write_tables(args.out)
+
+
+if __name__ == "__main__":
+    main()
