@@ -1,0 +1,30 @@
+"""The stored runs of the placement experiment, evaluated again from their decisions."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from graphopt_gym.data import data_path
+from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO
+
+RUNS = json.loads(gzip.decompress(data_path("placement", "runs.json.gz").read_bytes()))
+
+
+@pytest.mark.parametrize("graph", SPLITS["papers"])
+def test_stored_runs__cost_what_they_say(graph):
+    problem = PlacementProblem(graph, ZOO[graph].cluster)
+    runs = [run for run in RUNS if run["graph"] == graph]
+    assert {run["name"] for run in runs} >= {"gdp", "annealing", "expert", "metis"}
+    for run in runs:
+        assert run["fingerprints"] == problem.fingerprints(), run["name"]
+        outcome = problem.evaluate(run["decision"])
+        assert outcome.valid == run["valid"], run["name"]
+        assert (outcome.cost if outcome.valid else None) == run["cost"], run["name"]
+        if run["valid"]:
+            costs = [cost for _, _, cost in run["history"]]
+            assert costs == sorted(costs, reverse=True)
+            assert costs[-1] == run["cost"]
