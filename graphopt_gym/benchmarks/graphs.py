@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from graphopt_gym.benchmarks.timing import seconds
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.graph import ComputationGraph
 from graphopt_gym.graphs.io import read_graph, save_graph
@@ -38,15 +38,10 @@ def graphs_report() -> dict[str, Any]:
             )
     command = [sys.executable, "-c", "import time; s = time.perf_counter(); import graphopt_gym; "
                "print(time.perf_counter() - s)"]  # fmt: skip
-    seconds = min(float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(REPEATS))
-    notes = [f"import graphopt_gym: {seconds:.2f} s in a new process, the least of {REPEATS}"]
+    import_s = min(float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(REPEATS))
+    notes = [f"import graphopt_gym: {import_s:.2f} s in a new process, the least of {REPEATS}"]
     return {"title": "Graphs", "columns": list(rows[0]), "rows": rows, "notes": notes}
 
 
 def _least_ms(function: Callable[[Any], object], argument: object) -> float:
-    def once() -> float:
-        started = time.perf_counter()
-        function(argument)
-        return time.perf_counter() - started
-
-    return min(once() for _ in range(REPEATS)) * 1e3
+    return min(seconds(function, argument) for _ in range(REPEATS)) * 1e3

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt_gym.benchmarks.timing import seconds
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.hardware.cluster import Cluster, Device, Link
 from graphopt_gym.simulator import Simulator
@@ -40,9 +41,9 @@ def simulator_report() -> dict[str, Any]:
         for spread, placements in spreads.items():
             simulator.cost(placements[0])
             repeats = max(5, 400_000 // num_ops)
-            one_s = min(_seconds(simulator.cost, placements[i % 64]) for i in range(repeats))
+            one_s = min(seconds(simulator.cost, placements[i % 64]) for i in range(repeats))
             simulator.run_many(placements)
-            batch_s = min(_seconds(simulator.run_many, placements) for _ in range(max(2, repeats // 50))) / 64
+            batch_s = min(seconds(simulator.run_many, placements) for _ in range(max(2, repeats // 50))) / 64
             row: dict[str, Any] = {
                 "ops": num_ops,
                 "edges": graph.num_edges,
@@ -82,12 +83,6 @@ def _complete_cluster(num_devices: int) -> Cluster:
         link_of[pair] = link
     links = tuple(Link(f"{a}-{b}", 1e-5, 1.2e10) for a, b in pairs)
     return Cluster("complete", (device,) * num_devices, links, link_of, (0,) * num_devices)
-
-
-def _seconds(function: Callable[[np.ndarray], object], placements: np.ndarray) -> float:
-    started = time.perf_counter()
-    function(placements)
-    return time.perf_counter() - started
 
 
 def _peers(simulator: Simulator, durations: np.ndarray) -> dict[str, Callable[[np.ndarray], tuple[float, float]]]:

@@ -95,16 +95,13 @@ class Evaluator:
             raise BudgetSpent("seconds")
         taken = np.asarray(decisions)[: self.left]
         costs, valid = self.problem.costs(taken)
-        # by the one evaluation: a valid decision always beats an invalid one
-        for row in np.lexsort((costs, ~valid))[:1]:
-            better = (not self.best_valid and valid[row]) or (
-                valid[row] == self.best_valid and costs[row] < self.best_cost
-            )
-            if better:
-                self.best = taken[row].copy()
-                self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
-                if self.best_valid:
-                    self.history.append((self.evaluations + int(row) + 1, self.wall_s, self.best_cost))
+        # a valid decision always beats an invalid one
+        row = int(np.lexsort((costs, ~valid))[0])
+        if costs[row] < self.best_cost if valid[row] == self.best_valid else valid[row]:
+            self.best = taken[row].copy()
+            self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
+            if self.best_valid:
+                self.history.append((self.evaluations + row + 1, self.wall_s, self.best_cost))
         self.evaluations += len(taken)
         if self._progress:
             self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphopt_gym.graphs.graph import VIEW
+
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster
@@ -47,8 +49,6 @@ class Timeline:
 
     @property
     def _is_view(self) -> np.ndarray:
-        from graphopt_gym.graphs.graph import VIEW
-
         return self.graph.op_class == VIEW
 
     @cached_property

@@ -185,8 +185,7 @@ class PlacementProblem(Problem):
         """Step times that no placement can beat, in seconds.
 
         ``critical_path_s``: the longest path with each task on its fastest device and no transfer.
-        ``work_s``: all work spread evenly, each device at its own speed (the least time in which the devices' rates,
-        taken task by task at their best, could do it).
+        ``work_s``: the times of all tasks, each on its fastest device, spread evenly over the devices.
         """
         tasks = self.simulator.tasks
         durations = self.simulator.device_durations_s()

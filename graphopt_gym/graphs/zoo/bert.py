@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphopt_gym.graphs.zoo.losses import constant_token_loss
+
 
 class Embeddings(nn.Module):
     position_ids: Tensor
@@ -187,8 +189,7 @@ def build(
             inputs["next_sentence"] = torch.randint(0, 2, (batch,))
 
     def loss(output: tuple[Tensor, Tensor]) -> Tensor:
-        logits = output[0].view(-1, vocabulary)
-        return F.cross_entropy(logits, torch.ones(logits.shape[0], dtype=torch.long, device=logits.device))
+        return constant_token_loss(vocabulary)(output[0])
 
     return {
         "module": module,

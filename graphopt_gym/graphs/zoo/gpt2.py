@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphopt_gym.graphs.zoo.losses import constant_token_loss
+
 
 class Conv1D(nn.Module):
     """A linear layer with its weight stored [inputs, outputs]."""
@@ -133,14 +135,10 @@ def build(
         if not tokens_only:
             inputs["labels"] = torch.randint(0, vocabulary, (batch, sequence))
 
-    def loss(logits: Tensor) -> Tensor:
-        logits = logits.view(-1, vocabulary)
-        return F.cross_entropy(logits, torch.ones(logits.shape[0], dtype=torch.long, device=logits.device))
-
     return {
         "module": module,
         "example_inputs": inputs,
-        "loss": loss if tokens_only and train else None,
+        "loss": constant_token_loss(vocabulary) if tokens_only and train else None,
         "train": train,
         "optimizer": optimizer,
         "metadata": {"stages": stages(layers)},

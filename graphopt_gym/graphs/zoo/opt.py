@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphopt_gym.graphs.zoo.losses import constant_token_loss
+
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -108,10 +110,6 @@ def build(
         module = Opt(layers, width, heads, inner, vocabulary, positions, dropout)
         inputs = {"tokens": torch.randint(2, vocabulary, (batch, sequence))}
 
-    def loss(logits: Tensor) -> Tensor:
-        logits = logits.view(-1, vocabulary)
-        return F.cross_entropy(logits, torch.ones(logits.shape[0], dtype=torch.long, device=logits.device))
-
     stages = [
         {"name": "embeddings", "part": "", "modules": ["embed_tokens", "embed_positions"]},
         *({"name": f"layer {i}", "part": "", "modules": [f"layers.{i}"]} for i in range(layers)),
@@ -120,7 +118,7 @@ def build(
     return {
         "module": module,
         "example_inputs": inputs,
-        "loss": loss if train else None,
+        "loss": constant_token_loss(vocabulary) if train else None,
         "train": train,
         "optimizer": optimizer,
         "metadata": {"stages": stages},

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphopt_gym.graphs.zoo.losses import constant_token_loss
+
 
 class RmsNorm(nn.Module):
     def __init__(self, width: int) -> None:
@@ -218,10 +220,6 @@ def build(
             "given": torch.ones(shape, dtype=torch.long),
         }
 
-    def loss(logits: Tensor) -> Tensor:
-        logits = logits.view(-1, vocabulary)
-        return F.cross_entropy(logits, torch.ones(logits.shape[0], dtype=torch.long, device=logits.device))
-
     parts = [(part, i) for part in ("encoder", "decoder") for i in range(layers)]
     stages = [
         {"name": "embedding", "part": "encoder", "modules": ["shared"]},
@@ -231,7 +229,7 @@ def build(
     return {
         "module": module,
         "example_inputs": inputs,
-        "loss": loss if train else None,
+        "loss": constant_token_loss(vocabulary) if train else None,
         "train": train,
         "optimizer": optimizer,
         "metadata": {"stages": stages},
