@@ -13,7 +13,7 @@ are the release's steps where it has one child.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,42 @@ class Grouper(nn.Module):
         return self.layers(features)
 
 
+class AdditiveScores(torch.autograd.Function):
+    """score[b, i, j] = mix . tanh(key[b, j] + query[b, i]): additive attention without its [B, I, J, width] in memory.
+
+    Blocks that fit a core's cache are computed, and computed again in the backward pass.
+    """
+
+    @staticmethod
+    def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[int, slice]]:
+        rows = max(1, 2**19 // (key.shape[1] * key.shape[2]))
+        for batch in range(len(query)):
+            for start in range(0, query.shape[1], rows):
+                yield batch, slice(start, start + rows)
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, mix: Tensor) -> Tensor:
+        """``query`` float32 [B, I, width], ``key`` [B, J, width], ``mix`` [width] -> float32 [B, I, J]."""
+        ctx.save_for_backward(query, key, mix)
+        scores = query.new_empty(len(query), query.shape[1], key.shape[1])
+        for batch, part in AdditiveScores._blocks(query, key):
+            scores[batch, part] = (query[batch, part, None] + key[batch]).tanh_() @ mix
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, mix = ctx.saved_tensors
+        (gradient,) = gradients
+        to_query, to_key, to_mix = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(mix)
+        for batch, part in AdditiveScores._blocks(query, key):
+            squashed, passed = (query[batch, part, None] + key[batch]).tanh_(), gradient[batch, part]
+            to_mix += passed.reshape(-1) @ squashed.view(-1, len(mix))
+            slope = squashed.mul_(squashed).neg_().add_(1).mul_(passed[..., None])
+            to_query[batch, part] = slope.sum(1)
+            to_key[batch] += slope.sum(0)
+        return to_query * mix, to_key * mix, to_mix
+
+
 class Placer(nn.Module):
     """Reads the groups with a bidirectional LSTM, and names their devices with an LSTM that attends to them."""
 
@@ -92,7 +128,7 @@ class Placer(nn.Module):
         # half the width for each direction: `hidden` together
         self.encoder = nn.LSTM(features, max(1, hidden // 2), bidirectional=True, batch_first=True)
         width = 2 * max(1, hidden // 2)
-        self.decoder = nn.LSTMCell(args.device_width + width, width)
+        self.decoder = nn.LSTM(args.device_width + width, width, batch_first=True)
         self.before = nn.Embedding(devices + 1, args.device_width)  # the last: none yet
         self.keys, self.query = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.mix = nn.Linear(width, 1, bias=False)
@@ -104,30 +140,41 @@ class Placer(nn.Module):
         """Devices int64 [B, K] of groups float32 [B, K, features], and their log-probabilities float32 [B].
 
         ``chosen``: score these devices in place of sampling. ``noise``: standard deviation added to the logits.
+
+        Devices are sampled one after the other without gradient, and then scored all at once.
         """
-        args = self.args
         states, _ = self.encoder(groups)
-        batch, count, width = states.shape
-        keys = self.keys(states)
-        hidden, cell = states[:, -1], torch.zeros(batch, width)
-        last = torch.full((batch,), self.before.num_embeddings - 1)
-        devices, total = [], torch.zeros(batch)
-        for position in range(count):
-            hidden, cell = self.decoder(torch.cat([self.before(last), states[:, position]], 1), (hidden, cell))
-            weight = self.mix((keys + self.query(hidden)[:, None]).tanh()).softmax(1)
-            attended = (weight * states).sum(1)
-            logits = self.out(torch.cat([hidden, attended], 1)) / args.temperature
-            logits = args.tanh_constant * logits.tanh()
-            if noise:
-                logits = logits + noise * torch.randn(logits.shape, generator=generator)
-            log_probs = logits.log_softmax(1)
-            if chosen is not None:
-                last = chosen[:, position]
-            else:
-                last = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
-            total = total + log_probs.gather(1, last[:, None])[:, 0]
-            devices.append(last)
-        return torch.stack(devices, 1), total
+        batch, count, _ = states.shape
+        noises = noise * torch.randn(batch, count, self.out.out_features, generator=generator) if noise else None
+        nothing = torch.full((batch,), self.before.num_embeddings - 1)
+        # the decoder begins with the encoder's last output and an empty cell
+        start = states[:, -1], torch.zeros_like(states[:, -1])
+        if chosen is None:
+            decoder = self.decoder
+            weights = decoder.weight_ih_l0, decoder.weight_hh_l0, decoder.bias_ih_l0, decoder.bias_hh_l0
+            with torch.no_grad():
+                keys, last, at, names = self.keys(states), nothing, start, []
+                for position in range(count):
+                    # not nn.LSTM, which lays its weights out anew in every call: four times as slow for one step
+                    at = torch.lstm_cell(torch.cat([self.before(last), states[:, position]], 1), at, *weights)
+                    noised = None if noises is None else noises[:, position, None]
+                    scores = self._score(states, keys, at[0][:, None], noised)
+                    last = torch.multinomial(scores[:, 0].exp(), 1, generator=generator)[:, 0]
+                    names.append(last)
+                chosen = torch.stack(names, 1)
+        before = self.before(torch.cat([nothing[:, None], chosen[:, :-1]], 1))
+        hidden, _ = self.decoder(torch.cat([before, states], 2), tuple(part[None].contiguous() for part in start))
+        scores = self._score(states, self.keys(states), hidden, noises)
+        return chosen, scores.gather(2, chosen[:, :, None])[:, :, 0].sum(1)
+
+    def _score(self, states: Tensor, keys: Tensor, hidden: Tensor, noises: Tensor | None) -> Tensor:
+        """Log-probabilities float32 [B, P, devices], of decoder states ``hidden`` float32 [B, P, width]."""
+        args = self.args
+        scores: Any = AdditiveScores.apply(self.query(hidden), keys, self.mix.weight[0])  # type: ignore[no-untyped-call]
+        attended = scores.softmax(2) @ states
+        logits = self.out(torch.cat([hidden, attended], 2)) / args.temperature
+        logits = args.tanh_constant * logits.tanh()
+        return (logits if noises is None else logits + noises).log_softmax(2)
 
 
 class HDP(nn.Module):

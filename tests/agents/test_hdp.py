@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from graphopt_agents import hdp
-from graphopt_agents.hdp import HDP, HDPArgs, HDPTrainer, Placer
+from graphopt_agents.hdp import HDP, AdditiveScores, HDPArgs, HDPTrainer, Placer
 from graphopt_agents.networks import GraphInput
 
 from graphopt_gym.envs.placement.instances import load_instance
@@ -54,6 +54,32 @@ def test_placer__scores_what_it_sampled() -> None:
     torch.testing.assert_close(score, same)
     assert devices.shape == (4, 6)
     assert set(devices.flatten().tolist()) <= {0, 1, 2}
+
+
+def test_additive_scores__equal_the_plain_formula() -> None:
+    torch.manual_seed(0)
+    # so wide that a batch is cut into several blocks
+    query, key, mix = torch.randn(2, 70, 512), torch.randn(2, 50, 512), torch.randn(512)
+    weight = torch.randn(2, 70, 50)
+    results = []
+    for score in (AdditiveScores.apply, lambda q, k, m: (k[:, None] + q[:, :, None]).tanh() @ m):
+        inputs = [one.clone().requires_grad_() for one in (query, key, mix)]
+        out = score(*inputs)
+        (out * weight).sum().backward()
+        results.append([out, *(one.grad for one in inputs)])
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_placer__scores_with_the_noise_it_sampled_with() -> None:
+    torch.manual_seed(0)
+    placer = Placer(5, 3, HDPArgs(**SMALL))
+    groups = torch.randn(4, 6, 5)
+    devices, score = placer(groups, 0.5, torch.Generator().manual_seed(0))
+    _, noised = placer(groups, 0.5, torch.Generator().manual_seed(0), chosen=devices)
+    _, plain = placer(groups, 0.0, None, chosen=devices)
+    torch.testing.assert_close(score, noised)
+    assert not torch.allclose(score, plain)
 
 
 def test_trainer__learns_and_is_seeded() -> None:
