@@ -40,6 +40,7 @@ from graphopt_gym.search.methods import annealing_from  # noqa: E402
 from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
 
 CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
+HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its policy has long decided by then
 SEEDS = (0, 1, 2)
 LONG_S = 60.0  # seconds of the long annealing that estimates the optimum
 Run = Callable[[Evaluator, np.random.Generator], None]
@@ -113,6 +114,8 @@ def run_method(problem: PlacementProblem, name: str, seed: int, folder: Path) ->
     make, _ = METHODS[name]
     calls, seconds = CALLS, None
     method: str | Method = name
+    if name == "hdp":
+        calls = HDP_CALLS
     if make is not None:
         method = Method(name, make(), "", "", random=True)
     elif name == "annealing_seconds":

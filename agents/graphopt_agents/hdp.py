@@ -243,6 +243,14 @@ class HDPTrainer:
 
     def step(self) -> dict[str, Any]:
         """One step; returns the placements so far, mean cost and share of placements that fit."""
+        # a policy that has all but decided has gradients so small that a processor takes many times as long for them
+        torch.set_flush_denormal(True)
+        try:
+            return self._step()
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _step(self) -> dict[str, Any]:
         args = self.args
         for group in self.optimizer.param_groups:
             group["lr"] = args.rate(self.placements)
