@@ -282,19 +282,8 @@ def method_run(**arguments: Any) -> Callable[[Evaluator, np.random.Generator], N
     args = HDPArgs(**arguments)
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        problem: Any = evaluator.problem
-
-        def price(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            costs = evaluator.costs(decisions)  # ends the run by raising when the budget is spent
-            # no evaluation of its own: what does not fit costs more than all ops one after the other, so only what
-            # costs as much is looked at again; the part of the last batch that the budget cut (inf) teaches nothing
-            fits = costs <= problem.serial_s
-            doubtful = ~fits & np.isfinite(costs)
-            if doubtful.any():
-                fits[doubtful] = problem.costs(decisions[doubtful])[1]
-            return costs, fits
-
-        trainer = HDPTrainer(Instance(problem), price, args, int(rng.integers(2**31)))
+        instance = Instance(evaluator.problem)  # type: ignore[arg-type]
+        trainer = HDPTrainer(instance, evaluator.costs_and_valid, args, int(rng.integers(2**31)))
         while evaluator.left > 0:
             trainer.step()
 

@@ -45,15 +45,17 @@ from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import write_text
 from graphopt_gym.problem import Solution
+from graphopt_gym.search.methods import good_start
+from graphopt_gym.search.solve import Evaluator
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
-    from graphopt_gym.search.solve import Evaluator
 
 AGENT = "gdp"
 REWARDS, ADVANTAGES = ("priced", "papers"), ("rank", "baseline")
 INVALID_REWARD = -10.0
 MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
+MOVED_TOGETHER = 8  # placements changed by the problem's moves that are priced together
 PLACE_BATCH = 8  # changed placements that are priced together when a graph is placed
 FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
 
@@ -79,7 +81,9 @@ class Args(NetworkConfig):
     reward: str = "priced"  # or "papers": -10 where a placement does not fit
     advantage: str = "rank"  # in the batch; or "baseline": reward minus the mean of the graph's earlier trials
     independent: float = 0.3  # share of placements drawn group by group, the others in blocks
+    starts: bool = True  # the first of a graph's elites are the placements of cheap heuristics, one evaluation each
     mutants: float = 0.5  # share of placements that change a block of one of the best
+    moved: float = 0.5  # share of those that change by the problem's own moves, as a local search does
     elites: int = 8  # the best placements of a graph so far, learned from in each of its updates
     checkpoint_every: int = 20  # updates
 
@@ -108,6 +112,7 @@ class Args(NetworkConfig):
             raise InputError(f"entropy is {self.entropy!r}; give a number, at least 0")
         check_share("independent", self.independent)
         check_share("mutants", self.mutants)
+        check_share("moved", self.moved)
         if self.reward not in REWARDS:
             raise unknown_name("reward", self.reward, REWARDS)
         if self.advantage not in ADVANTAGES:
@@ -127,6 +132,7 @@ def paper_arguments() -> dict[str, Any]:
         "reward": "papers",
         "advantage": "baseline",
         "independent": 1.0,
+        "starts": False,
         "mutants": 0.0,
         "elites": 0,
         "use_times": False,
@@ -165,16 +171,29 @@ class Task:
         problem = self.instance.problem
         return f"{problem.graph.name}@{problem.cluster.name}"
 
-    def evaluate(self, decisions: np.ndarray, wall_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """(costs, valid) of decisions int32 [B, G]; remembers the best."""
+    def evaluate(self, decisions: np.ndarray, wall_s: float, before: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(costs, valid) of decisions int32 [B, G]; remembers the best. ``before``: trials not counted yet."""
         costs, valid = self.price(decisions)
         for row in np.lexsort((costs, ~valid))[:1].tolist():
             better = costs[row] < self.best_cost if valid[row] == self.best_valid else bool(valid[row])
             if better:
                 self.best, self.best_cost, self.best_valid = decisions[row].copy(), float(costs[row]), bool(valid[row])
                 if self.best_valid:
-                    self.improved.append((self.trials + row + 1, wall_s, self.best_cost))
+                    self.improved.append((self.trials + before + row + 1, wall_s, self.best_cost))
         return costs, valid
+
+    def keep_elites(self, decisions: np.ndarray, costs: np.ndarray, rewards: np.ndarray, count: int) -> None:
+        """Take decisions int32 [B, G] into the best ``count`` different ones so far."""
+        if not count:
+            return
+        kept: list[tuple[float, float, np.ndarray]] = []
+        rows = [(float(costs[row]), float(rewards[row]), decisions[row]) for row in range(len(costs))]
+        for one in sorted(self.elites + rows, key=lambda one: one[0]):  # stable: earlier ones first
+            if all(one[0] != other[0] or not np.array_equal(one[2], other[2]) for other in kept):
+                kept.append(one)
+            if len(kept) == count:
+                break
+        self.elites = kept
 
     def count(self, rewards: np.ndarray) -> None:
         """Take trials into the mean reward."""
@@ -269,17 +288,18 @@ class Trainer:
         args = self.args
         batches, rows = [], []
         for task in self._next_tasks():
+            if args.starts and args.elites and not task.trials:
+                self._start(task)
             with torch.no_grad():
                 old = self.network(task.graph).log_softmax(-1)
-            actions = self._draw(task, old)
-            costs, valid = task.evaluate(actions.numpy().astype(np.int32), self.wall_s)
-            rewards = -np.sqrt(costs)
-            if args.reward == "papers":
-                rewards = np.where(valid, rewards, INVALID_REWARD)
-            actions, advantages = self._with_elites(task, actions, costs, rewards)
+            actions, costs, valid = self._try(task, old)
+            rewards = self._rewards(costs, valid)
+            task.keep_elites(actions, costs, rewards, args.elites)
+            actions, advantages = self._with_elites(task, actions, rewards)
             task.count(rewards)
-            chosen = old.gather(1, actions.t())  # [G, samples]
-            batches.append((task, actions.t().contiguous(), torch.from_numpy(advantages).float(), chosen))
+            tensor = torch.from_numpy(actions).long()
+            chosen = old.gather(1, tensor.t())  # [G, samples]
+            batches.append((task, tensor.t().contiguous(), torch.from_numpy(advantages).float(), chosen))
             rows.append(
                 {
                     "update": self.updates + 1,
@@ -308,34 +328,56 @@ class Trainer:
         self.curve += rows
         return rows
 
-    def _draw(self, task: Task, log_probs: torch.Tensor) -> torch.Tensor:
-        """int64 [samples, G]: placements from the policy, and changed ones of the best so far."""
+    def _start(self, task: Task) -> None:
+        """Have the heuristics that local searches start from place the graph."""
+        evaluator = _Starts(task, self.wall_s)
+        good_start(evaluator, self.rng)
+        costs, valid = (np.concatenate(part) for part in zip(*evaluator.prices, strict=True))
+        rewards = self._rewards(costs, valid)
+        task.keep_elites(np.concatenate(evaluator.tried), costs, rewards, self.args.elites)
+        task.count(rewards)
+
+    def _rewards(self, costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        rewards = -np.sqrt(costs)
+        return np.where(valid, rewards, INVALID_REWARD) if self.args.reward == "papers" else rewards
+
+    def _try(self, task: Task, log_probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(int32 [samples, G], costs, valid): placements from the policy, and changed ones of the best so far."""
         args = self.args
         mutants = round(args.samples * args.mutants) if task.elites else 0
+        moved = round(mutants * args.moved)
         drawn = draw_placements(log_probs, args.samples - mutants, self.generator, args.independent, task.orders)
-        if not mutants:
-            return drawn
-        best = torch.from_numpy(np.stack([one[2] for one in task.elites])).long()
-        return torch.cat([drawn, mutate_placements(best, log_probs, mutants, self.generator, task.orders)])
+        if moved < mutants:
+            best = torch.from_numpy(np.stack([one[2] for one in task.elites])).long()
+            changed = mutate_placements(best, log_probs, mutants - moved, self.generator, task.orders)
+            drawn = torch.cat([drawn, changed])
+        tried = [drawn.numpy().astype(np.int32)]
+        prices = [task.evaluate(tried[0], self.wall_s)]
+        while moved > 0:  # a few at a time, so that one can build on another
+            task.keep_elites(tried[-1], prices[-1][0], self._rewards(*prices[-1]), args.elites)
+            tried.append(self._moved(task, min(moved, MOVED_TOGETHER)))
+            prices.append(task.evaluate(tried[-1], self.wall_s, sum(map(len, tried[:-1]))))
+            moved -= len(tried[-1])
+        costs, valid = (np.concatenate(part) for part in zip(*prices, strict=True))
+        return np.concatenate(tried), costs, valid
 
-    def _with_elites(
-        self, task: Task, actions: torch.Tensor, costs: np.ndarray, rewards: np.ndarray
-    ) -> tuple[torch.Tensor, np.ndarray]:
+    def _moved(self, task: Task, count: int) -> np.ndarray:
+        """int32 [count, G]: one of the task's best each, better ones more often, after one to three moves of its own
+        problem."""
+        rows = []
+        for _ in range(count):
+            row = task.elites[int(len(task.elites) * self.rng.random() ** 2)][2]
+            for _ in range(int(self.rng.integers(1, 4))):
+                row = task.instance.problem.neighbour(row, self.rng)
+            rows.append(row)
+        return np.stack(rows)
+
+    def _with_elites(self, task: Task, actions: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The batch with the task's best placements so far, and an advantage for each row."""
-        args = self.args
-        drawn = actions.numpy().astype(np.int32)
-        if args.elites:
-            pool = task.elites + [(float(costs[row]), float(rewards[row]), drawn[row]) for row in range(len(costs))]
-            kept: list[tuple[float, float, np.ndarray]] = []
-            for one in sorted(pool, key=lambda one: one[0]):  # stable: earlier ones first
-                if all(not np.array_equal(one[2], other[2]) for other in kept):
-                    kept.append(one)
-                if len(kept) == args.elites:
-                    break
-            task.elites = kept
-            actions = torch.cat([actions, torch.from_numpy(np.stack([one[2] for one in kept])).long()])
-            rewards = np.concatenate([rewards, [one[1] for one in kept]])
-        if args.advantage == "rank":
+        if task.elites:
+            actions = np.concatenate([actions, [one[2] for one in task.elites]])
+            rewards = np.concatenate([rewards, [one[1] for one in task.elites]])
+        if self.args.advantage == "rank":
             return actions, rank_advantages(rewards)
         baseline = task.reward_mean if task.trials else float(rewards.mean())
         return actions, (rewards - baseline) / (rewards.std() + 1e-8)
@@ -391,6 +433,21 @@ class Trainer:
                 ]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{where!r} is damaged, or of other graphs ({error}); train into another folder") from None
+
+
+class _Starts(Evaluator):
+    """What heuristics propose to: prices as trials of a task."""
+
+    def __init__(self, task: Task, wall_s: float) -> None:
+        super().__init__(task.instance.problem, budget=10**9)
+        self.task, self.at = task, wall_s
+        self.tried: list[np.ndarray] = []
+        self.prices: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.prices.append(self.task.evaluate(decisions, self.at, self.evaluations))
+        self.tried.append(decisions)
+        return self.prices[-1]
 
 
 def ppo_loss(
@@ -686,11 +743,8 @@ def method_run(
         if args.reward != "priced":
             raise InputError("gdp as a method learns from priced placements; leave reward out")
 
-        def price(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            costs = evaluator.costs(decisions)  # ends the run by raising when the budget is spent
-            return costs, np.isfinite(costs)
-
-        trainer = Trainer(args, [task_of(Instance(evaluator.problem), price)], network)  # type: ignore[arg-type]
+        task = task_of(Instance(evaluator.problem), evaluator.costs_and_valid)  # type: ignore[arg-type]
+        trainer = Trainer(args, [task], network)
         while evaluator.left > 0:
             trainer.update()
 

@@ -82,9 +82,13 @@ class Evaluator:
         return min(1.0, max(spent, self.wall_s / self.seconds if self.seconds else 0.0))
 
     def costs(self, decisions: np.ndarray) -> np.ndarray:
-        """float64 [B]: costs of B decisions, counted against the budget; invalid ones are priced, see Problem.costs.
+        """float64 [B]: costs of B decisions, as :meth:`costs_and_valid`."""
+        return self.costs_and_valid(decisions)[0]
 
-        A batch larger than what is left is cut: the rest of the costs are ``inf``.
+    def costs_and_valid(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cost float64 [B], valid bool [B]), counted against the budget; invalid ones are priced, see Problem.costs.
+
+        A batch larger than what is left is cut: the rest of the costs are ``inf``, and not valid.
 
         Raises:
             BudgetSpent: nothing is left.
@@ -94,7 +98,7 @@ class Evaluator:
         if self.seconds is not None and self.wall_s >= self.seconds:
             raise BudgetSpent("seconds")
         taken = np.asarray(decisions)[: self.left]
-        costs, valid = self.problem.costs(taken)
+        costs, valid = self.price(taken)
         # a valid decision always beats an invalid one
         row = int(np.lexsort((costs, ~valid))[0])
         if costs[row] < self.best_cost if valid[row] == self.best_valid else valid[row]:
@@ -105,9 +109,14 @@ class Evaluator:
         self.evaluations += len(taken)
         if self._progress:
             self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))
-        if len(taken) < len(decisions):
-            return np.concatenate([costs, np.full(len(decisions) - len(taken), np.inf)])
-        return costs
+        cut = len(decisions) - len(taken)
+        if cut:
+            return np.concatenate([costs, np.full(cut, np.inf)]), np.concatenate([valid, np.zeros(cut, bool)])
+        return costs, valid
+
+    def price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cost float64 [B], valid bool [B]) of decisions, where they are priced: the problem."""
+        return self.problem.costs(decisions)
 
     def cost(self, decision: np.ndarray) -> float:
         """The cost of one decision, as :meth:`costs`."""

@@ -33,7 +33,7 @@ from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import fork_join, known_optimum_s, layered_dag
 from graphopt_gym.graphs.io import save_graph
-from graphopt_gym.search.solve import Evaluator, solve
+from graphopt_gym.search.solve import Method, solve
 from graphopt_gym.wrappers import SB3VecEnv
 
 SMALL = {"width": 16, "sage_layers": 2, "blocks": 1}
@@ -322,14 +322,24 @@ def test_train__ctrl_c_ends_after_the_update_and_loses_nothing(graph_files: tupl
 
 def test_train__counts_every_evaluation_and_keeps_the_best(graph_files: tuple[str, str]) -> None:
     result = train(run_args(graph_files, updates=6, graphs_per_update=1))
-    assert [task.trials for task in result.tasks] == [48, 48]
-    assert result.evaluations == 96
+    starts = 5  # one device, expert, METIS, HEFT and m-ETF, all of which fit at once here
+    assert [task.trials for task in result.tasks] == [48 + starts] * 2
+    assert result.evaluations == 2 * (48 + starts)
     for task, solution in zip(result.tasks, result.solutions(), strict=True):
         assert solution.outcome.cost == task.best_cost == solution.history[-1][2]
-        assert solution.evaluations == 48
+        assert solution.evaluations == 48 + starts
         costs = [row["mean_cost_s"] for row in result.curve if row["graph"] == task.instance.problem.graph.name]
         assert len(costs) == 3
         assert task.best_cost <= min(costs)
+
+
+def test_train__starts_no_worse_than_the_heuristics(graph_files: tuple[str, str]) -> None:
+    result = train(run_args(graph_files[:1], updates=1))
+    problem = result.tasks[0].instance.problem
+    known = min(solve(problem, name).outcome.cost for name in ("single", "expert", "heft", "m_etf"))
+    assert result.tasks[0].best_cost <= known
+    without = train(run_args(graph_files[:1], updates=1, starts=False))
+    assert without.evaluations == result.evaluations - 5
 
 
 def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, str]) -> None:
@@ -344,15 +354,14 @@ def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, s
 
 def test_train__beats_random_search_and_the_human_expert_on_bert() -> None:
     problem = PlacementProblem("bert_base", "v100x4")
-    run = train_gdp.method_run(**SMALL, seed=0)
-    evaluator = Evaluator(problem, 2000)
-    run(evaluator, np.random.default_rng(0))
-    assert evaluator.evaluations == 2000
+    method = Method("gdp", train_gdp.method_run(**SMALL, seed=0, starts=False), "", "", random=True)
+    solution = solve(problem, method, budget=2000)
+    assert solution.evaluations == 2000
     rng = np.random.default_rng(0)
     costs, valid = problem.costs(np.stack([problem.sample(rng) for _ in range(2000)]))
-    assert evaluator.best_valid
-    assert evaluator.best_cost < costs[valid].min()
-    assert evaluator.best_cost < solve(problem, "expert").outcome.cost
+    assert solution.outcome.valid
+    assert solution.outcome.cost < costs[valid].min()
+    assert solution.outcome.cost < solve(problem, "expert").outcome.cost
 
 
 def test_paper_arguments__run(graph_files: tuple[str, str]) -> None:

@@ -115,13 +115,13 @@ def test_run__tells_what_does_not_fit() -> None:
 
     evaluator = Evaluator(problem, 24)
     batches: list[np.ndarray] = []
-    costs_of = evaluator.costs
+    price = evaluator.costs_and_valid
 
-    def record(decisions: np.ndarray) -> np.ndarray:
+    def record(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batches.append(decisions)
-        return costs_of(decisions)
+        return price(decisions)
 
-    evaluator.costs = record  # type: ignore[method-assign]
+    evaluator.costs_and_valid = record  # type: ignore[method-assign]
     before = hdp.HDPTrainer
     hdp.HDPTrainer = Watch  # type: ignore[misc]
     try:

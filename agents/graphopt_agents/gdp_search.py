@@ -1,0 +1,96 @@
+"""GDP, and local search after it: annealing from the best placement found, with moves that the policy proposes.
+
+Half of the moves are the problem's own (a group or a run of groups to another device). The others take a block of
+groups together, a stretch of the graph or a whole module, to a device drawn from the policy's mean probabilities over
+the block, mixed half and half with the uniform distribution: what ``train_gdp`` mutates placements by, at the price of
+a few additions a move. Ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt_agents.gdp import check_share
+from graphopt_agents.train_gdp import Trainer, args_from, load_network, task_of
+from graphopt_gym.envs.placement.instances import Instance
+from graphopt_gym.search.methods import annealing_from
+from graphopt_gym.search.solve import Evaluator
+
+OWN_MOVES = 0.5  # share of the problem's own moves
+
+
+class PolicyMoves:
+    """A problem as a local search sees it, with the policy's moves among its own.
+
+    Args:
+        problem: what is searched.
+        probs: float64 [G, D], the policy's probabilities.
+        orders: int64 [G] each, the orders of groups that blocks are stretches of.
+    """
+
+    def __init__(self, problem: Any, probs: np.ndarray, orders: list[np.ndarray]) -> None:
+        self.problem = problem
+        self.decision_shape = problem.decision_shape
+        self.orders = orders
+        self.sums = [np.concatenate([np.zeros((1, probs.shape[1])), np.cumsum(probs[order], 0)]) for order in orders]
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A changed copy of a decision int32 [G]."""
+        if rng.random() < OWN_MOVES:
+            return self.problem.neighbour(decision, rng)
+        which, length, at, draw = rng.random(4).tolist()
+        index, groups = int(which * len(self.orders)), len(decision)
+        count = int(groups**length)  # log-uniform from 1 to G
+        first = int(at * (groups + count - 1)) - count + 1  # every group is as likely to be in it
+        first, last = max(0, first), min(groups, first + count)
+        weights = (self.sums[index][last] - self.sums[index][first]) / (last - first)
+        chances = np.cumsum(weights + 1 / len(weights))
+        changed = decision.copy()
+        changed[self.orders[index][first:last]] = int(np.searchsorted(chances, draw * chances[-1]))
+        return changed
+
+
+class _Guided:
+    """The whole evaluator, with the policy's moves."""
+
+    def __init__(self, evaluator: Evaluator, moves: PolicyMoves) -> None:
+        self._evaluator, self.problem = evaluator, moves
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._evaluator, name)
+
+
+def method_run(
+    share: float = 0.5, start_from: Any = None, **arguments: Any
+) -> Callable[[Evaluator, np.random.Generator], None]:
+    """GDP followed by annealing, as a method of ``solve``: ``run(evaluator, rng)``.
+
+    Args:
+        share: of the budget (calls or seconds, what is spent first) for GDP; the rest is for annealing.
+        start_from: a checkpoint to begin with; None: from scratch.
+        arguments: fields of ``train_gdp.Args``.
+    """
+    check_share("share", share)
+
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        given = {"seed": int(rng.integers(2**31)), **arguments}
+        network = None if start_from is None else load_network(start_from)
+        task = task_of(Instance(evaluator.problem), evaluator.costs_and_valid)  # type: ignore[arg-type]
+        trainer = Trainer(args_from(given), [task], network)
+        while evaluator.share_spent < share:
+            trainer.update()
+        with torch.no_grad():
+            probs = trainer.network(task.graph).softmax(-1).double().numpy()
+        moves = PolicyMoves(evaluator.problem, probs, [order.numpy() for order in task.orders])
+
+        def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+            assert evaluator.best is not None
+            return evaluator.best, evaluator.best_cost
+
+        annealing_from(start)(_Guided(evaluator, moves), rng)  # type: ignore[arg-type]
+
+    return run

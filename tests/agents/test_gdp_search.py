@@ -1,0 +1,78 @@
+"""Local search after GDP: the policy's moves, and the share of the budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphopt_agents import gdp_search
+from graphopt_agents.gdp_search import PolicyMoves
+
+from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.search.solve import Method, solve
+
+SMALL = {"width": 16, "sage_layers": 2, "blocks": 1, "samples": 16}
+
+
+class Still:
+    """A problem whose own move changes nothing, so that only the policy's moves do."""
+
+    decision_shape = (8,)
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return decision.copy()
+
+
+def test_moves__are_stretches_of_an_order_on_one_device() -> None:
+    rng = np.random.default_rng(0)
+    order = rng.permutation(8)
+    moves = PolicyMoves(Still(), np.full((8, 3), 1 / 3), [order])
+    nowhere = np.full(8, -1, np.int32)
+    counts = np.zeros(8)
+    for _ in range(4000):
+        changed = moves.neighbour(nowhere, rng)
+        taken = np.flatnonzero(changed[order] >= 0)
+        if len(taken):
+            assert (np.diff(taken) == 1).all()
+            assert len(set(changed[order[taken]].tolist())) == 1
+            counts[order[taken]] += 1
+    assert counts.min() > 0.8 * counts.max()  # no group is left out or preferred
+    assert (nowhere == -1).all()
+
+
+def test_moves__follow_the_mean_probability_of_the_block() -> None:
+    rng = np.random.default_rng(1)
+    probs = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.1]])
+    moves = PolicyMoves(Still(), probs, [np.arange(4)])
+    nowhere = np.full(4, -1, np.int32)
+    seen: dict[tuple[int, ...], list[int]] = {}
+    for _ in range(40_000):
+        changed = moves.neighbour(nowhere, rng)
+        taken = np.flatnonzero(changed >= 0)
+        if len(taken):
+            seen.setdefault(tuple(taken.tolist()), []).append(int(changed[taken[0]]))
+    for block, devices in seen.items():
+        expected = (probs[list(block), 0].mean() + 0.5) / 2  # mixed half and half with the uniform distribution
+        assert np.mean(np.array(devices) == 0) == pytest.approx(expected, abs=0.06)
+
+
+def test_run__spends_the_budget_and_is_seeded() -> None:
+    problem = PlacementProblem(layered_dag(40, seed=3), "toyx2", grouping="op")
+    method = Method("gdp_search", gdp_search.method_run(**SMALL), "", "", random=True)
+    first, again = (solve(problem, method, budget=300, seed=1) for _ in range(2))
+    assert first.evaluations == 300
+    assert first.history[-1][2] == first.outcome.cost
+    assert np.array_equal(first.decision, again.decision)
+    assert first.outcome.cost <= solve(problem, "expert").outcome.cost  # it starts from the heuristics
+
+
+def test_run__keeps_to_seconds() -> None:
+    problem = PlacementProblem(layered_dag(40, seed=3), "toyx2")
+    method = Method("gdp_search", gdp_search.method_run(**SMALL), "", "", random=True)
+    assert solve(problem, method, budget=10**9, seconds=1.0).stopped_by == "seconds"
+
+
+def test_arguments__are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="share is 2"):
+        gdp_search.method_run(share=2)
