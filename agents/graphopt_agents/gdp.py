@@ -19,8 +19,9 @@ Three ways out, all here:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,30 +34,69 @@ from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_agents.networks.inputs import GRAPH_WIDTH
 from graphopt_gym.errors import InputError, unknown_name
 
+if TYPE_CHECKING:
+    from graphopt_gym.envs.placement.instances import Instance
+
 RATIOS = ("mean", "joint")
 _KEYS = ("node_mask", "action_mask", "nodes", "times", "memory", "edge_index", "edge_bytes", "links", "devices")
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What blocks of groups are drawn from, which go to a device together.
+
+    Args:
+        groups: how many, G.
+        orders: int64 [G] each, permutations of the groups; their own where none is given.
+        partitions: int64 [G] each, the part of each group, such as its module.
+    """
+
+    groups: int
+    orders: tuple[Tensor, ...] = ()
+    partitions: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, instance: Instance) -> Blocks:
+        """Of a problem: the groups' own order and, where it is another one, module after module; its modules.
+
+        In an unrolled network the groups' own order is that of time and visits all layers in each step; sorted by the
+        module that a group comes from (modules as they first occur), a layer is in one piece.
+        """
+        own, by_module = (
+            torch.arange(instance.num_groups),
+            torch.from_numpy(instance.module_of_group).argsort(stable=True),
+        )
+        orders = (own,) if torch.equal(own, by_module) else (own, by_module)
+        return cls(instance.num_groups, orders, tuple(map(torch.from_numpy, instance.module_partitions)))
+
+    def draw(self, generator: torch.Generator | None) -> Tensor:
+        """int64 [G]: the block of each group. One of the partitions every other time, where there are any; else one of
+        the orders, cut into blocks of a mean length that is drawn too, log-uniformly from 1 to G."""
+        if self.partitions and int(torch.randint(2, (), generator=generator)):
+            return self.partitions[int(torch.randint(len(self.partitions), (), generator=generator))]
+        length = float(self.groups) ** float(torch.rand((), generator=generator))
+        block = (torch.rand(self.groups, generator=generator) < 1 / length).cumsum(0)
+        if not self.orders:
+            return block
+        order = self.orders[int(torch.randint(len(self.orders), (), generator=generator))]
+        return torch.empty_like(block).scatter_(0, order, block)
+
+
 def draw_placements(
-    log_probs: Tensor,
-    count: int,
-    generator: torch.Generator | None,
-    independent: float = 1.0,
-    orders: Sequence[Tensor] = (),
+    log_probs: Tensor, count: int, generator: torch.Generator | None, blocks: Blocks, independent: float = 0.0
 ) -> Tensor:
     """Draw placements from a policy: int64 [count, G], of ``log_probs`` float32 [G, D].
 
-    The share ``independent`` of them draws each group by itself. The others draw blocks: one of ``orders`` (int64 [G],
-    permutations of the groups; their own order where none is given) is cut at random, see :func:`cut_blocks`, and the
-    groups of a block share their noise: ``argmax(log_probs[g] + gumbel[block(g)])``. Each group still follows the
-    policy exactly (its marginal is the categorical), but neighbours tend to land on the same device, as in any
-    placement worth having; from independent draws over hundreds of groups, learning hardly finds such placements. Ours.
+    The share ``independent`` of them draws each group by itself. The others draw blocks: the groups of a block share
+    their noise, ``argmax(log_probs[g] + gumbel[block(g)])``. Each group still follows the policy exactly (its marginal
+    is the categorical), but neighbours tend to land on the same device, as in any placement worth having; from
+    independent draws over hundreds of groups, learning hardly finds such placements. Ours.
     """
     groups, devices = log_probs.shape
     alone = round(count * independent)
     rows = []
     for row in range(count):
-        block = torch.arange(groups) if row < alone else cut_blocks(groups, generator, orders)
+        block = torch.arange(groups) if row < alone else blocks.draw(generator)
         uniform = torch.rand(int(block.max()) + 1, devices, generator=generator)
         # 24 bits of the uniform can be 0; never infinite noise
         noise = -(-(uniform.clamp(1e-7, 1 - 1e-7).log())).log()
@@ -64,19 +104,8 @@ def draw_placements(
     return torch.stack(rows)
 
 
-def cut_blocks(groups: int, generator: torch.Generator | None, orders: Sequence[Tensor] = ()) -> Tensor:
-    """int64 [G]: the block of each group. One of the orders at random, cut into blocks of a mean length that is drawn
-    too, log-uniformly from 1 to G."""
-    length = float(groups) ** float(torch.rand((), generator=generator))
-    block = (torch.rand(groups, generator=generator) < 1 / length).cumsum(0)
-    if len(orders) == 0:
-        return block
-    order = orders[int(torch.randint(len(orders), (), generator=generator))]
-    return torch.empty_like(block).scatter_(0, order, block)
-
-
 def mutate_placements(
-    placements: Tensor, log_probs: Tensor, count: int, generator: torch.Generator | None, orders: Sequence[Tensor] = ()
+    placements: Tensor, log_probs: Tensor, count: int, generator: torch.Generator | None, blocks: Blocks
 ) -> Tensor:
     """int64 [count, G]: placements out of int64 [K, G], each with one block drawn anew as a whole.
 
@@ -87,7 +116,7 @@ def mutate_placements(
     rows = []
     for _ in range(count):
         row = placements[int(torch.randint(len(placements), (), generator=generator))].clone()
-        block = cut_blocks(groups, generator, orders)
+        block = blocks.draw(generator)
         inside = block == block[int(torch.randint(groups, (), generator=generator))]
         weights = log_probs[inside].exp().mean(0) + 1 / devices
         row[inside] = torch.multinomial(weights, 1, generator=generator)
@@ -211,7 +240,10 @@ class GDPPolicy(ActorCriticPolicy):
         if deterministic:
             return log_probs.argmax(2)
         alone = torch.rand(len(log_probs)) < self.independent
-        return torch.cat([draw_placements(row, 1, None, float(one)) for row, one in zip(log_probs, alone, strict=True)])
+        blocks = Blocks(log_probs.shape[1])
+        return torch.cat(
+            [draw_placements(row, 1, None, blocks, float(one)) for row, one in zip(log_probs, alone, strict=True)]
+        )
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(actions int64 [B, max_groups], values float32 [B, 1], log-probabilities float32 [B])."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt_agents.gdp import check_share
+from graphopt_agents.gdp import Blocks, check_share
 from graphopt_agents.train_gdp import Trainer, args_from, load_network, task_of
 from graphopt_gym.envs.placement.instances import Instance
 from graphopt_gym.search.methods import annealing_from
@@ -29,28 +29,40 @@ class PolicyMoves:
     Args:
         problem: what is searched.
         probs: float64 [G, D], the policy's probabilities.
-        orders: int64 [G] each, the orders of groups that blocks are stretches of.
+        blocks: what blocks are drawn from. From its orders stretches are taken, their length log-uniform from 1 to G.
     """
 
-    def __init__(self, problem: Any, probs: np.ndarray, orders: list[np.ndarray]) -> None:
+    def __init__(self, problem: Any, probs: np.ndarray, blocks: Blocks) -> None:
         self.problem = problem
         self.decision_shape = problem.decision_shape
-        self.orders = orders
-        self.sums = [np.concatenate([np.zeros((1, probs.shape[1])), np.cumsum(probs[order], 0)]) for order in orders]
+        self.orders = [order.numpy() for order in blocks.orders]
+        self.sums = [np.concatenate([np.zeros((1, probs.shape[1])), np.cumsum(probs[one], 0)]) for one in self.orders]
+        self.partitions = [part.numpy() for part in blocks.partitions]
+        self.members = [
+            np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1]) for part in self.partitions
+        ]
+        self.means = [[probs[rows].mean(axis=0) for rows in members] for members in self.members]
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A changed copy of a decision int32 [G]."""
         if rng.random() < OWN_MOVES:
             return self.problem.neighbour(decision, rng)
-        which, length, at, draw = rng.random(4).tolist()
-        index, groups = int(which * len(self.orders)), len(decision)
-        count = int(groups**length)  # log-uniform from 1 to G
-        first = int(at * (groups + count - 1)) - count + 1  # every group is as likely to be in it
-        first, last = max(0, first), min(groups, first + count)
-        weights = (self.sums[index][last] - self.sums[index][first]) / (last - first)
+        modules, which, length, at, draw = rng.random(5).tolist()
+        groups = len(decision)
+        if self.partitions and modules < 0.5:
+            index = int(which * len(self.partitions))
+            part = self.partitions[index][int(at * groups)]
+            block, weights = self.members[index][part], self.means[index][part]
+        else:
+            index = int(which * len(self.orders))
+            count = int((groups + 1) ** length)
+            first = int(at * (groups + count - 1)) - count + 1  # every group is as likely to be in it
+            first, last = max(0, first), min(groups, first + count)
+            block = self.orders[index][first:last]
+            weights = (self.sums[index][last] - self.sums[index][first]) / (last - first)
         chances = np.cumsum(weights + 1 / len(weights))
         changed = decision.copy()
-        changed[self.orders[index][first:last]] = int(np.searchsorted(chances, draw * chances[-1]))
+        changed[block] = int(np.searchsorted(chances, draw * chances[-1]))
         return changed
 
 
@@ -85,7 +97,7 @@ def method_run(
             trainer.update()
         with torch.no_grad():
             probs = trainer.network(task.graph).softmax(-1).double().numpy()
-        moves = PolicyMoves(evaluator.problem, probs, [order.numpy() for order in task.orders])
+        moves = PolicyMoves(evaluator.problem, probs, task.blocks)
 
         def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
             assert evaluator.best is not None

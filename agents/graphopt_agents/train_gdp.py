@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ import numpy as np
 import torch
 
 from graphopt_agents import checkpoints
-from graphopt_agents.gdp import check_share, draw_placements, mutate_placements
+from graphopt_agents.gdp import Blocks, check_share, draw_placements, mutate_placements
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
@@ -81,8 +82,9 @@ class Args(NetworkConfig):
     reward: str = "priced"  # or "papers": -10 where a placement does not fit
     advantage: str = "rank"  # in the batch; or "baseline": reward minus the mean of the graph's earlier trials
     independent: float = 0.3  # share of placements drawn group by group, the others in blocks
+    canonical: bool = True  # like devices are named in the order of their groups, see Task.canonical
     starts: bool = True  # the first of a graph's elites are the placements of cheap heuristics, one evaluation each
-    mutants: float = 0.5  # share of placements that change a block of one of the best
+    mutants: float = 0.75  # share of placements that change a block of one of the best
     moved: float = 0.5  # share of those that change by the problem's own moves, as a local search does
     elites: int = 8  # the best placements of a graph so far, learned from in each of its updates
     checkpoint_every: int = 20  # updates
@@ -132,6 +134,7 @@ def paper_arguments() -> dict[str, Any]:
         "reward": "papers",
         "advantage": "baseline",
         "independent": 1.0,
+        "canonical": False,
         "starts": False,
         "mutants": 0.0,
         "elites": 0,
@@ -156,8 +159,8 @@ class Task:
     instance: Instance
     graph: GraphInput
     price: Costs
-    orders: list[torch.Tensor]  # int64 [G] each: what blocks are cut from
-    modules: torch.Tensor  # int64 [G], see module_of_group
+    blocks: Blocks
+    modules: torch.Tensor  # int64 [G], see Instance.module_of_group
     trials: int = 0
     reward_mean: float = 0.0  # of the trials
     best: np.ndarray | None = None  # int32 [G]
@@ -181,6 +184,34 @@ class Task:
                 if self.best_valid:
                     self.improved.append((self.trials + before + row + 1, wall_s, self.best_cost))
         return costs, valid
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [G] each: the time of each group, and that times its place in the last of the blocks' orders."""
+        weight = np.maximum(self.instance.tables.duration_s[:, :-1].min(axis=0), 1e-15)
+        place = np.argsort(self.blocks.orders[-1].numpy()) / self.instance.num_groups
+        return weight, weight * place
+
+    def canonical(self, decisions: np.ndarray) -> np.ndarray:
+        """int32 [B, G]: the same placements with interchangeable devices named in the order of their groups.
+
+        A placement and the one with two like devices exchanged cost the same; to a policy they are opposites, and what
+        it learns from one it unlearns from the other. The first of them is now the one whose groups come first on
+        average, weighed by their time.
+        """
+        devices, kinds = self.instance.num_devices, self.instance.problem.cluster.interchangeable
+        rows = len(decisions)
+        flat = (decisions + devices * np.arange(rows)[:, None]).ravel()
+        weight, weighted = (
+            np.bincount(flat, np.tile(one, rows), rows * devices).reshape(rows, devices) for one in self._weights
+        )
+        place = np.divide(weighted, weight, out=np.full_like(weight, np.inf), where=weight > 0)
+        names = np.tile(np.arange(devices, dtype=np.int32), (rows, 1))
+        for kind in range(int(kinds.max()) + 1):
+            members = np.flatnonzero(kinds == kind).astype(np.int32)
+            order = members[np.argsort(place[:, members], axis=1, kind="stable")]
+            np.put_along_axis(names, order, members[None], axis=1)
+        return np.take_along_axis(names, decisions.astype(np.int64), axis=1)
 
     def keep_elites(self, decisions: np.ndarray, costs: np.ndarray, rewards: np.ndarray, count: int) -> None:
         """Take decisions int32 [B, G] into the best ``count`` different ones so far."""
@@ -220,25 +251,7 @@ def task_of(instance: Instance, price: Costs | None = None) -> Task:
             "give a smaller one"
         )
     graph, price = GraphInput.from_instance(instance), price or instance.problem.costs
-    return Task(instance, graph, price, block_orders(instance), module_of_group(instance))
-
-
-def module_of_group(instance: Instance) -> torch.Tensor:
-    """int64 [G]: the module that each group's first op belongs to; modules are numbered as they first occur."""
-    problem = instance.problem
-    first = np.unique(problem.group_of_op, return_index=True)[1]
-    _, seen, module = np.unique(problem.graph.module[first], return_index=True, return_inverse=True)
-    return torch.from_numpy(seen.argsort().argsort()[module].reshape(-1))
-
-
-def block_orders(instance: Instance) -> list[torch.Tensor]:
-    """The orders of groups (int64 [G] each) that blocks are cut from: their own, and module after module.
-
-    In an unrolled network the groups' own order is that of time and visits all layers in each step; sorted by the
-    module that a group comes from (modules as they first occur), a layer is in one piece.
-    """
-    own, by_module = torch.arange(instance.num_groups), module_of_group(instance).argsort(stable=True)
-    return [own] if torch.equal(own, by_module) else [own, by_module]
+    return Task(instance, graph, price, Blocks.of(instance), torch.from_numpy(instance.module_of_group))
 
 
 class Trainer:
@@ -334,7 +347,8 @@ class Trainer:
         good_start(evaluator, self.rng)
         costs, valid = (np.concatenate(part) for part in zip(*evaluator.prices, strict=True))
         rewards = self._rewards(costs, valid)
-        task.keep_elites(np.concatenate(evaluator.tried), costs, rewards, self.args.elites)
+        decisions = self._named(task, np.concatenate(evaluator.tried))
+        task.keep_elites(decisions, costs, rewards, self.args.elites)
         task.count(rewards)
 
     def _rewards(self, costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -346,12 +360,12 @@ class Trainer:
         args = self.args
         mutants = round(args.samples * args.mutants) if task.elites else 0
         moved = round(mutants * args.moved)
-        drawn = draw_placements(log_probs, args.samples - mutants, self.generator, args.independent, task.orders)
+        drawn = draw_placements(log_probs, args.samples - mutants, self.generator, task.blocks, args.independent)
         if moved < mutants:
             best = torch.from_numpy(np.stack([one[2] for one in task.elites])).long()
-            changed = mutate_placements(best, log_probs, mutants - moved, self.generator, task.orders)
+            changed = mutate_placements(best, log_probs, mutants - moved, self.generator, task.blocks)
             drawn = torch.cat([drawn, changed])
-        tried = [drawn.numpy().astype(np.int32)]
+        tried = [self._named(task, drawn.numpy().astype(np.int32))]
         prices = [task.evaluate(tried[0], self.wall_s)]
         while moved > 0:  # a few at a time, so that one can build on another
             task.keep_elites(tried[-1], prices[-1][0], self._rewards(*prices[-1]), args.elites)
@@ -370,7 +384,10 @@ class Trainer:
             for _ in range(int(self.rng.integers(1, 4))):
                 row = task.instance.problem.neighbour(row, self.rng)
             rows.append(row)
-        return np.stack(rows)
+        return self._named(task, np.stack(rows))
+
+    def _named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
+        return task.canonical(decisions) if self.args.canonical else decisions
 
     def _with_elites(self, task: Task, actions: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The batch with the task's best placements so far, and an advantage for each row."""
@@ -646,7 +663,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     tried = torch.cat(
         [likeliest]
         + [
-            draw_placements(part, count, generator, 0.0, task.orders)
+            draw_placements(part, count, generator, task.blocks)
             for part, count in ((log_probs, draws - draws // 2), (flat, draws // 2))
             if count
         ]
@@ -654,7 +671,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     costs = _price(task, tried, started)
     while len(tried) < samples:
         best = tried[torch.from_numpy(np.argsort(costs, kind="stable")[:2].copy())]
-        changed = mutate_placements(best, log_probs, min(PLACE_BATCH, samples - len(tried)), generator, task.orders)
+        changed = mutate_placements(best, log_probs, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
         tried, costs = torch.cat([tried, changed]), np.append(costs, _price(task, changed, started))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
 

@@ -37,7 +37,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,30 @@ class Cluster:
             "hosts": list(self.hosts),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @cached_property
+    def interchangeable(self) -> np.ndarray:
+        """int64 [D]: a class for each device; devices of one class can change places and nothing else changes.
+
+        Two devices that are alike, whose links are alike and shared alike. Classes are numbered by their first device.
+        """
+        specs = [replace(one, name="") for one in self.devices]
+        rates = [(link.latency_s, link.bytes_per_s) for link in self.links]
+        others = ~np.eye(self.num_devices, dtype=bool)
+        names = np.arange(self.num_devices)
+        kind = names.copy()
+        for device in range(self.num_devices):
+            for other in np.unique(kind[:device]):
+                swap = names.copy()
+                swap[[device, other]] = swap[[other, device]]
+                swapped = self.link_of[np.ix_(swap, swap)]
+                pairs = set(zip(self.link_of[others].tolist(), swapped[others].tolist(), strict=True))
+                one_to_one = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+                alike = one_to_one and all(rates[a] == rates[b] for a, b in pairs)
+                if alike and specs[device] == specs[other]:
+                    kind[device] = other
+                    break
+        return np.unique(kind, return_inverse=True)[1]
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, devices={self.num_devices}, links={self.num_links})"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from graphopt_agents import checkpoints, train_gdp
-from graphopt_agents.gdp import GDPPolicy, GraphBaseline, cut_blocks, draw_placements, mutate_placements
+from graphopt_agents.gdp import Blocks, GDPPolicy, GraphBaseline, draw_placements, mutate_placements
 from graphopt_agents.networks import NetworkConfig, PlacementNetwork
 from graphopt_agents.train_gdp import (
     Args,
@@ -29,6 +29,7 @@ from graphopt_agents.train_gdp import (
 from stable_baselines3 import PPO
 
 import graphopt_gym  # noqa: F401 - registers the environments
+from graphopt_gym.envs.placement.instances import load_instance
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import fork_join, known_optimum_s, layered_dag
@@ -64,7 +65,7 @@ def graph_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def test_draws__follow_the_policy_also_in_blocks() -> None:
     log_probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3]]).log()
     for independent in (1.0, 0.0):
-        drawn = draw_placements(log_probs, 8000, torch.Generator().manual_seed(0), independent)
+        drawn = draw_placements(log_probs, 8000, torch.Generator().manual_seed(0), Blocks(3), independent)
         for group in range(3):
             shares = torch.bincount(drawn[:, group], minlength=3) / len(drawn)
             # four standard deviations of a share from 8,000 draws
@@ -78,9 +79,9 @@ def test_draws__blocks_have_fewer_cuts_and_follow_the_order_given() -> None:
     def cuts(placements: torch.Tensor) -> float:
         return float((placements[:, 1:] != placements[:, :-1]).float().mean())
 
-    alone = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), 1.0)
-    blocks = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), 0.0)
-    ordered = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), 0.0, [order])
+    alone = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), Blocks(60), 1.0)
+    blocks = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), Blocks(60), 0.0)
+    ordered = draw_placements(log_probs, 200, torch.Generator().manual_seed(0), Blocks(60, (order,)), 0.0)
     assert cuts(alone) > 0.7
     assert cuts(blocks) < 0.4
     assert cuts(ordered[:, order]) < 0.4
@@ -91,14 +92,32 @@ def test_blocks__are_intervals_of_the_order() -> None:
     generator = torch.Generator().manual_seed(0)
     order = torch.tensor([3, 1, 4, 0, 2])
     for _ in range(50):
-        steps = cut_blocks(5, generator, [order])[order].diff()
+        steps = Blocks(5, (order,)).draw(generator)[order].diff()
         assert set(steps.tolist()) <= {0, 1}
+
+
+def test_blocks__of_a_model_are_its_modules_and_layers_too() -> None:
+    instance = load_instance("transformer_xl_2layer", "p100x2", "colocation", None)
+    blocks = Blocks.of(instance)
+    first = np.unique(instance.problem.group_of_op, return_index=True)[1]
+    paths = [instance.problem.graph.modules[code] for code in instance.problem.graph.module[first]]
+    layer = blocks.partitions[-1]
+    for one, path in enumerate(paths):
+        for other, second in enumerate(paths):
+            numbers = [[name for name in text.split(".") if name.isdigit()][:1] for text in (path, second)]
+            if all(numbers):
+                assert (layer[one] == layer[other]) == (numbers[0] == numbers[1])
+    generator = torch.Generator().manual_seed(0)
+    drawn = [blocks.draw(generator) for _ in range(200)]
+    for part in blocks.partitions:
+        assert any(torch.equal(one, part) for one in drawn)
+    assert any(all(not torch.equal(one, part) for part in blocks.partitions) for one in drawn)
 
 
 def test_mutants__change_one_block_to_one_device() -> None:
     generator = torch.Generator().manual_seed(0)
     best = torch.zeros(1, 30, dtype=torch.long)
-    mutants = mutate_placements(best, torch.zeros(30, 4).log_softmax(1), 100, generator)
+    mutants = mutate_placements(best, torch.zeros(30, 4).log_softmax(1), 100, generator, Blocks(30))
     for row in mutants:
         changed = row.nonzero().flatten()
         assert len(row[changed].unique()) <= 1
@@ -340,6 +359,32 @@ def test_train__starts_no_worse_than_the_heuristics(graph_files: tuple[str, str]
     assert result.tasks[0].best_cost <= known
     without = train(run_args(graph_files[:1], updates=1, starts=False))
     assert without.evaluations == result.evaluations - 5
+
+
+@pytest.mark.parametrize("cluster", ["p100x4", "p100x2_v100x2", "p100x4x2"])
+def test_canonical__keeps_the_cost_and_is_the_same_for_all_names(cluster: str) -> None:
+    task = make_task(layered_dag(60, seed=2), cluster)
+    problem = task.instance.problem
+    rng = np.random.default_rng(0)
+    kinds = problem.cluster.interchangeable
+    decisions = np.stack([problem.sample(rng) for _ in range(20)])
+    renamed = []
+    for decision in decisions:
+        names = np.arange(problem.num_devices)
+        for kind in set(kinds.tolist()):
+            names[kinds == kind] = rng.permutation(names[kinds == kind])
+        renamed.append(names[decision])
+    canonical = task.canonical(decisions)
+    assert np.array_equal(canonical, task.canonical(np.stack(renamed)))
+    assert np.array_equal(canonical, task.canonical(canonical))
+    assert (canonical != decisions).any()
+    for one, other in zip(canonical, decisions, strict=True):
+        ours, theirs = problem.evaluate(one), problem.evaluate(other)
+        for measure in ("busy_s", "ops_per_device"):
+            assert np.sort(ours.metrics[measure]) == pytest.approx(np.sort(theirs.metrics[measure]))
+    # and the step times are equal but for ties, which the simulator settles by the device's number
+    ratios = problem.costs(canonical)[0] / problem.costs(decisions)[0]
+    assert np.median(np.abs(ratios - 1)) < 0.005
 
 
 def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from graphopt_agents import gdp_search
+from graphopt_agents.gdp import Blocks
 from graphopt_agents.gdp_search import PolicyMoves
 
 from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -27,7 +29,7 @@ class Still:
 def test_moves__are_stretches_of_an_order_on_one_device() -> None:
     rng = np.random.default_rng(0)
     order = rng.permutation(8)
-    moves = PolicyMoves(Still(), np.full((8, 3), 1 / 3), [order])
+    moves = PolicyMoves(Still(), np.full((8, 3), 1 / 3), Blocks(8, (torch.from_numpy(order),)))
     nowhere = np.full(8, -1, np.int32)
     counts = np.zeros(8)
     for _ in range(4000):
@@ -44,7 +46,7 @@ def test_moves__are_stretches_of_an_order_on_one_device() -> None:
 def test_moves__follow_the_mean_probability_of_the_block() -> None:
     rng = np.random.default_rng(1)
     probs = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.1]])
-    moves = PolicyMoves(Still(), probs, [np.arange(4)])
+    moves = PolicyMoves(Still(), probs, Blocks(4, (torch.arange(4),), (torch.tensor([0, 1, 0, 1]),)))
     nowhere = np.full(4, -1, np.int32)
     seen: dict[tuple[int, ...], list[int]] = {}
     for _ in range(40_000):
@@ -52,6 +54,7 @@ def test_moves__follow_the_mean_probability_of_the_block() -> None:
         taken = np.flatnonzero(changed >= 0)
         if len(taken):
             seen.setdefault(tuple(taken.tolist()), []).append(int(changed[taken[0]]))
+    assert {(0, 2), (1, 3), (0, 1, 2, 3), (1, 2)} <= set(seen)  # parts and stretches
     for block, devices in seen.items():
         expected = (probs[list(block), 0].mean() + 0.5) / 2  # mixed half and half with the uniform distribution
         assert np.mean(np.array(devices) == 0) == pytest.approx(expected, abs=0.06)

@@ -249,7 +249,7 @@ def test_network__every_switch_runs_and_every_weight_learns(switches: dict[str, 
 def test_network__without_times_sees_none() -> None:
     graph = make_input()
     nodes = graph.nodes.clone()
-    nodes[:, inputs.TIME_COLUMN] += 1
+    nodes[:, inputs.TIME_COLUMNS] += 1
     other = dataclasses.replace(graph, times=graph.times * 0.5, nodes=nodes)
     assert torch.equal(make_network(use_times=False)(graph), make_network(use_times=False)(other))
     assert not torch.equal(make_network()(graph), make_network()(other))

@@ -206,3 +206,37 @@ def test_device__is_hashable_and_equal_by_its_numbers():
     assert device == same
     assert hash(device) == hash(same)
     assert device != load_device("v100_pcie_32gb")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("p100x4", [0, 0, 0, 0]),
+        ("p100x2_v100x2", [0, 0, 1, 1]),
+        ("p100x4x2", [0, 0, 0, 0, 1, 1, 1, 1]),  # a device of another host has other links
+        ("v100x2x2", [0, 0, 1, 1]),
+        ("v100x2_cpu", [0, 0, 1]),
+        ("tpu_v3x8", None),
+    ],
+)
+def test_interchangeable__devices_change_places_and_nothing_else_does(name: str, classes: list[int] | None) -> None:
+    cluster = load_cluster(name)
+    if classes is not None:
+        assert cluster.interchangeable.tolist() == classes
+    # by the definition, written out: any permutation within classes leaves devices, rates and sharing as they were
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        names = np.arange(cluster.num_devices)
+        for kind in set(cluster.interchangeable.tolist()):
+            members = cluster.interchangeable == kind
+            names[members] = rng.permutation(names[members])
+        pairs = [(i, j) for i in names for j in names if i != j]
+        for i, j in pairs:
+            link, image = cluster.link_of[i, j], cluster.link_of[names[i], names[j]]
+            assert cluster.links[link].bytes_per_s == cluster.links[image].bytes_per_s
+            shared = {(a, b) for a, b in pairs if cluster.link_of[a, b] == link}
+            assert {(names[a], names[b]) for a, b in shared} == {
+                (a, b) for a, b in pairs if cluster.link_of[a, b] == image
+            }
+        kinds = [(one.kind, one.memory_bytes, one.peak_flops["float32"]) for one in cluster.devices]
+        assert [kinds[one] for one in names] == kinds

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 NODE_WIDTH = len(GROUP_FEATURES)
 _WAVES = 3  # frequencies that tell the places of devices apart
 DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1 + 1
-PAIR_WIDTH = 4
+PAIR_WIDTH = 6
 MEMORY_COLUMN = STATIC_DEVICE_FEATURES.index("whole_graph_memory")
-TIME_COLUMN = GROUP_FEATURES.index("time")
-LEVEL_COLUMNS = (GROUP_FEATURES.index("first_level"), GROUP_FEATURES.index("last_level"))
+TIME_COLUMNS = [GROUP_FEATURES.index(name) for name in ("time", "time_place", "module_time_place")]
+# where in the graph a group is, by depth and by time
+PLACE_COLUMNS = [GROUP_FEATURES.index(n) for n in ("first_level", "last_level", "time_place", "module_time_place")]
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,17 @@ class GraphInput:
         )
 
     def node_features(self, use_times: bool, waves: int) -> Tensor:
-        """float32 [G, node_width(waves)]: the features, mean memory to capacity, sines and cosines of the levels.
+        """float32 [G, node_width(waves)]: the features, mean memory to capacity, sines and cosines of the places.
 
         Without ``use_times`` no cost of an op is among them (the papers' configuration, recalled). ``waves`` is the
-        number of frequencies, each twice the one before; 0 leaves the levels as they are.
+        number of frequencies, each twice the one before; 0 leaves the places as they are.
         """
         nodes = self.nodes
         if not use_times:
             nodes = nodes.clone()
-            nodes[:, TIME_COLUMN] = 0
-        levels = nodes[:, LEVEL_COLUMNS]
-        angles = [math.pi * 2**wave * levels for wave in range(waves)]
+            nodes[:, TIME_COLUMNS] = 0
+        places = nodes[:, PLACE_COLUMNS]
+        angles = [math.pi * 2**wave * places for wave in range(waves)]
         held = self.memory.mean(dim=1, keepdim=True)
         return torch.cat([nodes, held, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
 
@@ -97,7 +98,7 @@ class GraphInput:
         (d + 1/2) / D, with sines and cosines, breaks the tie, and means the same for 2, 4 and 8 devices.
         """
         count = self.num_devices
-        place = (torch.arange(count, dtype=torch.float32, device=self.devices.device) + 0.5) / count
+        place = self.device_places()
         angles = [math.pi * 2**wave * place for wave in range(_WAVES)]
         columns = [
             self.links.mean(dim=1),
@@ -115,10 +116,25 @@ class GraphInput:
         return 1 / (1 + ((1 - whole) / whole).sum())  # a device's capacity to what the graph holds: (1 - x) / x
 
     def pair_features(self, use_times: bool) -> Tensor:
-        """float32 [G, D, PAIR_WIDTH]: time and memory of each group on each device, and to their means over devices."""
+        """float32 [G, D, PAIR_WIDTH]: of each group on each device.
+
+        Time and memory there, both also to their means over devices, and how near the group's place in the graph's
+        time is to the device's place among the devices, 1 / (1 + D |difference|), by groups and by modules: whoever
+        follows the last alone puts the modules in order onto the devices, an even share of the time on each. A policy
+        can learn to, and that holds on any graph (ours).
+        """
         times = self.times if use_times else torch.zeros_like(self.times)
         parts = [part for one in (times, self.memory) for part in (one, one - one.mean(dim=1, keepdim=True))]
+        for column in TIME_COLUMNS[1:]:
+            apart = self.num_devices * (self.nodes[:, column, None] - self.device_places()).abs()
+            parts.append(1 / (1 + apart) if use_times else torch.zeros_like(apart))
         return torch.stack(parts, dim=2)
+
+    def device_places(self) -> Tensor:
+        """float32 [D]: (d + 1/2) / D, the place of each device among the others."""
+        return (torch.arange(self.num_devices, dtype=torch.float32, device=self.devices.device) + 0.5) / (
+            self.num_devices
+        )
 
     def graph_features(self, use_times: bool) -> Tensor:
         """float32 [GRAPH_WIDTH]: what superposition conditions on: means and maxima over groups, sizes, the cluster."""
@@ -133,4 +149,4 @@ GRAPH_WIDTH = 2 * (NODE_WIDTH + 1) + 2 * len(STATIC_DEVICE_FEATURES) + 2 + 2
 
 def node_width(waves: int) -> int:
     """Columns of :meth:`GraphInput.node_features`."""
-    return NODE_WIDTH + 1 + 2 * len(LEVEL_COLUMNS) * waves
+    return NODE_WIDTH + 1 + 2 * len(PLACE_COLUMNS) * waves

@@ -72,6 +72,33 @@ class Instance:
         ratio = held * self.num_groups / tables.capacity_bytes
         return (ratio / (1 + ratio)).astype(np.float32)
 
+    @cached_property
+    def module_of_group(self) -> np.ndarray:
+        """int64 [G]: the module that each group's first op belongs to; modules are numbered as they first occur."""
+        first = np.unique(self.problem.group_of_op, return_index=True)[1]
+        _, seen, module = np.unique(self.problem.graph.module[first], return_index=True, return_inverse=True)
+        return seen.argsort().argsort()[module.reshape(-1)]
+
+    @cached_property
+    def module_partitions(self) -> list[np.ndarray]:
+        """int64 [G] each: ways to part the groups by the paths of their modules, coarse and fine, all different.
+
+        By the first one, two, ... names of the path (``encoder``, ``encoder.0``, ``encoder.0.attention``), and by the
+        first number in it, a layer's number in most models: ``attention.3`` and ``feed_forward.3`` are together.
+        Partitions into one part, or with every group alone, are left out.
+        """
+        first = np.unique(self.problem.group_of_op, return_index=True)[1]
+        paths = [self.problem.graph.modules[code].split(".") for code in self.problem.graph.module[first].tolist()]
+        keys: list[list[Any]] = [[path[:depth] for path in paths] for depth in range(1, max(map(len, paths)) + 1)]
+        keys.append([next(([name] for name in path if name.isdigit()), path[:1]) for path in paths])
+        found: dict[bytes, np.ndarray] = {}
+        for key in keys:
+            numbers: dict[tuple[str, ...], int] = {}
+            part = np.array([numbers.setdefault(tuple(one), len(numbers)) for one in key], np.int64)
+            if 1 < len(numbers) < self.num_groups:
+                found.setdefault(part.tobytes(), part)
+        return list(found.values())
+
     def single_device(self) -> int:
         """The device that would run the whole graph alone the fastest; the first of equals."""
         return int(self.tables.duration_s.sum(axis=1).argmin())
@@ -149,6 +176,10 @@ class Instance:
         np.minimum.at(first, group_of_op, level)
         np.maximum.at(last, group_of_op, level)
         ratio = best * (groups / total if total > 0 else 0.0)
+        share = best / total if total > 0 else np.full(groups, 1 / groups)
+        before = np.minimum(1.0, np.append(0.0, np.cumsum(share)))
+        in_module = np.bincount(self.module_of_group, share)
+        module_place = np.cumsum(in_module) - in_module / 2
         classes = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
         features = np.column_stack(
             [
@@ -163,13 +194,14 @@ class Instance:
                 ratio / (1 + ratio),
                 first,
                 last,
+                before[:-1] + share / 2,
+                module_place[self.module_of_group],
                 by(graph.phase, len(PHASES)),
                 by(graph.op_class, len(OP_CLASSES))[:, classes],
             ]
         )
         assert features.shape == (groups, len(GROUP_FEATURES))
         order = np.argsort(group_of_task, kind="stable").astype(np.int32)
-        share = best / total if total > 0 else np.full(groups, 1 / groups)
         return Tables(
             group_features=np.vstack([features, np.zeros(features.shape[1])]).astype(np.float32),
             device_features=device_features,
@@ -178,7 +210,7 @@ class Instance:
             activation_bytes=np.append(activation, 0.0),
             capacity_bytes=simulator.capacity_bytes.astype(np.float64),
             traffic_bytes=np.append(traffic_in + traffic_out, 0.0),
-            decided_share=np.minimum(1.0, np.append(0.0, np.cumsum(share))),
+            decided_share=before,
             task_ptr=np.append(0, np.cumsum(np.bincount(group_of_task, minlength=groups))).astype(np.int32),
             task=order,
             neighbour_ptr=np.append(0, np.cumsum(np.bincount(keys // groups, minlength=groups + 1))).astype(np.int32),

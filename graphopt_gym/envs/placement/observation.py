@@ -27,6 +27,8 @@ GROUP_FEATURES = (
     "time",  # squashed: its time on its fastest device to that of an average group
     "first_level",  # of its ops in the graph, as a share of the depth
     "last_level",
+    "time_place",  # share of the time in the groups before it, and half of its own
+    "module_time_place",  # the same of its module among the modules, in the order in which they occur
     *(f"time_{phase}" for phase in PHASES),  # share of its time
     *(f"time_{name}" for name in _CLASSES),  # share of its time
 )

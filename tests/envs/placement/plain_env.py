@@ -96,9 +96,24 @@ class PlainEnv:
             squash(self.best[g] * self.G / self.total) if self.total else 0.0,
             int(graph.level[ops].min()) / depth,
             int(graph.level[ops].max()) / depth,
+            self.time_place([other for other in range(self.G) if other < g], [g]),
+            self.time_place(
+                [other for other in range(self.G) if self.module(other) < self.module(g)],
+                [other for other in range(self.G) if self.module(other) == self.module(g)],
+            ),
             *(share(graph.phase, code) for code in range(len(PHASES))),
             *(share(graph.op_class, code) for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)),
         ]
+
+    def time_place(self, before: list[int], own: list[int]) -> float:
+        time = {g: self.best[g] / self.total if self.total else 1 / self.G for g in range(self.G)}
+        return sum(time[g] for g in before) + sum(time[g] for g in own) / 2
+
+    def module(self, g: int) -> int:
+        """The first group whose first op is of the same module as this one's."""
+        first = [int(np.flatnonzero(self.problem.group_of_op == other)[0]) for other in range(self.G)]
+        module = self.problem.graph.module[first].tolist()
+        return module.index(module[g])
 
     def memory(self) -> list[list[float]]:
         """[G][D]: the static share of memory of each group on each device."""

@@ -111,7 +111,7 @@ def test_observation__names_a_feature_for_each_column():
     env = PlacementEnv(SMALL, cluster(3), observation="graph")
     observation, _ = env.reset(seed=0)
     shaped = env.unflatten(observation)
-    assert shaped["group"].shape == (len(features.GROUP_FEATURES),) == (25,)
+    assert shaped["group"].shape == (len(features.GROUP_FEATURES),) == (27,)
     assert shaped["devices"].shape == (3, len(features.DEVICE_FEATURES)) == (3, 15)
     assert shaped["progress"].shape == (len(features.PROGRESS_FEATURES),) == (5,)
     for document, keys in ((PlacementEnv.__doc__, observation), (PlacementOneShotEnv.__doc__, {"nodes": 0})):
@@ -337,7 +337,7 @@ def test_make_vec__gives_the_native_vector_environment():
     )
     assert isinstance(envs, PlacementVectorEnv)
     observations, infos = envs.reset(seed=0)
-    assert observations["group"].shape == (64, 25)
+    assert observations["group"].shape == (64, 27)
     assert infos["_graph"].all()
     _, rewards, *_ = envs.step(np.arange(64) % 2)
     assert len(set(rewards[1::2].tolist())) == 1
