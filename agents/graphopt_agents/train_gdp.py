@@ -45,6 +45,7 @@ from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import write_text
+from graphopt_gym.graphs.zoo import graphs_in, own_cluster
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.methods import good_start
 from graphopt_gym.search.solve import Evaluator
@@ -67,8 +68,8 @@ Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, G
 class Args(NetworkConfig):
     """What a run depends on, beside the fields of :class:`NetworkConfig`; stored with the checkpoint."""
 
-    graphs: tuple[str, ...] = ("bert_base",)  # names or paths
-    clusters: tuple[str, ...] = ("v100x4",)  # one for all graphs, or one for each
+    graphs: tuple[str, ...] = ("bert_base",)  # names, paths, and splits of the zoo, which become their graphs' names
+    clusters: tuple[str, ...] = ()  # one for all graphs, or one for each; none: each graph's own, see own_cluster
     grouping: str = "colocation"  # or "op"
     seed: int = 0
     updates: int = 200
@@ -97,6 +98,9 @@ class Args(NetworkConfig):
             object.__setattr__(self, name, tuple(str(one) for one in given if str(one)))
         if not self.graphs:
             raise InputError("graphs is an empty list; name at least one graph")
+        object.__setattr__(self, "graphs", graphs_in(self.graphs))
+        if not self.clusters:
+            object.__setattr__(self, "clusters", tuple(map(own_cluster, self.graphs)))
         if len(self.clusters) not in (1, len(self.graphs)):
             raise InputError(
                 f"clusters has {len(self.clusters)} entries for {len(self.graphs)} graphs; give one, or one for each"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import ComputationGraph
-from graphopt_gym.graphs.zoo.registry import MEASURED, SPLITS, ZOO, held_out
+from graphopt_gym.graphs.zoo.registry import MEASURED, SPLITS, ZOO, graphs_in, held_out, own_cluster
 
-__all__ = ["SPLITS", "graph_names", "held_out", "load_graph"]
+__all__ = ["SPLITS", "graph_names", "graphs_in", "held_out", "load_graph", "own_cluster"]
 
 
 def graph_names(*, measured: bool = False) -> list[str]:
@@ -37,9 +37,11 @@ def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationG
     entry = ZOO.get(name) or MEASURED.get(name)
     if entry is not None:
         return read_graph(entry.path(name))
+    if name in SPLITS:
+        raise InputError(f"graph is {name!r}, a split of several graphs; give one of them: {', '.join(SPLITS[name])}")
     path = Path(name)
     if path.suffix not in (".npz", ".onnx") and not path.is_file():
-        raise unknown_name("graph", name, [*ZOO, *MEASURED], "(or give the path of an .npz or .onnx file)")
+        raise unknown_name("graph", name, [*ZOO, *MEASURED, *SPLITS], "(or give the path of an .npz or .onnx file)")
     if not path.is_file():
         raise InputError(f"graph file {name!r} does not exist")
     if path.suffix == ".onnx":

@@ -7,7 +7,7 @@ Adding a graph is adding a row here (and a family module where the architecture 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,6 +177,22 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "papers": PAPERS,
     "all": tuple(ZOO),
 }
+
+
+DEFAULT_CLUSTER = "v100x4"  # of graphs that no paper places
+
+
+def graphs_in(names: Iterable[str]) -> tuple[str, ...]:
+    """Names and paths as they are, and in place of a split's name those of its graphs that are not there yet."""
+    listed: list[str] = []
+    for name in names:
+        listed += [one for one in SPLITS[name] if one not in listed] if name in SPLITS else [name]
+    return tuple(listed)
+
+
+def own_cluster(graph: str) -> str:
+    """The cluster of a graph that is named without one: the paper's for a graph of a paper, else the default."""
+    return (ZOO[graph].cluster if graph in ZOO else None) or DEFAULT_CLUSTER
 
 
 def held_out(family: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
