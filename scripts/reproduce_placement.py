@@ -42,22 +42,9 @@ from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
 CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
 HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its policy has long decided by then
 SEEDS = (0, 1, 2)
+SECONDS = 20.0  # of the runs that are compared at equal seconds
 LONG_S = 60.0  # seconds of the long annealing that estimates the optimum
 Run = Callable[[Evaluator, np.random.Generator], None]
-
-
-class Share:
-    """A part of an evaluator's budget, for a method that another one continues."""
-
-    def __init__(self, evaluator: Evaluator, calls: int) -> None:
-        self.evaluator, self.problem, self.end = evaluator, evaluator.problem, evaluator.evaluations + calls
-
-    @property
-    def left(self) -> int:
-        return min(self.end - self.evaluator.evaluations, self.evaluator.left)
-
-    def costs(self, decisions: np.ndarray) -> np.ndarray:
-        return self.evaluator.costs(decisions)
 
 
 def gdp(**arguments: Any) -> Run:
@@ -66,27 +53,24 @@ def gdp(**arguments: Any) -> Run:
     return train_gdp.method_run(**arguments)
 
 
+def gdp_search() -> Run:
+    from graphopt_agents import gdp_search
+
+    return gdp_search.method_run()
+
+
 def hdp() -> Run:
     from graphopt_agents import hdp
 
     return hdp.method_run()
 
 
-def gdp_then_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    """Three quarters of the calls for GDP, the rest for annealing from the best that it found."""
-    gdp()(Share(evaluator, evaluator.budget * 3 // 4), rng)  # type: ignore[arg-type]
-
-    def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-        assert evaluator.best is not None
-        return evaluator.best, evaluator.cost(evaluator.best)
-
-    annealing_from(start)(evaluator, rng)
-
-
 # name -> (what makes its run, or None for a method of the package; whether the seed matters)
 METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
-    "gdp": (gdp, True),
-    "gdp_search": (lambda: gdp_then_search, True),
+    "gdp": (lambda: gdp(starts=False), True),
+    "gdp_starts": (gdp, True),
+    "gdp_search": (gdp_search, True),
+    "gdp_search_seconds": (gdp_search, True),
     "hdp": (hdp, True),
     "annealing": (None, True),
     "annealing_random": (None, True),
@@ -102,25 +86,24 @@ METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
     "m_etf": (None, False),
     "m_sct": (None, False),
     "annealing_long": (None, False),
-    "gdp_no_graph_network": (lambda: gdp(sage_layers=0), True),
-    "gdp_no_attention": (lambda: gdp(attention=False), True),
-    "gdp_no_recurrence": (lambda: gdp(recurrence=False), True),
-    "gdp_no_superposition": (lambda: gdp(superposition=False), True),
+    "gdp_no_graph_network": (lambda: gdp(starts=False, sage_layers=0), True),
+    "gdp_no_attention": (lambda: gdp(starts=False, attention=False), True),
+    "gdp_no_recurrence": (lambda: gdp(starts=False, recurrence=False), True),
+    "gdp_no_superposition": (lambda: gdp(starts=False, superposition=False), True),
 }
 MAIN = [name for name in METHODS if not name.startswith("gdp_no_")]
 
 
-def run_method(problem: PlacementProblem, name: str, seed: int, folder: Path) -> Solution:
+def run_method(problem: PlacementProblem, name: str, seed: int) -> Solution:
     make, _ = METHODS[name]
     calls, seconds = CALLS, None
     method: str | Method = name
-    if name == "hdp":
-        calls = HDP_CALLS
     if make is not None:
         method = Method(name, make(), "", "", random=True)
-    elif name == "annealing_seconds":
-        taken = json.loads((folder / f"gdp-{seed}.json").read_text(encoding="utf-8"))
-        method, calls, seconds = "annealing", 10**9, taken["wall_s"]
+    if name == "hdp":
+        calls = HDP_CALLS
+    elif name.endswith("_seconds"):
+        method, calls, seconds = "annealing" if make is None else method, 10**9, SECONDS
     elif name == "annealing_long":
         method, calls, seconds = "annealing", 10**9, LONG_S
     return solve(problem, method, budget=calls, seconds=seconds, seed=seed)
@@ -147,8 +130,6 @@ def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, 
         problem = problems[graph]
         if target.exists() and json.loads(target.read_text())["fingerprints"] == problem.fingerprints():
             continue
-        if name == "annealing_seconds" and not (folder / f"gdp-{seed}.json").exists():
-            continue  # its seconds are not known yet: the next call does it
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -156,7 +137,7 @@ def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, 
                 continue  # another process is at it
             claim.touch()
         try:
-            solution = run_method(problem, name, seed, folder)
+            solution = run_method(problem, name, seed)
             solution.save(target)
         finally:
             claim.unlink(missing_ok=True)
