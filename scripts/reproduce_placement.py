@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
 """The placement experiment: GDP, HDP and the classical methods on the fourteen graphs of GO's table 1.
 
+1. Every method on every graph, the learned ones from scratch, at equal simulator calls and at equal seconds.
+2. GDP pre-trained on the graphs of the other families: zero-shot, and fine-tuned, with and without superposition.
+3. The calls and seconds that GDP needs to reach HDP's best.
+4. Ablations of GDP's network.
+
     python scripts/reproduce_placement.py              # what is missing, then the tables; can be interrupted
     python scripts/reproduce_placement.py --tables     # the tables of what is there
     python scripts/reproduce_placement.py --graphs gnmt_8layer --methods gdp,annealing --seeds 0
 
 Every run is one (graph, method, seed) and is kept as a file of its own under ``out/placement``; a run that is there,
 of the same graph, cluster and op times, is not repeated, and several processes may share the work. All methods get
-the same number of simulator calls; ``annealing_seconds`` gets the seconds that GDP took instead. The results, with
-decisions and curves, go to ``envs_data/placement``, the tables to ``docs/placement.md``.
+the same number of simulator calls, but for HDP (it is slow), and those whose names end in ``_seconds``. Pre-trained
+networks are kept too, and trained when a run needs them. The results, with decisions and curves, go to
+``envs_data/placement``, tables and curves to ``docs/placement.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import gzip
 import json
@@ -32,17 +39,24 @@ for folder in (ROOT, ROOT / "agents"):
 import numpy as np  # noqa: E402
 
 from graphopt_gym.data import data_path  # noqa: E402
+from graphopt_gym.envs.placement.instances import Instance  # noqa: E402
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
 from graphopt_gym.files import write_file, write_text  # noqa: E402
-from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO  # noqa: E402
+from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO, held_out  # noqa: E402
 from graphopt_gym.problem import Solution  # noqa: E402
-from graphopt_gym.search.methods import annealing_from  # noqa: E402
 from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
 
 CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
 HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its policy has long decided by then
 SEEDS = (0, 1, 2)
 SECONDS = 20.0  # of the runs that are compared at equal seconds
+PRETRAINING = {"updates": 100, "samples": 32, "entropy": 0.05, "checkpoint_every": 50}
+TOO_LONG = ("gnmt_8layer",)  # to pre-train on: it would take a third of the time
+ALSO = ("bert_base", "gpt2_small", "resnet50")  # pre-trained on beside the papers' graphs
+TUNING_CALLS = 3_200  # 50 updates
+FIRST_TUNING_CALLS = CALLS // 10
+ZERO_SHOT_CALLS = 64
+ABLATED = ("inception_v3_b32", "rnnlm_4layer", "gnmt_2layer", "transformer_xl_4layer", "amoebanet", "wavenet_2x18")
 LONG_S = 60.0  # seconds of the long annealing that estimates the optimum
 Run = Callable[[Evaluator, np.random.Generator], None]
 
@@ -86,21 +100,95 @@ METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
     "m_etf": (None, False),
     "m_sct": (None, False),
     "annealing_long": (None, False),
+    "gdp_zero": (None, True),
+    "gdp_tuned": (None, True),
+    "gdp_zero_no_superposition": (None, True),
+    "gdp_tuned_no_superposition": (None, True),
     "gdp_no_graph_network": (lambda: gdp(starts=False, sage_layers=0), True),
     "gdp_no_attention": (lambda: gdp(starts=False, attention=False), True),
     "gdp_no_recurrence": (lambda: gdp(starts=False, recurrence=False), True),
     "gdp_no_superposition": (lambda: gdp(starts=False, superposition=False), True),
 }
-MAIN = [name for name in METHODS if not name.startswith("gdp_no_")]
+TRANSFER = [name for name in METHODS if name.startswith(("gdp_zero", "gdp_tuned"))]
+ABLATIONS = [name for name in METHODS if name.startswith("gdp_no_")]
 
 
-def run_method(problem: PlacementProblem, name: str, seed: int) -> Solution:
+class Busy(Exception):
+    """Another process is at it."""
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """A file that tells other processes to keep off. Raises Busy where another one has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        if time.time() - path.stat().st_mtime < 3600:
+            raise Busy from None
+        path.touch()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def pretrained(out: Path, family: str, superposition: bool, seed: int) -> Path:
+    """The folder of a network that was trained on all families but one; trains it where it is not there yet."""
+    from graphopt_agents.train_gdp import Args, train
+
+    folder = out / "pretrained" / f"{family}{'' if superposition else '-no_superposition'}-{seed}"
+    finished = folder / "finished"
+    if finished.exists():
+        return folder
+    names = [name for name in (*held_out(family)[0], *ALSO) if name not in TOO_LONG]
+    pairs = [(name, ZOO[name].cluster or "v100x4") for name in names]
+    # on other numbers of devices too, but what is too large for fewer, or too small for more
+    pairs += [
+        (name, cluster)
+        for name in names
+        for cluster in ("p100x2", "p100x4", "p100x8")
+        if cluster != ZOO[name].cluster and not name.startswith(("transformer_xl_2", "transformer_xl_8"))
+    ]
+    graphs, clusters = zip(*pairs, strict=True)
+    args = Args(graphs=graphs, clusters=clusters, superposition=superposition, seed=seed, **PRETRAINING)
+    with claim(folder.with_suffix(".claim")):
+        result = train(args, folder, resume=(folder / "checkpoint.pt").exists())
+        if result.interrupted:
+            raise KeyboardInterrupt
+        write_text(finished, f"{result.evaluations} evaluations, {result.wall_s:.1f} s\n")
+    print(
+        f"pre-trained {folder.name}: {result.evaluations:,} calls, {result.wall_s:.1f} s", file=sys.stderr, flush=True
+    )
+    return folder
+
+
+def transfer(out: Path, graph: str, name: str, seed: int) -> tuple[Run, int]:
+    """(run, simulator calls) of a method of TRANSFER."""
+    from graphopt_agents import train_gdp
+
+    folder = pretrained(out, ZOO[graph].family, not name.endswith("_no_superposition"), seed)
+    if name.startswith("gdp_tuned"):
+        return train_gdp.method_run(folder, starts=False), TUNING_CALLS
+
+    def zero_shot(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        instance = Instance(evaluator.problem)  # type: ignore[arg-type]
+        task = train_gdp.task_of(instance, evaluator.costs_and_valid)
+        train_gdp.place(train_gdp.load_network(folder), task, ZERO_SHOT_CALLS, int(rng.integers(2**31)))
+
+    return zero_shot, ZERO_SHOT_CALLS
+
+
+def run_method(out: Path, problem: PlacementProblem, graph: str, name: str, seed: int) -> Solution:
     make, _ = METHODS[name]
     calls, seconds = CALLS, None
     method: str | Method = name
     if make is not None:
         method = Method(name, make(), "", "", random=True)
-    if name == "hdp":
+    if name in TRANSFER:
+        run, calls = transfer(out, graph, name, seed)
+        method = Method(name, run, "", "", random=True)
+    elif name == "hdp":
         calls = HDP_CALLS
     elif name.endswith("_seconds"):
         method, calls, seconds = "annealing" if make is None else method, 10**9, SECONDS
@@ -114,6 +202,8 @@ def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
     for seed in seeds:
         for name in methods:
             for graph in graphs:
+                if name in ABLATIONS and graph not in ABLATED:
+                    continue
                 if seed == seeds[0] or METHODS[name][1]:
                     yield graph, name, seed
 
@@ -121,26 +211,21 @@ def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
 def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> None:
     problems: dict[str, PlacementProblem] = {}
     todo = list(jobs(graphs, methods, seeds))
+    waiting = 0
     for number, (graph, name, seed) in enumerate(todo, 1):
-        folder = out / graph
-        folder.mkdir(parents=True, exist_ok=True)
-        target, claim = folder / f"{name}-{seed}.json", folder / f"{name}-{seed}.claim"
+        target = out / graph / f"{name}-{seed}.json"
         if graph not in problems:
             problems[graph] = PlacementProblem(graph, ZOO[graph].cluster)
         problem = problems[graph]
         if target.exists() and json.loads(target.read_text())["fingerprints"] == problem.fingerprints():
             continue
         try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            if time.time() - claim.stat().st_mtime < 3600:
-                continue  # another process is at it
-            claim.touch()
-        try:
-            solution = run_method(problem, name, seed)
-            solution.save(target)
-        finally:
-            claim.unlink(missing_ok=True)
+            with claim(target.with_suffix(".claim")):
+                solution = run_method(out, problem, graph, name, seed)
+                solution.save(target)
+        except Busy:
+            waiting += 1
+            continue
         cost = f"{solution.outcome.cost:.4f} s" if solution.outcome.valid else "out of memory"
         print(
             f"[{number}/{len(todo)}] {graph} {name} seed {seed}: {cost}, "
@@ -148,6 +233,8 @@ def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, 
             file=sys.stderr,
             flush=True,
         )
+    if waiting:
+        print(f"{waiting} runs are being made by other processes, or wait for one", file=sys.stderr)
 
 
 # ---- tables
@@ -242,6 +329,10 @@ SHOWN = {
     "m_etf": "m-ETF",
     "m_sct": "m-SCT",
     "single": "one device",
+    "gdp_zero": (None, True),
+    "gdp_tuned": (None, True),
+    "gdp_zero_no_superposition": (None, True),
+    "gdp_tuned_no_superposition": (None, True),
     "gdp_no_graph_network": "without the graph network",
     "gdp_no_attention": "without attention",
     "gdp_no_recurrence": "without recurrence",
@@ -374,7 +465,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "placement")
     parser.add_argument("--graphs", default=",".join(SPLITS["papers"]))
-    parser.add_argument("--methods", default=",".join(MAIN))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
     args = parser.parse_args()
