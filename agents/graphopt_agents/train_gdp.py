@@ -45,7 +45,7 @@ from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import write_text
-from graphopt_gym.graphs.zoo import graphs_in, own_cluster
+from graphopt_gym.graphs.zoo.registry import ZOO, graphs_in, own_cluster
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.methods import good_start
 from graphopt_gym.search.solve import Evaluator
@@ -59,6 +59,7 @@ INVALID_REWARD = -10.0
 MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
 MOVED_TOGETHER = 8  # placements changed by the problem's moves that are priced together
 PLACE_BATCH = 8  # changed placements that are priced together when a graph is placed
+SCALARS = ("mean_reward", "entropy", "best_cost_s", "mean_cost_s", "valid_share", "divergence", "evaluations")
 FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
 
 Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, G] -> (cost [B], valid [B])
@@ -94,8 +95,10 @@ class Args(NetworkConfig):
         super().__post_init__()
         for name in ("graphs", "clusters"):
             given = getattr(self, name)
-            given = tuple(given.split(",")) if isinstance(given, str) else tuple(given)
-            object.__setattr__(self, name, tuple(str(one) for one in given if str(one)))
+            if not isinstance(given, str | list | tuple):
+                raise InputError(f"{name} is {given!r}; give names with commas between them")
+            listed = [str(one).strip() for one in (given.split(",") if isinstance(given, str) else given)]
+            object.__setattr__(self, name, tuple(one for one in listed if one))
         if not self.graphs:
             raise InputError("graphs is an empty list; name at least one graph")
         object.__setattr__(self, "graphs", graphs_in(self.graphs))
@@ -114,6 +117,9 @@ class Args(NetworkConfig):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value!r}; give a number above 0")
+        for one in dataclasses.fields(self):
+            if one.type == "bool" and not isinstance(getattr(self, one.name), bool):
+                raise InputError(f"{one.name} is {getattr(self, one.name)!r}; give true or false")
         if not (isinstance(self.entropy, int | float) and math.isfinite(self.entropy) and self.entropy >= 0):
             raise InputError(f"entropy is {self.entropy!r}; give a number, at least 0")
         check_share("independent", self.independent)
@@ -123,6 +129,10 @@ class Args(NetworkConfig):
             raise unknown_name("reward", self.reward, REWARDS)
         if self.advantage not in ADVANTAGES:
             raise unknown_name("advantage", self.advantage, ADVANTAGES)
+
+    def each_cluster(self) -> tuple[str, ...]:
+        """The cluster of each graph."""
+        return self.clusters * len(self.graphs) if len(self.clusters) == 1 else self.clusters
 
     def network(self) -> NetworkConfig:
         return NetworkConfig(**{name.name: getattr(self, name.name) for name in dataclasses.fields(NetworkConfig)})
@@ -567,8 +577,10 @@ def train(
             raise InputError("resume needs the folder of the run; give --out")
         kept = checkpoints.load_checkpoint(folder, AGENT)
         checkpoints.same_arguments(args.json(), kept.args, str(folder), FREE_ARGUMENTS)
-    clusters = args.clusters * len(args.graphs) if len(args.clusters) == 1 else args.clusters
-    tasks = [make_task(graph, cluster, args.grouping) for graph, cluster in zip(args.graphs, clusters, strict=True)]
+    tasks = [
+        make_task(graph, cluster, args.grouping)
+        for graph, cluster in zip(args.graphs, args.each_cluster(), strict=True)
+    ]
     network = None
     if start_from is not None:
         network = load_network(start_from)
@@ -583,25 +595,21 @@ def train(
         if kept.facts.get("fingerprints") != prints:
             raise InputError(f"{str(folder)!r} was trained on other graphs, clusters or op times; use another folder")
         trainer.restore(kept.state, str(folder))
-    board = _tensorboard(folder)
-    interrupted = False
-    with _stop_on_interrupt() as stopped:
+    with _stop_on_interrupt() as stopped, _tensorboard(folder, trainer.updates + 1) as board:
         while trainer.updates < args.updates and not stopped():
             rows = trainer.update()
             for row in rows:
                 if progress:
                     progress(row)
                 if board:
-                    for name in ("mean_reward", "entropy", "best_cost_s", "mean_cost_s", "valid_share", "divergence"):
+                    for name in SCALARS:
                         if row[name] is not None:
-                            board.add_scalar(f"{row['graph']}@{row['cluster']}/{name}", row[name], row["evaluations"])
+                            board.add_scalar(f"{row['graph']}@{row['cluster']}/{name}", row[name], row["update"])
             if folder is not None and trainer.updates % args.checkpoint_every == 0 and trainer.updates < args.updates:
                 save(folder, trainer)
         interrupted = trainer.updates < args.updates
         if folder is not None:
             save(folder, trainer)
-    if board:
-        board.close()
     return TrainResult(
         args, trainer.network, tasks, trainer.curve, trainer.updates, trainer.evaluations, trainer.wall_s, interrupted
     )
@@ -641,6 +649,11 @@ def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
     network = PlacementNetwork(config)
     checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
     return network
+
+
+def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The sizes of a checkpoint's network, which a run that starts from it takes over."""
+    return dataclasses.asdict(load_network(path).config)
 
 
 def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
@@ -705,27 +718,39 @@ def evaluate(
     samples: int = 1,
     updates: int = 0,
     seed: int = 0,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Solution:
     """Place one graph with a trained policy, zero-shot or after fine-tuning on it.
 
     Args:
         checkpoint: the folder or file that training wrote.
-        graph, cluster: the first of its own where left out.
+        graph: the first of its own where left out.
+        cluster: where left out, the one that it was trained on with this graph, else the graph's own (a graph of a
+            paper), else the first that it was trained on.
         samples: evaluations of zero-shot placement.
         updates: of fine-tuning, each of the checkpoint's ``samples``; 0: none.
+        progress: called with each row of the fine-tuning's curve.
 
     Raises:
         InputError: see :func:`load_network`, :func:`make_task`.
     """
     kept = checkpoints.load_checkpoint(checkpoint, AGENT)
-    given = args_from(kept.args)
+    try:
+        given = args_from(kept.args)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
+    if updates < 0:
+        raise InputError(f"updates is {updates!r}; give a whole number, at least 0")
     graph = given.graphs[0] if graph is None else graph
-    cluster = given.clusters[0] if cluster is None else cluster
+    if cluster is None:
+        trained = dict(zip(reversed(given.graphs), reversed(given.each_cluster()), strict=True))
+        paper = ZOO[graph].cluster if isinstance(graph, str) and graph in ZOO else None
+        cluster = (trained.get(graph) if isinstance(graph, str) else None) or paper or given.clusters[0]
     task = make_task(graph, cluster, given.grouping)
     network = load_network(checkpoint)
     if not updates:
         return place(network, task, samples, seed)
-    return fine_tune(network, task, dataclasses.replace(given, seed=seed, updates=updates))
+    return fine_tune(network, task, dataclasses.replace(given, seed=seed, updates=updates), progress)
 
 
 def fine_tune(
@@ -790,6 +815,7 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        os.write(2, b"stopping after this update; Ctrl-C again stops at once, without it\n")  # print is not reentrant
 
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield lambda: asked
@@ -801,15 +827,18 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tensorboard(folder: Path | None) -> Any:
-    """A writer into the run's folder, or None where TensorBoard is not installed."""
+def _tensorboard(folder: Path | None, update: int) -> contextlib.AbstractContextManager[Any]:
+    """A writer into the run's folder, or of None where TensorBoard is not installed.
+
+    What is logged there of ``update`` and later ones, by a run that was killed after its last checkpoint, is void.
+    """
     if folder is None:
-        return None
+        return contextlib.nullcontext()
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
+        return contextlib.nullcontext()
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=update)
 
 
 def main() -> None:
@@ -826,6 +855,9 @@ def main() -> None:
     given = vars(parser.parse_args())
     out, resume, start_from = given.pop("out"), given.pop("resume"), given.pop("start_from")
     try:
+        if start_from:
+            sizes = start_arguments(start_from)
+            given |= {name: size for name, size in sizes.items() if given[name] == parser.get_default(name)}
         args = args_from(given)
         from tqdm import tqdm
 

@@ -44,6 +44,16 @@ def test_load__refuses_a_damaged_file(saved: Path, keep: int) -> None:
     assert "damaged" in one_line(error)
 
 
+def test_load__refuses_a_changed_weight(saved: Path) -> None:
+    whole = saved.read_bytes()
+    weight = torch.arange(3.0).numpy().tobytes()
+    assert whole.count(weight) == 1
+    saved.write_bytes(whole.replace(weight, torch.tensor([0.0, 1.0, 3.0]).numpy().tobytes()))
+    with pytest.raises(InputError) as error:
+        load_checkpoint(saved)
+    assert "damaged" in one_line(error)
+
+
 def test_load__refuses_text_and_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a checkpoint")
     with pytest.raises(InputError) as error:
