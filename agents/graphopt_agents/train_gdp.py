@@ -58,6 +58,7 @@ REWARDS, ADVANTAGES = ("priced", "papers"), ("rank", "baseline")
 INVALID_REWARD = -10.0
 MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
 MOVED_TOGETHER = 8  # placements changed by the problem's moves that are priced together
+MEMORY_ROUNDS = 50  # of within_memory, at most
 PLACE_BATCH = 8  # changed placements that are priced together when a graph is placed
 SCALARS = ("mean_reward", "entropy", "best_cost_s", "mean_cost_s", "valid_share", "divergence", "evaluations")
 FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
@@ -666,14 +667,14 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
             blocks, every second one from the policy's square root, normalised, and the rest change a block of one of
             the two best so far, :data:`PLACE_BATCH` at a time, as in training.
 
-    The best of them.
+    The best of them. Where the policy would fill a device beyond its memory, :func:`within_memory` changes it first.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        log_probs = network(task.graph).log_softmax(-1)
+        log_probs = within_memory(network(task.graph).log_softmax(-1), task)
     likeliest = torch.stack([module_mean(log_probs, task.modules).argmax(1), log_probs.argmax(1)])[:samples]
     draws = round(0.4 * (samples - len(likeliest)))
     flat = (log_probs / 2).log_softmax(-1)
@@ -691,6 +692,24 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
         changed = mutate_placements(best, log_probs, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
         tried, costs = torch.cat([tried, changed]), np.append(costs, _price(task, changed, started))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
+
+
+def within_memory(log_probs: torch.Tensor, task: Task) -> torch.Tensor:
+    """float32 [G, D]: a policy, its full devices made less likely until what they are expected to hold fits.
+
+    What is held: parameters, state and activations as if all were there at once; where that is more than all devices
+    have, the limit is a fair share of it and a tenth. No simulator call is spent. A policy that fits is left alone.
+    """
+    tables = task.instance.tables
+    held = torch.from_numpy(tables.persistent_bytes + tables.activation_bytes)[:-1]
+    capacity = torch.from_numpy(tables.capacity_bytes)
+    limit = capacity * max(1.0, 1.1 * float(held.sum() / capacity.sum()))
+    for _ in range(MEMORY_ROUNDS):
+        filled = (held @ log_probs.double().exp()) / limit
+        if filled.max() <= 1:
+            break
+        log_probs = (log_probs - filled.clamp(min=1).log().float()).log_softmax(-1)
+    return log_probs
 
 
 def _price(task: Task, placements: torch.Tensor, started: float) -> np.ndarray:
