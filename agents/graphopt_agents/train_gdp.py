@@ -663,33 +663,35 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     Args:
         samples: simulator evaluations in all. The first is the likeliest placement where each module is in one piece:
             a module's groups, such as the steps of an unrolled layer, go where the mean of their log-probabilities is
-            highest. The second is the likeliest device of each group by itself. Of the others four in ten are drawn in
-            blocks, every second one from the policy's square root, normalised, and the rest change a block of one of
-            the two best so far, :data:`PLACE_BATCH` at a time, as in training.
+            highest. The second is the likeliest device of each group by itself. Where the policy might fill a device
+            beyond its memory, the next two, and all others, are of :func:`within_memory`. Of the others four in ten
+            are drawn in blocks, every second one from the policy's square root, normalised, and the rest change a
+            block of one of the two best so far, :data:`PLACE_BATCH` at a time, as in training.
 
-    The best of them. Where the policy would fill a device beyond its memory, :func:`within_memory` changes it first.
+    The best of them.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        log_probs = within_memory(network(task.graph).log_softmax(-1), task)
-    likeliest = torch.stack([module_mean(log_probs, task.modules).argmax(1), log_probs.argmax(1)])[:samples]
-    draws = round(0.4 * (samples - len(likeliest)))
-    flat = (log_probs / 2).log_softmax(-1)
-    tried = torch.cat(
-        [likeliest]
-        + [
-            draw_placements(part, count, generator, task.blocks)
-            for part, count in ((log_probs, draws - draws // 2), (flat, draws // 2))
-            if count
-        ]
-    )
+        log_probs = network(task.graph).log_softmax(-1)
+    lighter = within_memory(log_probs, task)
+    likeliest = [log_probs] if torch.equal(lighter, log_probs) else [log_probs, lighter]
+    likeliest = [one for policy in likeliest for one in (module_mean(policy, task.modules), policy)]
+    tried = torch.stack([one.argmax(1) for one in likeliest])[:samples]
+    draws = round(0.4 * (samples - len(tried)))
+    flat = (lighter / 2).log_softmax(-1)
+    drawn = [
+        draw_placements(policy, count, generator, task.blocks)
+        for policy, count in ((lighter, draws - draws // 2), (flat, draws // 2))
+        if count
+    ]
+    tried = torch.cat([tried, *drawn])
     costs = _price(task, tried, started)
     while len(tried) < samples:
         best = tried[torch.from_numpy(np.argsort(costs, kind="stable")[:2].copy())]
-        changed = mutate_placements(best, log_probs, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
+        changed = mutate_placements(best, lighter, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
         tried, costs = torch.cat([tried, changed]), np.append(costs, _price(task, changed, started))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
 
@@ -697,8 +699,9 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
 def within_memory(log_probs: torch.Tensor, task: Task) -> torch.Tensor:
     """float32 [G, D]: a policy, its full devices made less likely until what they are expected to hold fits.
 
-    What is held: parameters, state and activations as if all were there at once; where that is more than all devices
-    have, the limit is a fair share of it and a tenth. No simulator call is spent. A policy that fits is left alone.
+    What is held: parameters, state and activations as if all were there at once, which is more than ever are; where it
+    is more than all devices have, the limit is a fair share of it and a tenth. No simulator call is spent. A policy
+    that fits is left alone.
     """
     tables = task.instance.tables
     held = torch.from_numpy(tables.persistent_bytes + tables.activation_bytes)[:-1]
@@ -758,8 +761,9 @@ def evaluate(
         given = args_from(kept.args)
     except (InputError, TypeError) as error:
         raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
-    if updates < 0:
-        raise InputError(f"updates is {updates!r}; give a whole number, at least 0")
+    for name, value in (("updates", updates), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"{name} is {value!r}; give a whole number, at least 0")
     graph = given.graphs[0] if graph is None else graph
     if cluster is None:
         trained = dict(zip(reversed(given.graphs), reversed(given.each_cluster()), strict=True))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,13 +23,17 @@ from graphopt_gym.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from graphopt_gym.problem import Solution
+
 
 @dataclass(frozen=True)
 class Agent:
     """A learned agent: its module of ``graphopt_agents`` has Args, train() and evaluate().
 
-    ``arguments``: what Args calls the command's graph, cluster and steps. ``row``: what progress calls the steps
-    done, the mean and the best cost in seconds. ``fixed``: arguments that make the module this agent.
+    ``arguments``: what Args calls the command's graphs, clusters and steps. ``row``: what progress calls the steps
+    done, the mean and the best cost in seconds. ``fixed``: arguments that make the module this agent. ``transfers``:
+    it trains on several graphs and goes on to others: train() takes ``start_from``, evaluate() ``samples``,
+    ``updates``, ``seed`` and ``progress``, and the module has start_arguments().
     """
 
     module: str
@@ -38,6 +43,7 @@ class Agent:
     arguments: tuple[str, str, str] = ("graph", "cluster", "steps")
     row: tuple[str, str, str] = ("steps", "mean_cost", "best_cost")
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    transfers: bool = False
 
 
 AGENTS = {
@@ -60,11 +66,33 @@ AGENTS = {
         unit="updates",
         arguments=("graphs", "clusters", "updates"),
         row=("update", "mean_cost_s", "best_cost_s"),
+        transfers=True,
     ),
 }
 
 AgentSet = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A further argument of the agent; repeatable.")
+]
+GraphsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graphs",
+        "--graph",
+        "-g",
+        metavar="NAME|FILE|SPLIT",
+        help="Graphs, with commas between or repeated; a split (train, validation, test, papers, all) is its graphs. "
+        "Only gdp takes several.",
+    ),
+]
+ClustersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clusters",
+        "--cluster",
+        "-c",
+        metavar="NAME|FILE",
+        help="One for all graphs or one each; v100x4 if left out, for gdp and a paper's graph the paper's.",
+    ),
 ]
 
 
@@ -80,48 +108,77 @@ def load_agents(module: str) -> ModuleType:
 
 def train(
     agent: Annotated[str, typer.Argument(metavar="AGENT", help=f"One of: {', '.join(AGENTS)}.")],
-    graph: GraphOption = "bert_base",
-    cluster: ClusterOption = "v100x4",
-    steps: Annotated[int | None, typer.Option("--steps", help="How long: decisions (gdp: updates).")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    graphs: GraphsOption = None,
+    clusters: ClustersOption = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option("--held-out", metavar="FAMILY", help="In place of graphs: the papers' without one family."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "--updates", help="How long: decisions (gdp: updates).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all random choices; 0 if left out.")] = None,
     settings: AgentSet = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoint and solution.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, see docs.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; arguments left out are the run's own.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train an agent on a problem; the best placement on the way is its solution."""
-    from graphopt_gym.report.units import format_cost
-
+    """Train an agent; the best placements on the way are its solutions. Ctrl-C loses nothing."""
     if resume and out is None:
-        raise InputError("--resume needs --out, the folder of the checkpoint to go on from")
+        raise InputError("--resume needs --out, the folder of the run to go on with")
+    if resume and start_from:
+        raise InputError("--resume goes on with the run's own policy; leave out --start-from")
     if agent not in AGENTS:
         raise unknown_name("agent", agent, AGENTS)
     spec = AGENTS[agent]
-    module = load_agents(spec.module)
-    common.check_folder(out)
+    if start_from and not spec.transfers:
+        raise InputError(f"{agent} takes no --start-from; agents that do: {_transferring()}")
+    graphs_name, clusters_name, steps_name = spec.arguments
     arguments = common.parse_settings(settings)
-    known = [name.name for name in dataclasses.fields(module.Args) if name.name not in spec.fixed]
+    if held_out is not None:
+        from graphopt_gym.graphs.zoo import held_out as without
+
+        if graphs is not None:
+            raise InputError("--held-out names the graphs itself; leave out --graphs")
+        graphs = list(without(held_out)[0])
+    for name, given in ((graphs_name, graphs), (clusters_name, clusters)):
+        if given is not None:
+            arguments[name] = _listed(name, given) if spec.transfers else _one(agent, name, given)
+    arguments |= {name: value for name, value in ((steps_name, steps), ("seed", seed)) if value is not None}
+
+    module, checkpoints = load_agents(spec.module), load_agents("checkpoints")
+    common.check_folder(out)
+    if resume:
+        assert out is not None
+        arguments = checkpoints.load_checkpoint(checkpoints.run_folder(out, resume), agent).args | arguments
+    elif start_from:
+        arguments = module.start_arguments(start_from) | arguments
+    known = [name.name for name in dataclasses.fields(module.Args)]
     for name in arguments:
-        if name not in known:
-            raise unknown_name(f"argument of {agent}", name, known)
-    graph_name, cluster_name, steps_name = spec.arguments
-    arguments |= {graph_name: graph, cluster_name: cluster, "seed": seed, **spec.fixed}
-    if steps is not None:
-        arguments[steps_name] = steps
-    given = module.Args(**arguments)
-    total = getattr(given, steps_name)
-    done_name, mean_name, best_name = spec.row
-    with common.progress_bar(agent, total) as update:
-
-        def progress(row: dict[str, Any]) -> None:
-            text = f"mean {format_cost(row[mean_name], 's')}, best {format_cost(row[best_name], 's')}"
-            if update:
-                update(int(row[done_name]), text)
-            else:
-                common.warn(f"{int(row[done_name]):,} of {total:,} {spec.unit}: {text}")
-
-        result = module.train(given, out, resume=resume, progress=progress)
-    _finish(result.solution(), out, as_json)
+        if name not in known or (name in spec.fixed and not resume):
+            raise unknown_name(f"argument of {agent}", name, set(known) - set(spec.fixed))
+    args = module.Args(**arguments | dict(spec.fixed))
+    total = getattr(args, steps_name)
+    again = f"graphopt train {agent} --out {out} --resume"
+    try:
+        with _progress(agent, spec, total) as progress:
+            extra = {"start_from": start_from} if start_from else {}
+            result = module.train(args, out, resume=resume, progress=progress, **extra)
+    except KeyboardInterrupt:
+        if out is None or not (out / checkpoints.CHECKPOINT_NAME).exists():
+            raise
+        common.warn(f"interrupted; go on from its last checkpoint: {again}")
+        raise typer.Exit(130) from None
+    done = getattr(result, steps_name)
+    if done < total:
+        what = f"go on: {again}" if out else "there is no --out to go on from"
+        common.warn(f"stopped after {done:,} of {total:,} {spec.unit}; {what}")
+    _finish(result.solutions() if spec.transfers else [result.solution()], out, as_json, several=spec.transfers)
 
 
 def evaluate(
@@ -130,6 +187,13 @@ def evaluate(
     ],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Placements to try, the likeliest first; 1 if left out (gdp).")
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", help="Fine-tune on the graph for so many updates (gdp).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of samples and updates; 0 if left out (gdp).")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -138,16 +202,72 @@ def evaluate(
     agent = load_agents("checkpoints").load_checkpoint(checkpoint).agent
     if agent not in AGENTS:
         raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(AGENTS)}")
-    solution = load_agents(AGENTS[agent].module).evaluate(checkpoint, graph=graph, cluster=cluster)
+    spec = AGENTS[agent]
+    options = {"samples": samples, "updates": updates, "seed": seed}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and not spec.transfers:
+        raise InputError(f"{agent} takes no --{next(iter(options))}; agents that do: {_transferring()}")
+    if samples is not None and updates:
+        raise InputError("--samples is of a policy as it is, --updates fine-tunes it; give one of them")
+    with _progress(agent, spec, updates or 0) as progress:
+        extra = options | ({"progress": progress} if updates else {})
+        solution = load_agents(spec.module).evaluate(checkpoint, graph=graph, cluster=cluster, **extra)
     if out:
         solution.save(out)
-    _finish(solution, out, as_json)
+    _finish([solution], out, as_json)
 
 
-def _finish(solution: Any, path: Path | None, as_json: bool) -> None:
+def _transferring() -> str:
+    return ", ".join(name for name, agent in AGENTS.items() if agent.transfers)
+
+
+def _listed(name: str, given: list[str]) -> list[str]:
+    """The names in an option that may be repeated and may hold several, with commas between."""
+    listed = [one.strip() for text in given for one in text.split(",") if one.strip()]
+    if not listed:
+        raise InputError(f"{name} is an empty list; name at least one")
+    return listed
+
+
+def _one(agent: str, name: str, given: list[str]) -> str:
+    listed = _listed(name, given)
+    if len(listed) > 1:
+        raise InputError(f"{agent} trains on one {name}, not {len(listed)}; agents for several: {_transferring()}")
+    return listed[0]
+
+
+@contextmanager
+def _progress(agent: str, spec: Agent, total: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What train() calls with each row: a bar on a terminal, else a line each."""
+    from graphopt_gym.report.units import format_cost
+
+    done_name, mean_name, best_name = spec.row
+    with common.progress_bar(agent, total) as update:
+
+        def progress(row: dict[str, Any]) -> None:
+            text = f"mean {format_cost(row[mean_name], 's')}, best {format_cost(row[best_name], 's')}"
+            if "graph" in row:
+                text += f" ({row['graph']} on {row['cluster']})"
+            if update:
+                update(int(row[done_name]), text)
+            else:
+                common.warn(f"{int(row[done_name]):,} of {total:,} {spec.unit}: {text}")
+
+        yield progress
+
+
+def _finish(solutions: list[Solution], path: Path | None, as_json: bool, several: bool = False) -> None:
     if as_json:
-        common.print_json(solution.row())
+        rows = [solution.row() for solution in solutions]
+        common.print_json({"rows": rows} if several else rows[0])
+    elif len(solutions) == 1:
+        common.print_solution(solutions[0], path)
     else:
-        common.print_solution(solution, path)
-    if not solution.outcome.valid:
+        from graphopt_gym.report.tables import solution_table
+
+        common.show(solution_table(solutions), as_json=False)
+        if path:
+            text = f"solutions: {path}/solution_*.json   report: graphopt report FILE"
+            common.stdout().print(text, soft_wrap=True, markup=False)
+    if not all(solution.outcome.valid for solution in solutions):
         raise typer.Exit(1)

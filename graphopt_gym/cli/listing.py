@@ -129,9 +129,10 @@ def device_table() -> Table:
 
 def method_table(env_id: str) -> Table:
     """The methods of an environment, with their sources."""
-    from graphopt_gym.search.solve import method_table as methods
+    from graphopt_gym.search.solve import find_method, installed_methods, methods
 
-    rows = [(method.name, method.summary, method.random, method.source) for method in methods(env_id).values()]
+    found = [find_method(env_id, name) for name in (*methods(env_id), *installed_methods(env_id))]
+    rows = [(method.name, method.summary, method.random, method.source) for method in found]
     return _table(f"Methods of {env_id}", ["method", "summary", "random", "source"], rows)
 
 

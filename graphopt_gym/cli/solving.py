@@ -66,7 +66,7 @@ def compare(
     graph: GraphOption = None,
     cluster: ClusterOption = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names, with commas between; all if left out.")
+        str | None, typer.Option("--methods", help="Names, with commas between; all classical ones if left out.")
     ] = None,
     settings: SetOption = None,
     budget: BudgetOption = 1000,

@@ -199,6 +199,20 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
     return Table(title, columns, tuple(rows), tuple(notes))
 
 
+def solution_table(solutions: Sequence[Solution], title: str = "") -> Table:
+    """A row a solution, each of another problem: its cost, memory and calls."""
+    rows, notes = [], []
+    for solution in solutions:
+        problem, outcome = solution.problem, solution.outcome
+        cost = outcome.cost if outcome.valid else None
+        peaks = outcome.metrics.get("peak_bytes")
+        rows.append((problem.graph.name, problem.cluster.name, cost, peaks, solution.evaluations))
+        if not outcome.valid:
+            notes.append(f"{problem.graph.name} on {problem.cluster.name} is invalid: {outcome.reasons[0]}")
+    columns = ("graph", "cluster", "step_time_s", "peak_memory_per_device_bytes", "simulator_calls")
+    return Table(title, columns, tuple(rows), tuple(notes))
+
+
 def device_table(timeline: Timeline) -> Table:
     """A row a device: ops, seconds busy, share of the step, peak memory against capacity."""
     makespan = timeline.makespan_s or math.inf

@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,32 @@ def method_table(env_id: str) -> dict[str, Method]:
     return {**own, **{name: method for name, method in SEARCHES.items() if name not in own}}
 
 
+def installed_methods(env_id: str) -> dict[str, EntryPoint]:
+    """Methods of other packages for a task: entry points of the group that is called like its module of methods.
+
+    Each names a :class:`Method`, which ``load()`` imports. The learned agents' methods come in this way.
+    """
+    return {entry.name: entry for entry in entry_points(group=environment(env_id).methods)}
+
+
+def find_method(env_id: str, name: str) -> Method:
+    """The method of that name: the task's own, a search, or one of another installed package.
+
+    Raises:
+        InputError: no such method, with the nearest.
+    """
+    table = method_table(env_id)
+    if name in table:
+        return table[name]
+    installed = installed_methods(env_id)
+    if name not in installed:
+        raise unknown_name("method", name, [*table, *installed])
+    method: Method = installed[name].load()
+    return method
+
+
 def methods(env_id: str) -> list[str]:
-    """The names that ``solve`` takes for an environment."""
+    """The names of this package's methods for an environment; ``solve`` takes those of others too, by name."""
     return list(method_table(env_id))
 
 
@@ -149,7 +174,7 @@ def solve(
 
     Args:
         problem: from :func:`make_problem`.
-        method: one of ``methods(problem.env_id)``, or a method of one's own.
+        method: one of ``methods(problem.env_id)``, one that another package installs, or a method of one's own.
         budget: most evaluations of the problem. Constructive heuristics use one or a few.
         seconds: most seconds, checked between evaluations; None for no limit.
         seed: of the method's random choices.
@@ -161,13 +186,7 @@ def solve(
     Raises:
         InputError: an unknown method, a budget or seconds not above 0, or nothing evaluated before an interrupt.
     """
-    if isinstance(method, Method):
-        chosen = method
-    else:
-        table = method_table(problem.env_id)
-        if method not in table:
-            raise unknown_name("method", method, table)
-        chosen = table[method]
+    chosen = method if isinstance(method, Method) else find_method(problem.env_id, method)
     if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
         raise InputError(f"budget is {budget!r}; give a whole number of evaluations, at least 1")
     if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
@@ -214,24 +233,20 @@ def compare(
     ``progress`` is called with (method, seed, evaluations, best cost). Raises InputError as :func:`solve` does,
     before anything runs.
     """
-    table = method_table(problem.env_id)
-    names = list(names)
-    for name in names:
-        if name not in table:
-            raise unknown_name("method", name, table)
-    if not names:
+    chosen = [find_method(problem.env_id, name) for name in names]
+    if not chosen:
         raise InputError("no methods given; name at least one")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"seeds is {seeds!r}; give a whole number, at least 1")
     rows = []
-    for name in names:
-        for seed in range(seeds if table[name].random else 1):
+    for method in chosen:
+        for seed in range(seeds if method.random else 1):
 
-            def report(evaluations: int, best: float, name: str = name, seed: int = seed) -> None:
+            def report(evaluations: int, best: float, name: str = method.name, seed: int = seed) -> None:
                 if progress:
                     progress(name, seed, evaluations, best)
 
-            rows.append(solve(problem, name, budget=budget, seconds=seconds, seed=seed, progress=report))
+            rows.append(solve(problem, method, budget=budget, seconds=seconds, seed=seed, progress=report))
             if rows[-1].stopped_by == "interrupt":
                 return rows
     return rows
