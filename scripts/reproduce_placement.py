@@ -615,11 +615,17 @@ def draw_curves(runs: dict[tuple[str, str, int], dict[str, Any]], path: Path) ->
     write_file(path, image.getvalue(), make_folders=True)
 
 
+def stored_runs() -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The runs in ``envs_data``, by (graph, method, seed)."""
+    kept = json.loads(gzip.decompress(data_path("placement", "runs.json.gz").read_bytes()))
+    return {(run["graph"], run["name"], run["seed"]): run for run in kept}
+
+
 def write_tables(out: Path) -> None:
     runs = read_runs(out)
     if not runs:
-        print(f"no runs under {out}", file=sys.stderr)
-        return
+        print(f"no runs under {out}: the tables of those that are stored", file=sys.stderr)
+        runs = stored_runs()
     summary = summarise(runs)
     folder = data_path("placement")
     kept = [

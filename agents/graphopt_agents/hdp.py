@@ -151,7 +151,7 @@ class Placer(nn.Module):
         start = states[:, -1], torch.zeros_like(states[:, -1])
         if chosen is None:
             decoder = self.decoder
-            weights = decoder.weight_ih_l0, decoder.weight_hh_l0, decoder.bias_ih_l0, decoder.bias_hh_l0
+            weights: Any = decoder.weight_ih_l0, decoder.weight_hh_l0, decoder.bias_ih_l0, decoder.bias_hh_l0
             with torch.no_grad():
                 keys, last, at, names = self.keys(states), nothing, start, []
                 for position in range(count):

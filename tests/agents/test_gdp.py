@@ -387,6 +387,21 @@ def test_canonical__keeps_the_cost_and_is_the_same_for_all_names(cluster: str) -
     assert np.median(np.abs(ratios - 1)) < 0.005
 
 
+def test_within_memory__fits_where_the_policy_would_not() -> None:
+    task = make_task("transformer_xl_2layer", "p100x2")  # one device cannot hold it
+    tables = task.instance.tables
+    held = torch.from_numpy(tables.persistent_bytes + tables.activation_bytes)[:-1]
+    capacity = torch.from_numpy(tables.capacity_bytes)
+    all_on_first = torch.tensor([5.0, 0.0]).expand(task.instance.num_groups, 2).log_softmax(1)
+    changed = train_gdp.within_memory(all_on_first, task)
+    limit = capacity * max(1.0, 1.1 * float(held.sum() / capacity.sum()))
+    assert ((held @ all_on_first.double().exp()) > limit).any()
+    assert ((held @ changed.double().exp()) <= 1.02 * limit).all()
+    roomy = make_task(layered_dag(40, seed=0), "p100x2")
+    policy = torch.randn(roomy.instance.num_groups, 2).log_softmax(1)
+    assert torch.equal(train_gdp.within_memory(policy, roomy), policy)
+
+
 def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, str]) -> None:
     result = train(run_args(graph_files[:1], updates=40, samples=32, epochs=4, learning_rate=2e-3))
     problem = result.tasks[0].instance.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 
 import pytest
@@ -28,3 +29,12 @@ def test_stored_runs__cost_what_they_say(graph):
             costs = [cost for _, _, cost in run["history"]]
             assert costs == sorted(costs, reverse=True)
             assert costs[-1] == run["cost"]
+
+
+def test_document__says_what_the_stored_runs_say():
+    root = data_path().parent
+    spec = importlib.util.spec_from_file_location("reproduce_placement", root / "scripts" / "reproduce_placement.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    written = (root / "docs" / "placement.md").read_text(encoding="utf-8")
+    assert script.document(script.summarise(script.stored_runs())) == written
