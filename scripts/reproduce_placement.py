@@ -51,6 +51,7 @@ HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its
 SEEDS = (0, 1, 2)
 SECONDS = 20.0  # of the runs that are compared at equal seconds
 PRETRAINING = {"updates": 100, "samples": 32, "entropy": 0.05, "checkpoint_every": 50}
+SHIPPED_UPDATES = 300  # of the policy that is shipped
 TOO_LONG = ("gnmt_8layer",)  # to pre-train on: it would take a third of the time
 ALSO = ("bert_base", "gpt2_small", "resnet50")  # pre-trained on beside the papers' graphs
 TUNING_CALLS = 3_200  # 50 updates
@@ -133,15 +134,16 @@ def claim(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def pretrained(out: Path, family: str, superposition: bool, seed: int) -> Path:
-    """The folder of a network that was trained on all families but one; trains it where it is not there yet."""
+def pretrained(out: Path, family: str | None, superposition: bool, seed: int, **arguments: Any) -> Path:
+    """The folder of a network that was trained on all families but one (None: all); trains it where it is missing."""
     from graphopt_agents.train_gdp import Args, train
 
-    folder = out / "pretrained" / f"{family}{'' if superposition else '-no_superposition'}-{seed}"
+    folder = out / "pretrained" / f"{family or 'all'}{'' if superposition else '-no_superposition'}-{seed}"
     finished = folder / "finished"
     if finished.exists():
         return folder
-    names = [name for name in (*held_out(family)[0], *ALSO) if name not in TOO_LONG]
+    papers = held_out(family)[0] if family else SPLITS["papers"]
+    names = [name for name in (*papers, *ALSO) if name not in TOO_LONG]
     pairs = [(name, ZOO[name].cluster or "v100x4") for name in names]
     # on other numbers of devices too, but what is too large for fewer, or too small for more
     pairs += [
@@ -151,7 +153,8 @@ def pretrained(out: Path, family: str, superposition: bool, seed: int) -> Path:
         if cluster != ZOO[name].cluster and not name.startswith(("transformer_xl_2", "transformer_xl_8"))
     ]
     graphs, clusters = zip(*pairs, strict=True)
-    args = Args(graphs=graphs, clusters=clusters, superposition=superposition, seed=seed, **PRETRAINING)
+    given: dict[str, Any] = {**PRETRAINING, **arguments}
+    args = Args(graphs=graphs, clusters=clusters, superposition=superposition, seed=seed, **given)
     with claim(folder.with_suffix(".claim")):
         result = train(args, folder, resume=(folder / "checkpoint.pt").exists())
         if result.interrupted:
@@ -161,6 +164,28 @@ def pretrained(out: Path, family: str, superposition: bool, seed: int) -> Path:
         f"pre-trained {folder.name}: {result.evaluations:,} calls, {result.wall_s:.1f} s", file=sys.stderr, flush=True
     )
     return folder
+
+
+def ship(out: Path) -> None:
+    """Train the policy that is shipped, on all families, and write it without what only training needs."""
+    from graphopt_agents import checkpoints, train_gdp
+
+    folder = pretrained(out, None, True, 0, updates=SHIPPED_UPDATES)
+    kept = checkpoints.load_checkpoint(folder, train_gdp.AGENT)
+    target = data_path("checkpoints", "gdp.pt")
+    target.parent.mkdir(exist_ok=True)
+    facts = {
+        "command": "python scripts/reproduce_placement.py --ship",
+        "evaluations": sum(int(task["trials"]) for task in kept.state["tasks"].values()),
+        "wall_s": round(float(kept.state["wall_s"]), 1),
+    }
+    checkpoints.save_checkpoint(target, kept.agent, kept.args, {"network": kept.state["network"]}, facts)
+    write_text(
+        target.with_suffix(".json"), json.dumps({**facts, "args": kept.args, "libraries": kept.libraries}) + "\n"
+    )
+    curve = (folder / "curve.csv").read_bytes()
+    write_file(target.with_suffix(".csv.gz"), gzip.compress(curve, mtime=0))
+    print(f"wrote {target}", file=sys.stderr)
 
 
 def transfer(out: Path, graph: str, name: str, seed: int) -> tuple[Run, int]:
@@ -659,7 +684,11 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
+    parser.add_argument("--ship", action="store_true", help="only train the policy that is shipped")
     args = parser.parse_args()
+    if args.ship:
+        ship(args.out)
+        return
     if not args.tables:
         seeds = tuple(int(seed) for seed in args.seeds.split(","))
         run_all(args.out, args.graphs.split(","), args.methods.split(","), seeds)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
 from graphopt_gym.files import write_file
 
@@ -73,17 +74,24 @@ def save_checkpoint(
     return write_file(path, buffer.getvalue())
 
 
+def shipped_checkpoints() -> list[str]:
+    """Names of the trained policies that come with the project, which stand for their files."""
+    return sorted(path.stem for path in data_path("checkpoints").glob("*.pt"))
+
+
 def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> Checkpoint:
     """Read a checkpoint, or the one in a run's folder.
 
     Args:
-        path: the file, or the folder of a run.
+        path: the file, the folder of a run, or the name of a shipped one (see :func:`shipped_checkpoints`).
         agent: which agent it must be of; None: any.
 
     Raises:
         InputError: no such file, not a checkpoint, damaged, of another version, or of another agent.
     """
     path = Path(path)
+    if str(path) in shipped_checkpoints() and not path.exists():
+        path = data_path("checkpoints", f"{path}.pt")
     if path.is_dir():
         path = path / CHECKPOINT_NAME
     where = repr(str(path))
@@ -94,7 +102,10 @@ def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> C
                 raise ValueError
         content = torch.load(io.BytesIO(held), map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"no checkpoint at {where}; give the file or the folder that training wrote") from None
+        raise InputError(
+            f"no checkpoint at {where}; give the file or the folder that training wrote, or one that is shipped: "
+            f"{', '.join(shipped_checkpoints())}"
+        ) from None
     except (OSError, PermissionError) as error:
         raise InputError(f"cannot read the checkpoint {where}: {error.strerror or error}") from None
     except Exception:  # torch raises whatever the broken bytes lead to
