@@ -8,30 +8,13 @@ import numpy as np
 import pytest
 
 import graphopt_gym as gg
-from graphopt_gym.cli import main
 from graphopt_gym.cli.bench import BENCHMARKS
 from graphopt_gym.cli.common import plain
 from graphopt_gym.graphs.generators import layered_dag
+from tests.commands import only_json
 
 ROW_KEYS = {"env", "graph", "cluster", "method", "seed", "valid", "cost", "unit", "reasons", "metrics", "evaluations",
             "wall_s"}  # fmt: skip
-
-
-@pytest.fixture
-def graphopt(monkeypatch, capsys):
-    """Runs the command in this process: (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -48,12 +31,6 @@ def heavy(tmp_path):
     light = layered_dag(60, 3, seed=5)
     gg.save_graph(light.replace(state_bytes=np.full(light.num_ops, 2**30)), path)
     return path
-
-
-def only_json(out):
-    """The one object that standard output holds."""
-    assert out.count("\n") == 1
-    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 @pytest.mark.parametrize("what", ["envs", "graphs", "clusters", "devices", "methods", "agents"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -155,7 +156,10 @@ def train(
     common.check_folder(out)
     if resume:
         assert out is not None
-        arguments = checkpoints.load_checkpoint(checkpoints.run_folder(out, resume), agent).args | arguments
+        kept = checkpoints.load_checkpoint(checkpoints.run_folder(out, resume), agent).args
+        if graphs is not None and spec.transfers:
+            kept.pop(clusters_name)  # they are of the run's own graphs
+        arguments = kept | arguments
     elif start_from:
         arguments = module.start_arguments(start_from) | arguments
     known = [name.name for name in dataclasses.fields(module.Args)]
@@ -164,7 +168,7 @@ def train(
             raise unknown_name(f"argument of {agent}", name, set(known) - set(spec.fixed))
     args = module.Args(**arguments | dict(spec.fixed))
     total = getattr(args, steps_name)
-    again = f"graphopt train {agent} --out {out} --resume"
+    again = f"graphopt train {agent} --out {shlex.quote(str(out))} --resume"
     try:
         with _progress(agent, spec, total) as progress:
             extra = {"start_from": start_from} if start_from else {}

@@ -268,9 +268,13 @@ def load_instance(graph: GraphLike, cluster: ClusterLike, grouping: str, cost_mo
 
     one, on = load_graph(graph), load_cluster(cluster)
     # the cost model is kept with the instance, so that its id stays its own
-    key = (one.fingerprint, one.name, on.fingerprint, on.name, grouping, id(cost_model))
+    # a problem's solutions name the files that it was made from
+    named = {"graph": graph, "cluster": cluster}.items()
+    files = {what: os.fspath(given) for what, given in named if isinstance(given, str | os.PathLike)}
+    key = (one.fingerprint, one.name, on.fingerprint, on.name, grouping, id(cost_model), *files.items())
     if key not in _instances:
         problem = PlacementProblem(one, on, grouping=grouping, cost_model=cost_model)
+        problem.config |= files
         _instances[key] = (Instance(problem), cost_model)
         while len(_instances) > _CACHED:
             _instances.popitem(last=False)
