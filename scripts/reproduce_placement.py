@@ -50,7 +50,14 @@ CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
 HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its policy has long decided by then
 SEEDS = (0, 1, 2)
 SECONDS = 20.0  # of the runs that are compared at equal seconds
-PRETRAINING = {"updates": 100, "samples": 32, "entropy": 0.05, "checkpoint_every": 50}
+PRETRAINING = {
+    "updates": 150,
+    "samples": 32,
+    "learning_rate": 1e-3,
+    "entropy": 0.02,
+    "imitation": 1.0,
+    "checkpoint_every": 50,
+}
 SHIPPED_UPDATES = 300  # of the policy that is shipped
 TOO_LONG = ("gnmt_8layer",)  # to pre-train on: it would take a third of the time
 ALSO = ("bert_base", "gpt2_small", "resnet50")  # pre-trained on beside the papers' graphs

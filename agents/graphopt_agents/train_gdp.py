@@ -89,6 +89,7 @@ class Args(NetworkConfig):
     starts: bool = True  # the first of a graph's elites are the placements of cheap heuristics, one evaluation each
     mutants: float = 0.75  # share of placements that change a block of one of the best
     moved: float = 0.5  # share of those that change by the problem's own moves, as a local search does
+    imitation: float = 0.0  # weight of the log-likelihood of a graph's best placement so far, besides PPO's gain
     elites: int = 8  # the best placements of a graph so far, learned from in each of its updates
     checkpoint_every: int = 20  # updates
 
@@ -121,8 +122,10 @@ class Args(NetworkConfig):
         for one in dataclasses.fields(self):
             if one.type == "bool" and not isinstance(getattr(self, one.name), bool):
                 raise InputError(f"{one.name} is {getattr(self, one.name)!r}; give true or false")
-        if not (isinstance(self.entropy, int | float) and math.isfinite(self.entropy) and self.entropy >= 0):
-            raise InputError(f"entropy is {self.entropy!r}; give a number, at least 0")
+        for name in ("entropy", "imitation"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} is {value!r}; give a number, at least 0")
         check_share("independent", self.independent)
         check_share("mutants", self.mutants)
         check_share("moved", self.moved)
@@ -343,9 +346,11 @@ class Trainer:
         for _ in range(args.epochs):
             self.optimizer.zero_grad()
             for (task, actions_t, advantages_t, before), row in zip(batches, rows, strict=True):
-                loss, measures = ppo_loss(
-                    self.network(task.graph), actions_t, advantages_t, before, args.clip, args.entropy
-                )
+                logits = self.network(task.graph)
+                loss, measures = ppo_loss(logits, actions_t, advantages_t, before, args.clip, args.entropy)
+                if args.imitation and task.elites:
+                    best = torch.from_numpy(task.elites[0][2]).long()
+                    loss = loss + args.imitation * torch.nn.functional.cross_entropy(logits, best)
                 (loss / len(batches)).backward()
                 row |= measures
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), args.max_grad_norm)
