@@ -387,6 +387,17 @@ def test_canonical__keeps_the_cost_and_is_the_same_for_all_names(cluster: str) -
     assert np.median(np.abs(ratios - 1)) < 0.005
 
 
+def test_imitation__makes_the_best_so_far_likelier(graph_files: tuple[str, str]) -> None:
+    def likelihood(imitation: float) -> float:
+        result = train(run_args(graph_files[:1], updates=12, imitation=imitation))
+        task = result.tasks[0]
+        with torch.no_grad():
+            log_probs = result.network(task.graph).log_softmax(1)
+        return float(log_probs.gather(1, torch.from_numpy(task.elites[0][2]).long()[:, None]).mean())
+
+    assert likelihood(2.0) > likelihood(0.0)
+
+
 def test_within_memory__fits_where_the_policy_would_not() -> None:
     task = make_task("transformer_xl_2layer", "p100x2")  # one device cannot hold it
     tables = task.instance.tables
