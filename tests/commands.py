@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -26,3 +27,12 @@ def only_json(out):
     """The one object that standard output holds."""
     assert out.count("\n") == 1
     return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def steps(text):
+    """What a page tells people to do, in order: ("python", code) of its blocks and ("command", line) of indented lines.
+
+    A command is an indented line outside of blocks; what follows two spaces and a ``#`` is left out.
+    """
+    for block, line in re.findall(r"^```python\n(.*?)^```|^    (\S[^\n]*)$", text, flags=re.M | re.S):
+        yield ("python", block) if block else ("command", re.sub(r"  +#.*", "", line))

@@ -123,7 +123,7 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, see docs.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoint, curve and solutions.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; arguments left out are the run's own.")
     ] = False,
@@ -187,7 +187,7 @@ def train(
 
 def evaluate(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or the folder that train wrote.")
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, a run's folder, or a shipped policy's name.")
     ],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
