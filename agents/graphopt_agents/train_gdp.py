@@ -59,7 +59,7 @@ INVALID_REWARD = -10.0
 MAX_DEVICES = 16  # places of devices are told apart by waves that are too slow for more
 MOVED_TOGETHER = 8  # placements changed by the problem's moves that are priced together
 MEMORY_ROUNDS = 50  # of within_memory, at most
-PLACE_BATCH = 8  # changed placements that are priced together when a graph is placed
+PLACE_BATCH = 4  # changed placements that are priced together when a graph is placed
 SCALARS = ("mean_reward", "entropy", "best_cost_s", "mean_cost_s", "valid_share", "divergence", "evaluations")
 FREE_ARGUMENTS = ("updates", "checkpoint_every")  # may differ when a run goes on
 
@@ -669,9 +669,8 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
         samples: simulator evaluations in all. The first is the likeliest placement where each module is in one piece:
             a module's groups, such as the steps of an unrolled layer, go where the mean of their log-probabilities is
             highest. The second is the likeliest device of each group by itself. Where the policy might fill a device
-            beyond its memory, the next two, and all others, are of :func:`within_memory`. Of the others four in ten
-            are drawn in blocks, every second one from the policy's square root, normalised, and the rest change a
-            block of one of the two best so far, :data:`PLACE_BATCH` at a time, as in training.
+            beyond its memory, the next two are the same of :func:`within_memory`. The rest change a block of the best
+            so far, as in training, :data:`PLACE_BATCH` at a time.
 
     The best of them.
     """
@@ -685,17 +684,9 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     likeliest = [log_probs] if torch.equal(lighter, log_probs) else [log_probs, lighter]
     likeliest = [one for policy in likeliest for one in (module_mean(policy, task.modules), policy)]
     tried = torch.stack([one.argmax(1) for one in likeliest])[:samples]
-    draws = round(0.4 * (samples - len(tried)))
-    flat = (lighter / 2).log_softmax(-1)
-    drawn = [
-        draw_placements(policy, count, generator, task.blocks)
-        for policy, count in ((lighter, draws - draws // 2), (flat, draws // 2))
-        if count
-    ]
-    tried = torch.cat([tried, *drawn])
     costs = _price(task, tried, started)
     while len(tried) < samples:
-        best = tried[torch.from_numpy(np.argsort(costs, kind="stable")[:2].copy())]
+        best = tried[int(np.argmin(costs))][None]
         changed = mutate_placements(best, lighter, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
         tried, costs = torch.cat([tried, changed]), np.append(costs, _price(task, changed, started))
     return _solution(task, f"{AGENT} zero-shot", seed, time.perf_counter() - started)
