@@ -494,9 +494,9 @@ def document(summary: dict[str, Any]) -> str:
 
     def transfer_table() -> list[str]:
         lines = [
-            f"| graph | expert | 1 evaluation | {ZERO_SHOT_CALLS} | untrained, {ZERO_SHOT_CALLS} | fine-tuned, {FIRST_TUNING_CALLS:,} | "
-            f"{TUNING_CALLS:,} | from scratch, {FIRST_TUNING_CALLS:,} | {CALLS:,} | without superposition: "
-            f"{ZERO_SHOT_CALLS} | {FIRST_TUNING_CALLS:,} | {TUNING_CALLS:,} |",
+            f"| graph | expert | 1 evaluation | {ZERO_SHOT_CALLS} | untrained, {ZERO_SHOT_CALLS} | "
+            f"fine-tuned, {FIRST_TUNING_CALLS:,} | {TUNING_CALLS:,} | from scratch, {FIRST_TUNING_CALLS:,} | {CALLS:,} | "
+            f"without superposition: {ZERO_SHOT_CALLS} | {FIRST_TUNING_CALLS:,} | {TUNING_CALLS:,} |",
             "|---" * 12 + "|",
         ]
         for row in summary["rows"]:
