@@ -129,6 +129,11 @@ class Args(NetworkConfig):
         check_share("independent", self.independent)
         check_share("mutants", self.mutants)
         check_share("moved", self.moved)
+        if self.elites and round(self.samples * self.mutants) == self.samples:
+            raise InputError(
+                f"mutants is {self.mutants}, which leaves none of {self.samples} samples to the policy; give a smaller "
+                "share, or more samples"
+            )
         if self.reward not in REWARDS:
             raise unknown_name("reward", self.reward, REWARDS)
         if self.advantage not in ADVANTAGES:

@@ -232,6 +232,7 @@ def test_evaluate__finds_the_cluster_of_a_graph(run):
 
 # bad input
 
+ONLY_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder that no one can write to")
 BIG = '[[hosts]]\ndevice = "p100_pcie_16gb"\ncount = 17\ninterconnect = "pcie3_x16"\n'
 
 
@@ -252,7 +253,10 @@ BIG = '[[hosts]]\ndevice = "p100_pcie_16gb"\ncount = 17\ninterconnect = "pcie3_x
         (["--set", "sampels=3"], "unknown argument of gdp 'sampels'; did you mean 'samples'?"),
         (["--set", "canonical=maybe"], "canonical is 'maybe'; give true or false"),
         (["--set", "graphs=5"], "graphs is 5; give names"),
+        (["--graphs", "big.toml"], "graph file 'big.toml' is not a zip archive"),
+        (["--set", "samples=2"], "mutants is 0.75, which leaves none of 2 samples to the policy"),
         (["--updates", "0"], "updates is 0"),
+        pytest.param(["--out", "/proc"], "cannot write '/proc'", marks=ONLY_LINUX),
         (["--seed", "-1"], "seed is -1"),
         (["--out", "a.npz"], "cannot make the folder 'a.npz'"),
         (["--out", "a.npz/run"], "cannot make the folder 'a.npz/run'"),
