@@ -689,7 +689,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
     likeliest = [log_probs] if torch.equal(lighter, log_probs) else [log_probs, lighter]
     likeliest = [one for policy in likeliest for one in (module_mean(policy, task.modules), policy)]
     tried = torch.stack([one.argmax(1) for one in likeliest])[:samples]
-    costs = _price(task, tried, started)
+    costs = np.concatenate([_price(task, one, started) for one in tried.split(1)])
     while len(tried) < samples:
         best = tried[int(np.argmin(costs))][None]
         changed = mutate_placements(best, lighter, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)

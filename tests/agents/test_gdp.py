@@ -546,7 +546,7 @@ def test_place__prices_exactly_the_samples_and_more_never_hurt() -> None:
             log_probs = network(task.graph).log_softmax(1)
         assert np.array_equal(priced[0][0], module_mean(log_probs, task.modules).argmax(1).numpy())
         if samples > 1:
-            assert np.array_equal(priced[0][1], log_probs.argmax(1).numpy())
+            assert np.array_equal(priced[1][0], log_probs.argmax(1).numpy())
         costs.append(solution.outcome.cost)
     assert costs[0] >= costs[1]  # the same first evaluations
     assert costs[4] < costs[1]
