@@ -1,6 +1,6 @@
 """GDP, and local search after it: annealing from the best placement found, with moves that the policy proposes.
 
-Half of the moves are the problem's own (a group or a run of groups to another device). The others take a block of
+Four in five moves are the problem's own (a group or a run of groups to another device). The others take a block of
 groups together, a stretch of the graph or a whole module, to a device drawn from the policy's mean probabilities over
 the block, mixed half and half with the uniform distribution: what ``train_gdp`` mutates placements by, at the price of
 a few additions a move. Ours.
@@ -20,7 +20,7 @@ from graphopt_gym.envs.placement.instances import Instance
 from graphopt_gym.search.methods import annealing_from
 from graphopt_gym.search.solve import Evaluator
 
-OWN_MOVES = 0.5  # share of the problem's own moves
+OWN_MOVES = 0.8  # share of the problem's own moves
 
 
 class PolicyMoves:
@@ -77,7 +77,7 @@ class _Guided:
 
 
 def method_run(
-    share: float = 0.5, start_from: Any = None, **arguments: Any
+    share: float = 0.25, start_from: Any = None, **arguments: Any
 ) -> Callable[[Evaluator, np.random.Generator], None]:
     """GDP followed by annealing, as a method of ``solve``: ``run(evaluator, rng)``.
 

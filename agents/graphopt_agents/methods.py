@@ -22,7 +22,7 @@ def _method(module: str, summary: str, source: str) -> Method:
 
 GDP_PAPER = "Zhou et al., GDP, arXiv:1910.01578, 2019"
 gdp = _method("train_gdp", "GDP's graph network, trained on this graph alone until the budget is spent", GDP_PAPER)
-gdp_search = _method("gdp_search", "GDP for half the budget, then annealing with the policy's moves", GDP_PAPER)
+gdp_search = _method("gdp_search", "GDP for a quarter of the budget, then annealing with the policy's moves", GDP_PAPER)
 hdp = _method(
     "hdp",
     "HDP's grouper and placer, trained on this graph alone until the budget is spent",
