@@ -26,7 +26,8 @@ class Still:
         return decision.copy()
 
 
-def test_moves__are_stretches_of_an_order_on_one_device() -> None:
+def test_moves__are_stretches_of_an_order_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gdp_search, "OWN_MOVES", 0)
     rng = np.random.default_rng(0)
     order = rng.permutation(8)
     moves = PolicyMoves(Still(), np.full((8, 3), 1 / 3), Blocks(8, (torch.from_numpy(order),)))
@@ -43,7 +44,8 @@ def test_moves__are_stretches_of_an_order_on_one_device() -> None:
     assert (nowhere == -1).all()
 
 
-def test_moves__follow_the_mean_probability_of_the_block() -> None:
+def test_moves__follow_the_mean_probability_of_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gdp_search, "OWN_MOVES", 0)
     rng = np.random.default_rng(1)
     probs = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.1]])
     moves = PolicyMoves(Still(), probs, Blocks(4, (torch.arange(4),), (torch.tensor([0, 1, 0, 1]),)))
