@@ -1,0 +1,347 @@
+"""The corrector: makes any proposal a valid partition (Xie et al., MLSys 2022), by search over the propagator.
+
+Two modes. SAMPLE visits the ops in a random order and draws each one's chip from the proposal's probabilities,
+restricted to the chips that its domain still allows. FIX visits them in a random order and keeps the candidate's chip
+where the domain allows it; a second round gives the others the nearest chip that is left. At a dead end the last
+choice is taken back. After too many dead ends it starts again with another order, and in the end under the rules of a
+chain (see ``propagator.make_rules``), which know no dead ends: there is always an answer, unless memory is a rule.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from graphopt_gym.envs.chiplet.propagator import (
+    NODES,
+    TRAIL,
+    begin,
+    make_rules,
+    make_state,
+    narrow,
+    propagate,
+    restore,
+    undo,
+)
+from graphopt_gym.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.chiplet.problem import ChipletProblem
+
+ATTEMPTS = 3  # orders under the full rules
+MEMORY_ATTEMPTS = 20  # where memory is a rule, too: more of them, since nothing else guarantees an answer
+# Dead ends an attempt may meet: choices taken back, and failed values in all, per op.
+MOST_BACKTRACKS = 500
+FAILURES_PER_OP = 4
+DONE, GAVE_UP, EXHAUSTED = range(3)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a proposal became.
+
+    Attributes:
+        decision: int32 [N].
+        valid: whether every rule holds that the corrector was told; False only where memory is one.
+        reason: empty where valid.
+        changed: int [K] the ops whose chip is not the candidate's (FIX), ascending; empty for SAMPLE.
+        backtracks: choices taken back.
+        nodes: propagations.
+        attempts: orders tried.
+        chain: whether the answer was found under the rules of a chain.
+    """
+
+    decision: np.ndarray
+    valid: bool
+    reason: str
+    changed: np.ndarray
+    backtracks: int
+    nodes: int
+    attempts: int
+    chain: bool
+
+
+class Corrector:
+    """Corrects proposals for one graph and one number of chips.
+
+    Args:
+        num_ops: N, in topological order.
+        num_chips: C, at most 62.
+        edges: int [E, 2], producer < consumer, distinct.
+        memory: makes memory a rule, see :func:`make_rules`; with ``measure``, the exact bytes int64 [C] of a decision.
+        seconds: most time for one correction where memory is a rule, checked between attempts.
+    """
+
+    def __init__(
+        self,
+        num_ops: int,
+        num_chips: int,
+        edges: np.ndarray,
+        *,
+        memory: tuple | None = None,
+        measure: Any = None,
+        seconds: float = 10.0,
+    ) -> None:
+        self.num_ops, self.num_chips = num_ops, num_chips
+        self.rules = make_rules(num_ops, num_chips, edges, memory=memory)
+        self.chain_rules = make_rules(num_ops, num_chips, edges, chain=True, memory=memory)
+        self.seconds = seconds
+        self._measure = measure
+        self._state = make_state(self.rules)
+        self._levels = np.empty((num_ops + 1, 3), np.int64)
+        self._snapshots = np.empty((num_ops + 1, *self._state.chips.shape), np.int64)
+        self._even = np.full((num_ops, num_chips), 1.0 / num_chips)
+        self._begun = {}
+        for rules in (self.rules, self.chain_rules):
+            feasible = begin(rules, self._state)
+            self._begun[rules.cover] = (bool(feasible), self._state.store.copy(), self._state.chips.copy())
+
+    @classmethod
+    def of(cls, problem: ChipletProblem) -> Corrector:
+        """The corrector of a problem."""
+        if not problem.memory_rule:
+            return cls(problem.num_ops, problem.num_chips, problem.ops.edges)
+        ops = problem.ops
+        memory = (
+            problem.package.sram_bytes,
+            ops.param_bytes,
+            ops.param_ptr,
+            ops.param_reader,
+            ops.tensor_op,
+            ops.tensor_bytes,
+            ops.reader_ptr,
+            ops.reader,
+        )
+        return cls(
+            problem.num_ops,
+            problem.num_chips,
+            problem.ops.edges,
+            memory=memory,
+            measure=lambda decision: problem.measure(decision)[2],
+        )
+
+    def sample(self, probabilities: Any, rng: np.random.Generator) -> Correction:
+        """SAMPLE: a partition drawn from probabilities [N, C] (rows need not sum to 1; None: all the same).
+
+        Where a row has no weight on the chips left for its op, one of them is drawn evenly.
+
+        Raises:
+            InputError: wrong shape, negative or not finite, or a row of zeros.
+        """
+        weights = (
+            self._even if probabilities is None else check_probabilities(probabilities, self.num_ops, self.num_chips)
+        )
+        return self._run(weights, None, rng, None)
+
+    def fix(self, candidate: Any, rng: np.random.Generator, first: int | None = None) -> Correction:
+        """FIX: the candidate partition [N], with as few changes as the random order finds.
+
+        A valid candidate comes back as it is. ``first``: the op to visit first, so that it keeps its chip if any can.
+
+        Raises:
+            InputError: wrong shape or type, or a chip out of range.
+        """
+        from graphopt_gym.problem import check_integers
+
+        given = check_integers(candidate, (self.num_ops,), self.num_chips, "chip")
+        return self._run(self._even[:0], given, rng, first)
+
+    def _run(
+        self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: int | None
+    ) -> Correction:
+        started = time.perf_counter()
+        has_memory = self.rules.memory
+        most = MEMORY_ATTEMPTS if has_memory else ATTEMPTS
+        given = np.zeros(0, np.int32) if candidate is None else candidate
+        backtracks = nodes = attempt = 0
+        reason = ""
+        decision = None
+        for attempt in range(1, 2 * most + 1):
+            rules = self.rules if attempt <= most else self.chain_rules
+            if attempt > most and not has_memory and attempt > most + 1:
+                break
+            order = rng.permutation(self.num_ops).astype(np.int32)
+            if has_memory and attempt % 2 == 0:
+                order.sort()  # filling chips along the graph seldom runs into dead ends
+            if first is not None:
+                order = np.concatenate([[np.int32(first)], order[order != first]]).astype(np.int32)
+            feasible, store, chips = self._begun[rules.cover]
+            if not feasible:
+                reason = "no partition keeps to the rules: an op does not fit on any chip"
+                break
+            restore(self._state, store, chips)
+            status, taken_back = _search(
+                rules, self._state, weights, given, order, rng, self._levels, self._snapshots, MOST_BACKTRACKS,
+                FAILURES_PER_OP * self.num_ops + 100,
+            )  # fmt: skip
+            backtracks += int(taken_back)
+            nodes += int(self._state.counts[NODES])
+            if status == DONE:
+                found = _chips_of(self._state.store[: self.num_ops])
+                if not rules.cover:
+                    found = _close_gaps(found)
+                if not has_memory or (self._measure(found) <= self.rules.capacity).all():
+                    return self._correction(found, candidate, backtracks, nodes, attempt, not rules.cover)
+                decision = found if decision is None else decision
+                reason = f"no partition found that fits the chips' memory in {attempt} attempts"
+            elif status == EXHAUSTED and rules.cover:
+                reason = "no partition fits the chips' memory: every one was excluded"
+                break
+            else:
+                reason = f"no partition found that fits the chips' memory in {attempt} attempts"
+            if has_memory and time.perf_counter() - started > self.seconds:
+                reason += f" and {self.seconds} s"
+                break
+        if decision is None:
+            decision = np.zeros(self.num_ops, np.int32)
+        failed = self._correction(decision, candidate, backtracks, nodes, attempt, False)
+        return Correction(**{**failed.__dict__, "valid": False, "reason": reason})
+
+    def _correction(
+        self,
+        decision: np.ndarray,
+        candidate: np.ndarray | None,
+        backtracks: int,
+        nodes: int,
+        attempts: int,
+        chain: bool,
+    ) -> Correction:
+        changed = np.zeros(0, np.int64) if candidate is None else np.flatnonzero(decision != candidate)
+        return Correction(decision, True, "", changed, backtracks, nodes, attempts, chain)
+
+
+def check_probabilities(probabilities: Any, num_ops: int, num_chips: int) -> np.ndarray:
+    """Probabilities as float64 [N, C], or an InputError that names the first bad entry."""
+    try:
+        given = np.asarray(probabilities, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"probabilities must be numbers of shape ({num_ops}, {num_chips}), ops x chips") from None
+    if given.shape != (num_ops, num_chips):
+        raise InputError(f"probabilities have shape {given.shape}, expected ({num_ops}, {num_chips}): ops x chips")
+    bad = ~np.isfinite(given) | (given < 0)
+    if bad.any():
+        op, chip = (int(index) for index in np.argwhere(bad)[0])
+        raise InputError(f"probabilities[{op}, {chip}] is {given[op, chip]}; give finite numbers, at least 0")
+    with np.errstate(over="ignore"):
+        sums = given.sum(axis=1)
+    if (sums == 0).any():
+        raise InputError(f"probabilities[{int(np.argmin(sums))}] is a row of zeros; give some chip a weight above 0")
+    if np.isinf(sums).any():
+        raise InputError(f"probabilities[{int(np.argmax(sums))}] sum to infinity; give smaller numbers")
+    return np.ascontiguousarray(given)
+
+
+def _chips_of(words: np.ndarray) -> np.ndarray:
+    return np.log2(words.astype(np.float64)).astype(np.int32)  # powers of two, exactly
+
+
+def _close_gaps(decision: np.ndarray) -> np.ndarray:
+    """The same partition with the chips in use renumbered 0, 1, …: rules 1 and 3 do not see the difference."""
+    return np.unique(decision, return_inverse=True)[1].astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def _draw(weights, domain, num_chips, rng):
+    """A chip of the domain by weight; evenly where none has any."""
+    total = 0.0
+    count = 0
+    for chip in range(num_chips):
+        if domain >> chip & 1:
+            total += weights[chip]
+            count += 1
+    even = not total > 0.0
+    at = rng.random() * (count if even else total)
+    last = -1
+    for chip in range(num_chips):
+        if domain >> chip & 1:
+            weight = 1.0 if even else weights[chip]
+            if weight > 0.0:
+                last = chip
+                at -= weight
+                if at < 0.0:
+                    return chip
+    return last
+
+
+@njit(cache=True, nogil=True)
+def _nearest(chip, domain, num_chips):
+    """The chip of the domain next to a given one, the lower of two."""
+    for distance in range(num_chips):
+        if chip - distance >= 0 and domain >> chip - distance & 1:
+            return chip - distance
+        if chip + distance < num_chips and domain >> chip + distance & 1:
+            return chip + distance
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
+    """Assign op after op from a begun state. Returns (status, times that choices were taken back).
+
+    A level is (trail, position, round). Where an op has no chip left, choices are taken back until it has,
+    twice as many each time, and it goes before them: what made it fail is mostly far back, among its relatives.
+    """
+    n = order.shape[0]
+    store, count = state.store, state.counts
+    one = np.int64(1)
+    fixing = candidate.shape[0] > 0
+    first_round = fixing
+    depth = 0
+    position = 0
+    backtracks = 0
+    failures = 0
+    urgent = np.int64(-1)
+    steps = 1
+    while True:
+        while position < n and store[3 * n + order[position]]:
+            position += 1
+        if position == n:
+            if not first_round:
+                return DONE, backtracks
+            first_round = False
+            position = 0
+            continue
+        op = np.int64(order[position])
+        if urgent >= 0:
+            if store[3 * n + urgent]:
+                urgent, steps = np.int64(-1), 1
+            else:
+                op = urgent
+        domain = store[op]
+        if fixing:
+            chip = np.int64(candidate[op])
+            if not domain >> chip & 1:
+                if first_round and op != urgent:
+                    position += 1
+                    continue
+                chip = np.int64(_nearest(chip, domain, rules.num_chips))
+        else:
+            chip = np.int64(_draw(weights[op], domain, rules.num_chips, rng))
+        trail = count[TRAIL]
+        snapshots[depth] = state.chips
+        if narrow(state, op, one << chip) and propagate(rules, state):
+            levels[depth, 0] = trail
+            levels[depth, 1] = position
+            levels[depth, 2] = first_round
+            depth += 1
+            if op == urgent:
+                urgent, steps = np.int64(-1), 1
+            continue
+        failures += 1
+        undo(state, trail, snapshots[depth])
+        if not (narrow(state, op, ~(one << chip)) and propagate(rules, state)):
+            if depth == 0:
+                return EXHAUSTED, backtracks
+            backtracks += 1
+            depth = max(0, depth - steps)
+            steps *= 2
+            urgent = op
+            undo(state, levels[depth, 0], snapshots[depth])
+            position = levels[depth, 1]
+            first_round = levels[depth, 2] != 0
+        if backtracks > most_backtracks or failures > most_failures:
+            return GAVE_UP, backtracks

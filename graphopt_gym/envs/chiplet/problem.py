@@ -1,0 +1,376 @@
+"""Chiplet partition: which chip of a package runs each op of a pipeline."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
+from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
+from graphopt_gym.problem import Outcome, Problem, check_integers
+
+if TYPE_CHECKING:
+    import os
+
+    from graphopt_gym.envs.chiplet.corrector import Corrector
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.package import Package
+
+
+class ChipletProblem(Problem):
+    """Assign the ops of a network to the chips of a package, for the highest throughput of the full pipeline.
+
+    A decision is an int array [N]: the chip of each op (see ``ops`` for what is one), ops in topological order. Samples
+    stream through; once the pipeline is full, a new one is done every *period*: the time of the slowest chip (all its
+    ops) or link (all bytes that pass over it; a tensor passes a link once, however many chips beyond it read it). The
+    cost is the period in seconds, its reciprocal the throughput. ``checker`` states when a decision is valid.
+
+    Args:
+        graph: a zoo name, a path, or a graph.
+        cluster: a package: a catalog name, a path, or a Package of C chips.
+        memory_rule: whether corrections keep to the chips' memory; otherwise memory is found out by evaluating, as in
+            the paper.
+
+    Raises:
+        InputError: an unknown name, a file that cannot be read, a graph without ops for chips.
+    """
+
+    env_id = "ChipletPartition-v0"
+    unit = "s"
+
+    def __init__(
+        self,
+        graph: str | os.PathLike[str] | ComputationGraph = "bert_base",
+        cluster: str | os.PathLike[str] | Package = "mcm36",
+        *,
+        memory_rule: bool = False,
+    ) -> None:
+        from graphopt_gym.graphs.zoo import load_graph
+        from graphopt_gym.hardware.package import load_package
+
+        self.graph = load_graph(graph)
+        self.cluster = self.package = load_package(cluster)  # type: ignore[assignment]
+        self.memory_rule = bool(memory_rule)
+        self.config = {
+            "graph": str(graph) if not hasattr(graph, "num_ops") else self.graph.name,
+            "cluster": str(cluster) if not hasattr(cluster, "num_chips") else self.package.name,
+            "memory_rule": self.memory_rule,
+        }
+        self.ops = chip_ops(self.graph)
+        self.op_seconds = op_seconds(self.ops, self.package)
+        self.decision_shape = (self.ops.num_ops,)
+        # every op one after the other on the slowest chip, and every tensor over the whole ring: what a violation costs
+        carried = self.ops.tensor_bytes.sum() * self.package.num_chips / self.package.link_bytes_per_s
+        self.serial_s = float(self.op_seconds.max(axis=0).sum() + carried)
+
+    @property
+    def num_ops(self) -> int:
+        return self.ops.num_ops
+
+    @property
+    def num_chips(self) -> int:
+        return self.package.num_chips
+
+    @cached_property
+    def corrector(self) -> Corrector:
+        """Makes any proposal valid."""
+        from graphopt_gym.envs.chiplet.corrector import Corrector
+
+        return Corrector.of(self)
+
+    @cached_property
+    def holdings(self) -> Holdings:
+        """What takes memory, for the checker."""
+        ops = self.ops
+        readers = [part.tolist() for part in np.split(ops.reader, ops.reader_ptr[1:-1])] if len(ops.reader) else []
+        holders = (
+            [part.tolist() for part in np.split(ops.param_reader, ops.param_ptr[1:-1])]
+            if len(ops.param_ptr) > 1
+            else []
+        )
+        return Holdings(
+            tensors=list(zip(ops.tensor_op.tolist(), ops.tensor_bytes.tolist(), readers)),
+            params=list(zip(ops.param_bytes.tolist(), holders)),
+            capacity=self.package.sram_bytes.tolist(),
+        )
+
+    def check(self, decision: Any) -> np.ndarray:
+        return check_integers(decision, self.decision_shape, self.num_chips, "chip")
+
+    def violations(self, decision: Any) -> list[Violation]:
+        """Every violated rule, by the independent checker."""
+        chip_of = self.check(decision).tolist()
+        edges = [(u, v) for u, v in self.ops.edges.tolist()]
+        return violations(chip_of, edges, self.holdings, self.ops.label)
+
+    def evaluate(self, decision: Any) -> Outcome:
+        decision = self.check(decision)
+        compute_s, link_bytes, memory, _ = self.measure(decision)
+        link_s = link_bytes / self.package.link_bytes_per_s
+        period = max(float(compute_s.max()), float(link_s.max(initial=0.0)))
+        if compute_s.max() >= link_s.max(initial=0.0):
+            bottleneck = f"chip {int(compute_s.argmax())}"
+        else:
+            bottleneck = "link {} -> {}".format(*self.package.links[int(link_s.argmax())])
+        reasons = summary(self.violations(decision))
+        metrics = {
+            "throughput_per_s": 1.0 / period if period > 0 else float("inf"),
+            "bottleneck": bottleneck,
+            "chips_used": len(np.unique(decision)),
+            "compute_s": compute_s.tolist(),
+            "link_s": link_s.tolist(),
+            "memory_bytes": memory.tolist(),
+            "capacity_bytes": self.package.sram_bytes.tolist(),
+        }
+        valid = not reasons
+        return Outcome(valid, period if valid else float("inf"), self.unit, reasons, metrics)
+
+    def measure(self, decision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(seconds float64 [C], link bytes float64 [L], memory int64 [C], violations float64 [4]) of a decision.
+
+        Violations, one a rule: chips that edges lead back; chips skipped; edges beside a longer way; memory beyond
+        capacity as a share of it.
+        """
+        seconds = np.zeros(self.num_chips)
+        link_bytes = np.zeros(self.package.num_links)
+        memory = np.zeros(self.num_chips, np.int64)
+        violated = np.zeros(4)
+        _measure(decision, *self._arrays, seconds, link_bytes, memory, violated)  # type: ignore[call-arg]
+        return seconds, link_bytes, memory, violated
+
+    @cached_property
+    def _arrays(self) -> tuple[Any, ...]:
+        ops = self.ops
+        return (
+            self.op_seconds,
+            ops.edges,
+            ops.tensor_op,
+            ops.tensor_bytes,
+            ops.reader_ptr,
+            ops.reader,
+            ops.param_bytes,
+            ops.param_ptr,
+            ops.param_reader,
+            *self.package.routes,
+            self.package.sram_bytes,
+        )
+
+    def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decisions = np.ascontiguousarray(decisions, np.int32)
+        costs = np.empty(len(decisions))
+        valid = np.empty(len(decisions), bool)
+        _price(  # type: ignore[call-arg]
+            decisions, *self._arrays, self.package.link_bytes_per_s, self.package.num_links, self.serial_s, costs, valid
+        )
+        return costs, valid
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A random decision that keeps to the rules: every op's chip drawn evenly from what is left for it."""
+        return self.corrector.sample(None, rng).decision
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with one op on another chip, mostly one next to its own, made valid by a correction."""
+        changed = decision.copy()
+        if self.num_chips == 1:
+            return changed
+        op = int(rng.integers(self.num_ops))
+        home = int(decision[op])
+        if rng.random() < 0.8:
+            target = home + (1 if rng.random() < 0.5 else -1)
+            target = 1 if target < 0 else self.num_chips - 2 if target == self.num_chips else target
+        else:
+            target = (home + 1 + int(rng.integers(self.num_chips - 1))) % self.num_chips
+        changed[op] = target
+        return self.corrector.fix(changed, rng, first=op).decision
+
+    def fingerprints(self) -> dict[str, str]:
+        import hashlib
+
+        times = hashlib.sha256(self.op_seconds.tobytes()).hexdigest()
+        return {**super().fingerprints(), "op_times": times}
+
+
+@njit(cache=True, nogil=True)
+def _measure(
+    chip_of,  # int32 [N]
+    op_seconds,  # float64 [C, N]
+    edges,  # int32 [E, 2]
+    tensor_op,
+    tensor_bytes,
+    reader_ptr,
+    reader,
+    param_bytes,
+    param_ptr,
+    param_reader,
+    route_ptr,  # int32 [C*C+1]
+    route_link,
+    capacity,  # int64 [C]
+    seconds,  # float64 [C], filled
+    link_bytes,  # float64 [L], filled
+    memory,  # int64 [C], filled
+    violated,  # float64 [4], filled
+):
+    num_ops = chip_of.shape[0]
+    num_chips = capacity.shape[0]
+    num_tensors = tensor_op.shape[0]
+    seconds[:] = 0.0
+    link_bytes[:] = 0.0
+    memory[:] = 0
+    violated[:] = 0.0
+    for op in range(num_ops):
+        seconds[chip_of[op]] += op_seconds[chip_of[op], op]
+
+    # tensors: the links that they pass, the buffers at both ends, and the op at which each is let go at home
+    link_seen = np.full(link_bytes.shape[0], -1, np.int32)
+    chip_seen = np.full(num_chips, -1, np.int32)
+    let_go_next = np.full(num_tensors, -1, np.int32)  # tensors let go after an op, as linked lists
+    let_go_head = np.full(num_ops, -1, np.int32)
+    made_next = np.full(num_tensors, -1, np.int32)
+    made_head = np.full(num_ops, -1, np.int32)
+    for tensor in range(num_tensors):
+        producer = tensor_op[tensor]
+        home = chip_of[producer] if producer >= 0 else -1
+        last = producer
+        sent = False
+        for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+            target = chip_of[reader[position]]
+            if target == home:
+                last = max(last, reader[position])
+                continue
+            sent = True
+            if chip_seen[target] == tensor:
+                continue
+            chip_seen[target] = tensor
+            memory[target] += 2 * tensor_bytes[tensor]
+            if home == -1:
+                continue
+            for way in range(route_ptr[home * num_chips + target], route_ptr[home * num_chips + target + 1]):
+                link = route_link[way]
+                if link_seen[link] != tensor:
+                    link_seen[link] = tensor
+                    link_bytes[link] += tensor_bytes[tensor]
+        if home >= 0:
+            made_next[tensor] = made_head[producer]
+            made_head[producer] = tensor
+            if sent:
+                memory[home] += tensor_bytes[tensor]
+            else:
+                let_go_next[tensor] = let_go_head[last]
+                let_go_head[last] = tensor
+    chip_seen[:] = -1
+    for param in range(param_bytes.shape[0]):
+        for position in range(param_ptr[param], param_ptr[param + 1]):
+            target = chip_of[param_reader[position]]
+            if chip_seen[target] != param:
+                chip_seen[target] = param
+                memory[target] += param_bytes[param]
+    alive = np.zeros(num_chips, np.int64)
+    peak = np.zeros(num_chips, np.int64)
+    for op in range(num_ops):
+        home = chip_of[op]
+        tensor = made_head[op]
+        while tensor != -1:
+            alive[home] += tensor_bytes[tensor]
+            tensor = made_next[tensor]
+        peak[home] = max(peak[home], alive[home])
+        tensor = let_go_head[op]
+        while tensor != -1:
+            alive[home] -= tensor_bytes[tensor]
+            tensor = let_go_next[tensor]
+    for chip in range(num_chips):
+        memory[chip] += peak[chip]
+        if memory[chip] > capacity[chip]:
+            violated[3] += (memory[chip] - capacity[chip]) / capacity[chip]
+
+    # the rules
+    used = np.zeros(num_chips, np.bool_)
+    highest = 0
+    for op in range(num_ops):
+        used[chip_of[op]] = True
+        highest = max(highest, chip_of[op])
+    for chip in range(highest):
+        if not used[chip]:
+            violated[1] += 1.0
+    beyond = np.zeros(num_chips, np.int64)  # the chips that each leads to, over any way
+    direct = np.zeros(num_chips, np.int64)
+    for edge in range(edges.shape[0]):
+        a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
+        if a > b:
+            violated[0] += a - b
+        elif a < b:
+            direct[a] |= 1 << b
+    for chip in range(num_chips - 1, -1, -1):
+        beyond[chip] = direct[chip]
+        for other in range(chip + 1, num_chips):
+            if direct[chip] >> other & 1:
+                beyond[chip] |= beyond[other]
+    for edge in range(edges.shape[0]):
+        a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
+        if a < b:
+            for other in range(a + 1, b):
+                if beyond[a] >> other & 1 and beyond[other] >> b & 1:
+                    violated[2] += 1.0
+                    break
+
+
+@njit(cache=True, nogil=True)
+def _price(
+    decisions,
+    op_seconds,
+    edges,
+    tensor_op,
+    tensor_bytes,
+    reader_ptr,
+    reader,
+    param_bytes,
+    param_ptr,
+    param_reader,
+    route_ptr,
+    route_link,
+    capacity,
+    link_bytes_per_s,
+    num_links,
+    serial_s,
+    costs,  # float64 [B], filled
+    valid,  # bool [B], filled
+):
+    num_chips = capacity.shape[0]
+    seconds, link_bytes = np.empty(num_chips), np.empty(num_links)
+    memory, violated = np.empty(num_chips, np.int64), np.empty(4)
+    for row in range(decisions.shape[0]):
+        _measure(
+            decisions[row],
+            op_seconds,
+            edges,
+            tensor_op,
+            tensor_bytes,
+            reader_ptr,
+            reader,
+            param_bytes,
+            param_ptr,
+            param_reader,
+            route_ptr,
+            route_link,
+            capacity,
+            seconds,
+            link_bytes,
+            memory,
+            violated,
+        )
+        period = 0.0
+        for chip in range(num_chips):
+            period = max(period, seconds[chip])
+        for link in range(num_links):
+            period = max(period, link_bytes[link] / link_bytes_per_s)
+        # as shares, so that no rule drowns the others
+        violation = (
+            violated[0] / (num_chips * max(edges.shape[0], 1))
+            + violated[1] / num_chips
+            + violated[2] / max(edges.shape[0], 1)
+            + violated[3]
+        )
+        valid[row] = violation == 0.0
+        costs[row] = period if valid[row] else period + serial_s * (1.0 + violation)

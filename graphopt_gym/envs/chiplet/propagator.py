@@ -1,0 +1,792 @@
+"""The rules of a partition over partial assignments, compiled: which chips are still possible for each op.
+
+Everything that is concluded follows from the rules, so no chip is ever taken from an op that a valid partition
+could give it (sound); not every chip left can be completed (not complete), so a search on top may have to backtrack.
+
+What is known of a partial partition, for ops u, v and chips a, b:
+
+- the domain of each op, a set of chips;
+- which chips hold fixed ancestors and fixed descendants of each op, so which chips certainly lead to which (``beyond``:
+  if an op on a has a descendant on b, chips lead from a to b, whatever the ops between get);
+- which chips certainly feed which directly (``direct``).
+
+What follows:
+
+- *acyclic dataflow*: the bounds of a domain pass along edges.
+- *no skipped chip*: a chip below a used one must stay possible for some op, and is given to the last op that can take
+  it. Before any assignment: for an edge u -> v, a chip strictly between theirs is used by some op w, which is no
+  ancestor of u, no descendant of v, and not on a way from u to v (that would break the triangle rule). So
+  ``f(v) - f(u)`` is at most one more than the number of such ops: 1 along residual connections.
+- *triangle dependency*: a chip that certainly lies between u and v of an edge (leads from u, leads to v) is the chip of
+  u or of v; where a certainly feeds b directly, no op may get a chip that makes a longer way.
+- *memory*, where asked for: parameters, and buffers of tensors that certainly cross, of the ops fixed on a chip fit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from graphopt_gym.errors import InputError
+
+# the lowest set bit of a word, by its remainder: 2 is a primitive root of 67
+_BIT = np.zeros(67, np.int64)
+for _index in range(63):
+    _BIT[pow(2, _index, 67)] = _index
+
+# rows of the table of chips
+BEYOND, BEFORE, DIRECT, DIRECT_IN, FORBIDDEN, FORBIDDEN_IN, ON_WAY, ON_WAY_IN, POSSIBLE, HELD = range(10)
+NEW_BEYOND, NEW_BEFORE, NUM_ROWS = 10, 11, 12  # what the first two gained since the ops last heard of it
+# single words kept at the end of the store
+HIGHEST, USED, NUM_WORDS = 0, 1, 2
+
+
+class Rules(NamedTuple):
+    """What does not change. N ops, E edges, C chips, P parameters, T tensors."""
+
+    num_chips: int
+    succ_ptr: np.ndarray  # int32 [N+1]
+    succ: np.ndarray  # int32 [E]
+    succ_span: np.ndarray  # int32 [E] the most by which the consumer's chip is higher
+    pred_ptr: np.ndarray  # int32 [N+1]
+    pred: np.ndarray  # int32 [E]
+    pred_span: np.ndarray  # int32 [E]
+    cover: bool  # whether skipped chips are refused
+    first_domain: np.ndarray  # int64 [N]
+    memory: bool  # whether memory is a rule; the arrays below are empty where not
+    capacity: np.ndarray  # int64 [C]
+    op_param_ptr: np.ndarray  # int32 [N+1] parameters that each op reads
+    op_param: np.ndarray
+    param_bytes: np.ndarray  # int64 [P]
+    input_ptr: np.ndarray  # int32 [N+1] tensors that each op reads
+    input_tensor: np.ndarray
+    made_ptr: np.ndarray  # int32 [N+1] tensors that each op makes
+    made_tensor: np.ndarray
+    tensor_op: np.ndarray  # int32 [T] or -1
+    tensor_bytes: np.ndarray  # int64 [T]
+    reader_ptr: np.ndarray  # int32 [T+1]
+    reader: np.ndarray
+
+
+class State(NamedTuple):
+    """What does. ``store`` holds, one after the other: domains [N], chips of fixed ancestors [N], of fixed descendants
+    [N], whether fixed [N], chips with each parameter [P], chips with each tensor's buffer [T], chips that send it [T],
+    words [NUM_WORDS]."""
+
+    store: np.ndarray  # int64
+    chips: np.ndarray  # int64 [NUM_ROWS, C]
+    trail_at: np.ndarray  # int64
+    trail_old: np.ndarray  # int64
+    queue: np.ndarray  # int32 [N+1] ops whose domain changed, a ring
+    queued: np.ndarray  # bool [N]
+    stack: np.ndarray  # int32
+    dirty: np.ndarray  # int32 [N] ops whose fixed relatives changed
+    is_dirty: np.ndarray  # bool [N]
+    # length of the trail, head of the queue, its length, dirty ops, whether the chips' table changed, propagations
+    counts: np.ndarray  # int64 [6]
+
+
+TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES = range(6)
+
+
+def check_graph(num_ops: int, num_chips: int, edges: np.ndarray) -> np.ndarray:
+    """Edges as int32 [E, 2], or InputError."""
+    edges = np.asarray(edges)
+    if num_ops < 1 or not 1 <= num_chips <= 62:
+        raise InputError(f"{num_ops} ops on {num_chips} chips; give at least 1 op and 1 to 62 chips")
+    edges = edges.reshape(-1, 2).astype(np.int32)
+    if len(edges) and (edges.min() < 0 or edges.max() >= num_ops or (edges[:, 0] >= edges[:, 1]).any()):
+        raise InputError(f"edges must go from lower to higher ops, all from 0 to {num_ops - 1}")
+    return edges
+
+
+def make_rules(
+    num_ops: int, num_chips: int, edges: np.ndarray, *, chain: bool = False, memory: tuple | None = None
+) -> Rules:
+    """The rules for a graph.
+
+    Args:
+        num_ops: N, in topological order.
+        num_chips: C, at most 62.
+        edges: int [E, 2], producer < consumer, distinct.
+        chain: the simpler rules of a chain: an edge leads to the same or the next chip. Whatever keeps to them keeps
+            to rules 1 and 3, and there is never a dead end.
+        memory: (capacity, param_bytes, param_ptr, param_reader, tensor_op, tensor_bytes, reader_ptr, reader), or None.
+    """
+    edges = check_graph(num_ops, num_chips, edges)
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    edges = edges[order]
+    succ_ptr = _pointers(edges[:, 0], num_ops)
+    succ = np.ascontiguousarray(edges[:, 1])
+    by_consumer = np.lexsort((edges[:, 0], edges[:, 1]))
+    pred_ptr = _pointers(edges[:, 1], num_ops)
+    pred = np.ascontiguousarray(edges[by_consumer, 0])
+    if chain:
+        span = np.ones(len(edges), np.int32)
+        highest = np.full(num_ops, num_chips - 1)
+    else:
+        span, descendants = _spans(num_ops, num_chips, succ_ptr, succ, pred_ptr, pred)
+        highest = np.minimum(num_chips - 1, num_ops - 1 - descendants)
+    if memory is None:
+        none32, none64 = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        rest = (none64, *(none32,) * 2, none64, *(none32,) * 5, none64, *(none32,) * 2)
+    else:
+        capacity, param_bytes, param_ptr, param_reader, tensor_op, tensor_bytes, reader_ptr, reader = memory
+        op_param_ptr, op_param = _transpose(param_ptr, param_reader, num_ops)
+        input_ptr, input_tensor = _transpose(reader_ptr, reader, num_ops)
+        by_host = int((tensor_op < 0).sum())
+        made = np.argsort(tensor_op, kind="stable")[by_host:].astype(np.int32)
+        rest = (
+            np.asarray(capacity, np.int64),
+            op_param_ptr,
+            op_param,
+            np.asarray(param_bytes, np.int64),
+            input_ptr,
+            input_tensor,
+            _pointers(tensor_op[made], num_ops),
+            made,
+            np.asarray(tensor_op, np.int32),
+            np.asarray(tensor_bytes, np.int64),
+            np.asarray(reader_ptr, np.int32),
+            np.asarray(reader, np.int32),
+        )
+    return Rules(
+        num_chips,
+        succ_ptr,
+        succ,
+        span,
+        pred_ptr,
+        pred,
+        np.ascontiguousarray(span[by_consumer]),
+        not chain,
+        (np.int64(1) << (highest.astype(np.int64) + 1)) - 1,
+        memory is not None,
+        *rest,
+    )
+
+
+def make_state(rules: Rules) -> State:
+    """Room for the state; :func:`begin` fills it."""
+    n, chips = len(rules.first_domain), rules.num_chips
+    size = 4 * n + len(rules.param_bytes) + 2 * len(rules.tensor_bytes) + NUM_WORDS
+    most = size * (chips + 1)  # a set of chips only shrinks or only grows
+    return State(
+        store=np.empty(size, np.int64),
+        chips=np.empty((NUM_ROWS, chips), np.int64),
+        trail_at=np.empty(most, np.int64),
+        trail_old=np.empty(most, np.int64),
+        queue=np.empty(n + 1, np.int32),
+        queued=np.zeros(n, bool),
+        stack=np.empty(len(rules.succ) + n + 1, np.int32),
+        dirty=np.empty(n + 1, np.int32),
+        is_dirty=np.zeros(n, bool),
+        counts=np.zeros(6, np.int64),
+    )
+
+
+def _pointers(rows: np.ndarray, n: int) -> np.ndarray:
+    pointers = np.zeros(n + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=n), out=pointers[1:])
+    return pointers
+
+
+def _transpose(pointers: np.ndarray, values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.repeat(np.arange(len(pointers) - 1, dtype=np.int32), np.diff(pointers))
+    return _pointers(values, n), rows[np.argsort(values, kind="stable")]
+
+
+@njit(cache=True)
+def _ones(word):
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@njit(cache=True)
+def _spans(num_ops, num_chips, succ_ptr, succ, pred_ptr, pred):
+    """(int32 [E] the most by which each edge's consumer's chip is higher, int64 [N] how many descendants)."""
+    words = (num_ops + 63) // 64
+    one = np.uint64(1)
+    above = np.zeros((num_ops, words), np.uint64)  # ancestors
+    below = np.zeros((num_ops, words), np.uint64)  # descendants
+    for op in range(num_ops):
+        for k in range(pred_ptr[op], pred_ptr[op + 1]):
+            u = pred[k]
+            for word in range(words):
+                above[op, word] |= above[u, word]
+            above[op, u // 64] |= one << np.uint64(u % 64)
+    descendants = np.zeros(num_ops, np.int64)
+    for op in range(num_ops - 1, -1, -1):
+        for k in range(succ_ptr[op], succ_ptr[op + 1]):
+            v = succ[k]
+            for word in range(words):
+                below[op, word] |= below[v, word]
+            below[op, v // 64] |= one << np.uint64(v % 64)
+        for word in range(words):
+            descendants[op] += _ones(below[op, word])
+    span = np.empty(succ.shape[0], np.int32)
+    for u in range(num_ops):
+        for k in range(succ_ptr[u], succ_ptr[u + 1]):
+            v = succ[k]
+            between = num_ops - 2  # u and v themselves are in no chip between
+            for word in range(words):
+                out = above[u, word] | below[v, word] | (below[u, word] & above[v, word])
+                between -= _ones(out)
+                if u // 64 == word and out >> np.uint64(u % 64) & one:
+                    between += 1
+                if v // 64 == word and out >> np.uint64(v % 64) & one:
+                    between += 1
+            span[k] = min(num_chips, 1 + between)
+    return span, descendants
+
+
+@njit(cache=True, nogil=True)
+def _lowest(bits):
+    return _BIT[(bits & -bits) % 67]
+
+
+@njit(cache=True, nogil=True)
+def _highest(bits):
+    bits |= bits >> 1
+    bits |= bits >> 2
+    bits |= bits >> 4
+    bits |= bits >> 8
+    bits |= bits >> 16
+    bits |= bits >> 32
+    return _BIT[(bits ^ (bits >> 1)) % 67]
+
+
+@njit(cache=True, nogil=True)
+def _write(state, at, new):
+    """Change a word of the store; :func:`undo` puts it back."""
+    top = state.counts[TRAIL]
+    state.trail_at[top] = at
+    state.trail_old[top] = state.store[at]
+    state.counts[TRAIL] = top + 1
+    state.store[at] = new
+
+
+@njit(cache=True, nogil=True)
+def narrow(state, op, mask):
+    """Keep of an op's domain what is in the mask. False where nothing is left."""
+    store, count = state.store, state.counts
+    old = store[op]
+    new = old & mask
+    if new == old:
+        return True
+    _write(state, op, new)
+    removed = old ^ new
+    possible = state.chips[POSSIBLE]
+    while removed:
+        possible[_lowest(removed)] -= 1
+        removed &= removed - 1
+    if new == 0:
+        return False
+    low = _lowest(new)
+    words = store.shape[0] - NUM_WORDS
+    if low > store[words + HIGHEST]:
+        _write(state, words + HIGHEST, low)
+    if not state.queued[op]:
+        state.queued[op] = True
+        size = state.queue.shape[0]
+        state.queue[(count[HEAD] + count[QUEUED]) % size] = op
+        count[QUEUED] += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def undo(state, trail, snapshot):
+    """Back to an earlier length of the trail and the chips' table of that time; nothing is pending then."""
+    store, count = state.store, state.counts
+    for at in range(count[TRAIL] - 1, trail - 1, -1):
+        store[state.trail_at[at]] = state.trail_old[at]
+    count[TRAIL] = trail
+    state.chips[:, :] = snapshot
+    _forget(state)
+
+
+@njit(cache=True, nogil=True)
+def restore(state, store, chips):
+    """The state that was begun and copied, with nothing on the trail."""
+    _forget(state)
+    state.counts[:] = 0
+    state.store[:] = store
+    state.chips[:, :] = chips
+
+
+@njit(cache=True, nogil=True)
+def _forget(state):
+    """Drop what is pending."""
+    count = state.counts
+    size = state.queue.shape[0]
+    for k in range(count[QUEUED]):
+        state.queued[state.queue[(count[HEAD] + k) % size]] = False
+    for k in range(count[DIRTY]):
+        state.is_dirty[state.dirty[k]] = False
+    count[QUEUED] = 0
+    count[DIRTY] = 0
+    count[CHANGED] = 0
+
+
+@njit(cache=True, nogil=True)
+def _touch(state, op):
+    if not state.is_dirty[op]:
+        state.is_dirty[op] = True
+        state.dirty[state.counts[DIRTY]] = op
+        state.counts[DIRTY] += 1
+
+
+@njit(cache=True, nogil=True)
+def _lead(state, a, b):
+    """Chip a certainly leads to chip b."""
+    chips = state.chips
+    if chips[BEYOND, a] >> b & 1:
+        return
+    one = np.int64(1)
+    sources = chips[BEFORE, a] | one << a
+    targets = chips[BEYOND, b] | one << b
+    bits = sources
+    while bits:
+        chip = _lowest(bits)
+        bits &= bits - 1
+        chips[NEW_BEYOND, chip] |= targets & ~chips[BEYOND, chip]
+        chips[BEYOND, chip] |= targets
+    bits = targets
+    while bits:
+        chip = _lowest(bits)
+        bits &= bits - 1
+        chips[NEW_BEFORE, chip] |= sources & ~chips[BEFORE, chip]
+        chips[BEFORE, chip] |= sources
+    state.counts[CHANGED] = 1
+
+
+@njit(cache=True, nogil=True)
+def _hold(rules, state, op, chip):
+    """Account for what an op fixed on a chip certainly holds there. False where it does not fit."""
+    n = rules.first_domain.shape[0]
+    store, held = state.store, state.chips[HELD]
+    bit = np.int64(1) << chip
+    params = 4 * n
+    buffers = params + rules.param_bytes.shape[0]
+    sends = buffers + rules.tensor_bytes.shape[0]
+    for k in range(rules.op_param_ptr[op], rules.op_param_ptr[op + 1]):
+        param = rules.op_param[k]
+        if not store[params + param] & bit:
+            _write(state, params + param, store[params + param] | bit)
+            held[chip] += rules.param_bytes[param]
+    for k in range(rules.input_ptr[op], rules.input_ptr[op + 1]):
+        tensor = rules.input_tensor[k]
+        producer = rules.tensor_op[tensor]
+        home = -1
+        if producer >= 0:
+            if not store[3 * n + producer]:
+                continue
+            home = _lowest(store[producer])
+        if home == chip:
+            continue
+        if not store[buffers + tensor] & bit:
+            _write(state, buffers + tensor, store[buffers + tensor] | bit)
+            held[chip] += 2 * rules.tensor_bytes[tensor]
+        if home >= 0 and not store[sends + tensor]:
+            _write(state, sends + tensor, 1)
+            held[home] += 2 * rules.tensor_bytes[tensor]
+            if held[home] > rules.capacity[home]:
+                return False
+    for k in range(rules.made_ptr[op], rules.made_ptr[op + 1]):
+        tensor = rules.made_tensor[k]
+        for position in range(rules.reader_ptr[tensor], rules.reader_ptr[tensor + 1]):
+            reader = rules.reader[position]
+            if not store[3 * n + reader]:
+                continue
+            target = _lowest(store[reader])
+            if target == chip:
+                continue
+            if not store[sends + tensor]:
+                _write(state, sends + tensor, 1)
+                held[chip] += 2 * rules.tensor_bytes[tensor]
+            if not store[buffers + tensor] >> target & 1:
+                _write(state, buffers + tensor, store[buffers + tensor] | np.int64(1) << target)
+                held[target] += 2 * rules.tensor_bytes[tensor]
+                if held[target] > rules.capacity[target]:
+                    return False
+    return held[chip] <= rules.capacity[chip]
+
+
+@njit(cache=True, nogil=True)
+def _settle(rules, state, op):
+    """An op's domain came down to one chip: tell its relatives, and what it says about the chips."""
+    n = rules.first_domain.shape[0]
+    store, stack = state.store, state.stack
+    one = np.int64(1)
+    chip = _lowest(store[op])
+    bit = one << chip
+    words = store.shape[0] - NUM_WORDS
+    _write(state, 3 * n + op, 1)
+    if not store[words + USED] & bit:
+        _write(state, words + USED, store[words + USED] | bit)
+    # unfixed descendants, up to the fixed ones, which stand for what is beyond them
+    top = 0
+    for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
+        stack[top] = rules.succ[k]
+        top += 1
+    while top:
+        top -= 1
+        w = stack[top]
+        if store[3 * n + w] or store[n + w] & bit:
+            continue
+        _write(state, n + w, store[n + w] | bit)
+        _touch(state, w)
+        for k in range(rules.succ_ptr[w], rules.succ_ptr[w + 1]):
+            x = rules.succ[k]
+            if not (store[3 * n + x] or store[n + x] & bit):
+                stack[top] = x
+                top += 1
+    for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
+        stack[top] = rules.pred[k]
+        top += 1
+    while top:
+        top -= 1
+        w = stack[top]
+        if store[3 * n + w] or store[2 * n + w] & bit:
+            continue
+        _write(state, 2 * n + w, store[2 * n + w] | bit)
+        _touch(state, w)
+        for k in range(rules.pred_ptr[w], rules.pred_ptr[w + 1]):
+            x = rules.pred[k]
+            if not (store[3 * n + x] or store[2 * n + x] & bit):
+                stack[top] = x
+                top += 1
+    _touch(state, op)
+    bits = store[n + op] & ~bit
+    while bits:
+        _lead(state, _lowest(bits), chip)
+        bits &= bits - 1
+    bits = store[2 * n + op] & ~bit
+    while bits:
+        _lead(state, chip, _lowest(bits))
+        bits &= bits - 1
+    # direct edges
+    for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
+        u = rules.pred[k]
+        if store[3 * n + u] and store[u] != bit:
+            _feed(state, _lowest(store[u]), chip)
+    for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
+        v = rules.succ[k]
+        if store[3 * n + v] and store[v] != bit:
+            _feed(state, chip, _lowest(store[v]))
+    if rules.memory:
+        return _hold(rules, state, op, chip)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _feed(state, a, b):
+    """Chip a certainly feeds chip b directly."""
+    chips = state.chips
+    _lead(state, a, b)
+    if chips[DIRECT, a] >> b & 1:
+        return
+    one = np.int64(1)
+    chips[DIRECT, a] |= one << b
+    chips[DIRECT_IN, b] |= one << a
+    both = one << a | one << b
+    for chip in (a, b):
+        chips[NEW_BEYOND, chip] |= both
+        chips[NEW_BEFORE, chip] |= both
+    state.counts[CHANGED] = 1
+
+
+@njit(cache=True, nogil=True)
+def _review_chips(rules, state):
+    """Work out again what the chips' table forbids. False where a direct edge has a longer way beside it."""
+    chips = state.chips
+    one = np.int64(1)
+    for a in range(rules.num_chips):
+        bits = chips[DIRECT, a]
+        on_way = np.int64(0)
+        while bits:
+            b = _lowest(bits)
+            bits &= bits - 1
+            if chips[BEYOND, a] & chips[BEFORE, b]:
+                return False
+            on_way |= chips[BEFORE, b]
+        chips[ON_WAY, a] = on_way & ~(one << a)
+        bits = chips[DIRECT_IN, a]
+        on_way = np.int64(0)
+        while bits:
+            on_way |= chips[BEYOND, _lowest(bits)]
+            bits &= bits - 1
+        chips[ON_WAY_IN, a] = on_way & ~(one << a)
+        bits = chips[BEYOND, a]
+        far = np.int64(0)
+        while bits:
+            far |= chips[BEYOND, _lowest(bits)]
+            bits &= bits - 1
+        chips[FORBIDDEN, a] = far
+        bits = chips[BEFORE, a]
+        far = np.int64(0)
+        while bits:
+            far |= chips[BEFORE, _lowest(bits)]
+            bits &= bits - 1
+        chips[FORBIDDEN_IN, a] = far
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _closed(relation, bits):
+    """A set of chips with all that they lead to (or come from)."""
+    closed = bits
+    while bits:
+        closed |= relation[_lowest(bits)]
+        bits &= bits - 1
+    return closed
+
+
+@njit(cache=True, nogil=True)
+def _review_edge(rules, state, u, v):
+    """Narrow both ends of an edge by the triangle rule."""
+    n = rules.first_domain.shape[0]
+    store, chips = state.store, state.chips
+    u_fixed, v_fixed = store[3 * n + u] != 0, store[3 * n + v] != 0
+    if u_fixed and v_fixed:
+        return True  # then the edge is in the chips' table
+    if u_fixed:
+        a = _lowest(store[u])
+        if not narrow(state, v, ~chips[FORBIDDEN, a]):
+            return False
+        beyond = chips[BEYOND, a]
+    else:
+        beyond = _closed(chips[BEYOND], store[2 * n + u])
+    if v_fixed:
+        b = _lowest(store[v])
+        if not narrow(state, u, ~chips[FORBIDDEN_IN, b]):
+            return False
+        before = chips[BEFORE, b]
+    else:
+        before = _closed(chips[BEFORE], store[n + v])
+    between = beyond & before
+    if between == 0:
+        return True
+    low = between & -between
+    rest = between ^ low
+    if rest == 0:
+        if not store[u] & low or u_fixed:
+            return narrow(state, v, low)
+        if not store[v] & low or v_fixed:
+            return narrow(state, u, low)
+        return True
+    if rest & (rest - 1) or u_fixed or v_fixed:
+        return False
+    return narrow(state, u, low) and narrow(state, v, rest)
+
+
+@njit(cache=True, nogil=True)
+def _review_op(rules, state, w):
+    """Narrow an unfixed op, and the ends of its edges, by the triangle rule."""
+    n = rules.first_domain.shape[0]
+    store, chips = state.store, state.chips
+    one = np.int64(1)
+    if not store[3 * n + w]:
+        before = _closed(chips[BEFORE], store[n + w])
+        beyond = _closed(chips[BEYOND], store[2 * n + w])
+        mask = np.int64(-1)
+        bits = before
+        while bits:
+            x = _lowest(bits)
+            bits &= bits - 1
+            mask &= ~chips[ON_WAY, x]
+            hits = chips[DIRECT, x] & beyond
+            while hits:
+                mask &= one << x | (hits & -hits)
+                hits &= hits - 1
+        bits = beyond
+        while bits:
+            mask &= ~chips[ON_WAY_IN, _lowest(bits)]
+            bits &= bits - 1
+        if not narrow(state, w, mask):
+            return False
+    for k in range(rules.succ_ptr[w], rules.succ_ptr[w + 1]):
+        if not _review_edge(rules, state, w, rules.succ[k]):
+            return False
+    for k in range(rules.pred_ptr[w], rules.pred_ptr[w + 1]):  # noqa: SIM110
+        if not _review_edge(rules, state, rules.pred[k], w):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _review_cover(rules, state):
+    """Every chip below the highest must stay possible for an op."""
+    store = state.store
+    words = store.shape[0] - NUM_WORDS
+    possible = state.chips[POSSIBLE]
+    one = np.int64(1)
+    missing = ((one << store[words + HIGHEST] + 1) - 1) & ~store[words + USED]
+    while missing:
+        bit = missing & -missing
+        missing &= missing - 1
+        left = possible[_lowest(bit)]
+        if left == 0:
+            return False
+        if left == 1:
+            for op in range(rules.first_domain.shape[0]):
+                if store[op] & bit:
+                    if not narrow(state, op, bit):
+                        return False
+                    break
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _tell_ops(rules, state):
+    """Mark the unfixed ops for which what the chips' table gained matters: near their domains (farther off it seldom
+    does, and to look only there takes nothing from an op that it may keep)."""
+    n = rules.first_domain.shape[0]
+    store, chips = state.store, state.chips
+    for op in range(n):
+        if store[3 * n + op] or state.is_dirty[op]:
+            continue
+        gained = np.int64(0)
+        bits = store[n + op]
+        while bits:
+            gained |= chips[NEW_BEFORE, _lowest(bits)]
+            bits &= bits - 1
+        bits = store[2 * n + op]
+        while bits:
+            gained |= chips[NEW_BEYOND, _lowest(bits)]
+            bits &= bits - 1
+        if gained:
+            near = store[op]
+            near |= near << 1 | near >> 1
+            near |= near << 2 | near >> 2
+            if gained & near:
+                _touch(state, op)
+    chips[NEW_BEYOND, :] = 0
+    chips[NEW_BEFORE, :] = 0
+
+
+@njit(cache=True, nogil=True)
+def propagate(rules, state):
+    """Draw all conclusions. False where there is a contradiction; then :func:`undo`."""
+    n = rules.first_domain.shape[0]
+    store, count, queue = state.store, state.counts, state.queue
+    size = queue.shape[0]
+    one = np.int64(1)
+    count[NODES] += 1
+    while True:
+        while count[QUEUED]:
+            op = queue[count[HEAD]]
+            count[HEAD] = (count[HEAD] + 1) % size
+            count[QUEUED] -= 1
+            state.queued[op] = False
+            low, high = _lowest(store[op]), _highest(store[op])
+            at_least = ~((one << low) - 1)
+            for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
+                mask = at_least
+                most = high + rules.succ_span[k]
+                if most < rules.num_chips:
+                    mask &= (one << most + 1) - 1
+                if store[rules.succ[k]] & ~mask and not narrow(state, rules.succ[k], mask):
+                    return False
+            at_most = (one << high + 1) - 1
+            for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
+                mask = at_most
+                least = low - rules.pred_span[k]
+                if least > 0:
+                    mask &= ~((one << least) - 1)
+                if store[rules.pred[k]] & ~mask and not narrow(state, rules.pred[k], mask):
+                    return False
+            if low == high and not store[3 * n + op] and not _settle(rules, state, op):
+                return False
+        if count[CHANGED]:
+            count[CHANGED] = 0
+            if not _review_chips(rules, state):
+                return False
+            _tell_ops(rules, state)
+        if count[DIRTY]:
+            for k in range(count[DIRTY]):
+                if not _review_op(rules, state, state.dirty[k]):
+                    return False
+            for k in range(count[DIRTY]):
+                state.is_dirty[state.dirty[k]] = False
+            count[DIRTY] = 0
+        if count[QUEUED]:
+            continue
+        if rules.cover and not _review_cover(rules, state):
+            return False
+        if count[QUEUED] == 0:
+            return True
+
+
+@njit(cache=True, nogil=True)
+def begin(rules, state):
+    """Nothing assigned: all domains as wide as the graph allows. False where there is no valid partition."""
+    n = rules.first_domain.shape[0]
+    store, count = state.store, state.counts
+    _forget(state)
+    count[:] = 0
+    store[:] = 0
+    state.chips[:, :] = 0
+    for op in range(n):
+        store[op] = rules.first_domain[op]
+        for chip in range(_highest(rules.first_domain[op]) + 1):
+            state.chips[POSSIBLE, chip] += 1
+        state.queue[op] = op
+        state.queued[op] = True
+    count[QUEUED] = n
+    return propagate(rules, state)
+
+
+class Propagator:
+    """A partial partition that can be extended and taken back, for step-by-step use.
+
+    ``domains`` is a bool array [N, C]: what is left for each op.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.state = make_state(rules)
+        self.feasible = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing assigned."""
+        self.feasible = bool(begin(self.rules, self.state))
+        self._levels: list[tuple[int, np.ndarray]] = []
+
+    @property
+    def domains(self) -> np.ndarray:
+        """bool [N, C]"""
+        words = self.state.store[: len(self.rules.first_domain)]
+        return (words[:, None] >> np.arange(self.rules.num_chips) & 1).astype(bool)
+
+    @property
+    def depth(self) -> int:
+        """Assignments that :meth:`undo` can take back."""
+        return len(self._levels)
+
+    def assign(self, op: int, chip: int) -> bool:
+        """Give an op a chip and draw all conclusions. False, and nothing changed, where that is a contradiction."""
+        trail, snapshot = int(self.state.counts[TRAIL]), self.state.chips.copy()
+        if narrow(self.state, op, np.int64(1) << np.int64(chip)) and propagate(self.rules, self.state):
+            self._levels.append((trail, snapshot))
+            return True
+        undo(self.state, trail, snapshot)
+        return False
+
+    def undo(self) -> None:
+        """Take back the last assignment."""
+        undo(self.state, *self._levels.pop())
+
+    def allowed(self, op: int) -> np.ndarray:
+        """bool [C]: the chips of an op's domain whose assignment is no contradiction at once."""
+        allowed = self.domains[op]
+        for chip in np.flatnonzero(allowed).tolist():
+            if self.assign(op, chip):
+                self.undo()
+            else:
+                allowed[chip] = False
+        return allowed

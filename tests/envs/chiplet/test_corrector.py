@@ -1,0 +1,236 @@
+"""The corrector and its propagator, against the checker and against z3."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt_gym.envs.chiplet.checker import violations
+from graphopt_gym.envs.chiplet.corrector import Corrector, _close_gaps
+from graphopt_gym.envs.chiplet.exact import Exact
+from graphopt_gym.envs.chiplet.propagator import Propagator, make_rules
+from graphopt_gym.errors import InputError
+from tests.envs.chiplet.cases import random_edges, transformer_edges
+
+
+def is_valid(decision, edges):
+    return not violations(decision.tolist(), edges.tolist())
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), num_ops=st.integers(1, 40), num_chips=st.integers(1, 12))
+def test_corrector__whatever_is_proposed_the_result_is_valid(seed, num_ops, num_chips):
+    rng = np.random.default_rng(seed)
+    edges = random_edges(rng, num_ops, fan_in=int(rng.integers(1, 4)), reach=int(rng.integers(1, 12)))
+    corrector = Corrector(num_ops, num_chips, edges)
+    for proposal in (
+        corrector.sample(None, rng),
+        corrector.sample(rng.dirichlet(np.full(num_chips, 0.1), num_ops) + 1e-30, rng),
+        corrector.fix(rng.integers(0, num_chips, num_ops), rng),
+        corrector.fix(np.sort(rng.integers(0, num_chips, num_ops)), rng),
+    ):
+        assert proposal.valid
+        assert proposal.decision.dtype == np.int32
+        assert proposal.decision.min() >= 0
+        assert proposal.decision.max() < num_chips
+        assert is_valid(proposal.decision, edges)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_fix__leaves_a_valid_candidate_untouched(seed):
+    rng = np.random.default_rng(seed)
+    num_ops = int(rng.integers(1, 30))
+    edges = random_edges(rng, num_ops)
+    corrector = Corrector(num_ops, 6, edges)
+    candidates = [np.sort(rng.integers(0, 6, num_ops)) for _ in range(20)]
+    valid = [one for one in map(_close_gaps, candidates) if is_valid(one, edges)]
+    for candidate in [*valid, corrector.sample(None, rng).decision]:
+        correction = corrector.fix(candidate, rng)
+        assert correction.decision.tolist() == candidate.tolist()
+        assert len(correction.changed) == 0
+        assert not correction.chain
+
+
+def test_propagator__never_removes_what_z3_can_complete():
+    rng = np.random.default_rng(1)
+    removed = kept = 0
+    for _ in range(25):
+        num_ops, num_chips = int(rng.integers(4, 11)), int(rng.integers(3, 6))
+        edges = random_edges(rng, num_ops)
+        exact = Exact(num_ops, num_chips, edges)
+        propagator = Propagator(make_rules(num_ops, num_chips, edges))
+        assert propagator.feasible
+        partial = np.full(num_ops, -1)
+        for step in range(6):
+            domains = propagator.domains
+            for op in np.flatnonzero(partial < 0).tolist():
+                for chip in range(num_chips):
+                    trial = partial.copy()
+                    trial[op] = chip
+                    if not domains[op, chip]:
+                        assert not exact.is_completable(trial), (edges.tolist(), partial.tolist(), op, chip)
+                        removed += 1
+                    elif step < 2:
+                        kept += exact.is_completable(trial)
+            free = np.flatnonzero(partial < 0)
+            if not len(free):
+                break
+            op = int(rng.choice(free))
+            chip = int(rng.choice(np.flatnonzero(domains[op])))
+            if propagator.assign(op, chip):
+                partial[op] = chip
+            else:
+                trial = partial.copy()
+                trial[op] = chip
+                assert not exact.is_completable(trial)
+    assert removed > 1000
+    assert kept > 1000
+
+
+def test_propagator__what_it_accepts_whole_z3_accepts_and_the_other_way_round():
+    rng = np.random.default_rng(2)
+    answers = set()
+    for _ in range(150):
+        num_ops, num_chips = int(rng.integers(2, 9)), 5
+        edges = random_edges(rng, num_ops)
+        decision = np.sort(rng.integers(0, num_chips, num_ops))
+        propagator = Propagator(make_rules(num_ops, num_chips, edges))
+        accepted = all(propagator.assign(op, int(decision[op])) for op in rng.permutation(num_ops).tolist())
+        assert accepted == is_valid(decision, edges)
+        assert accepted == Exact(num_ops, num_chips, edges).is_completable(decision)
+        answers.add(accepted)
+    assert answers == {True, False}
+
+
+def test_propagator__takes_back_exactly_what_was_assigned():
+    rng = np.random.default_rng(3)
+    num_ops, edges = transformer_edges(3)
+    propagator = Propagator(make_rules(num_ops, 8, edges))
+    seen = []
+    for _ in range(200):
+        if propagator.depth and rng.random() < 0.4:
+            propagator.undo()
+            domains, chips = seen.pop()
+            assert (propagator.domains == domains).all()
+            assert (propagator.state.chips == chips).all()
+            continue
+        op = int(rng.integers(num_ops))
+        before = propagator.domains, propagator.state.chips.copy()
+        if propagator.assign(op, int(rng.choice(np.flatnonzero(before[0][op])))):
+            seen.append(before)
+        else:
+            assert (propagator.domains == before[0]).all()
+
+
+def test_allowed__is_narrower_than_the_domain_and_never_empty_on_a_chain():
+    propagator = Propagator(make_rules(6, 4, np.asarray([[i, i + 1] for i in range(5)])))
+    assert propagator.allowed(0).tolist() == [True, False, False, False]
+    assert propagator.assign(5, 3)
+    assert propagator.allowed(2).tolist() == [True, True, True, False]
+    assert propagator.depth == 1
+
+
+def test_residual__connections_leave_two_chips_a_block():
+    num_ops, edges = transformer_edges(4)
+    rules = make_rules(num_ops, 36, edges)
+    propagator = Propagator(rules)
+    assert propagator.domains[-1].sum() == 5  # at most one chip further a block
+    assert propagator.assign(num_ops - 1, 4)
+    decision = Corrector(num_ops, 36, edges).fix(np.full(num_ops, 35), np.random.default_rng(0)).decision
+    assert decision.max() == 4
+
+
+def test_fix__changes_are_counted_against_the_fewest_possible():
+    rng = np.random.default_rng(4)
+    made = fewest = 0
+    for _ in range(12):
+        num_ops, num_chips = int(rng.integers(6, 14)), 4
+        edges = random_edges(rng, num_ops)
+        candidate = np.sort(rng.integers(0, num_chips, num_ops))
+        exact = Exact(num_ops, num_chips, edges).repair(candidate)
+        assert exact.proved
+        assert is_valid(exact.decision, edges)
+        least = int((exact.decision != candidate).sum())
+        correction = Corrector(num_ops, num_chips, edges).fix(candidate, rng)
+        assert correction.changed.tolist() == np.flatnonzero(correction.decision != candidate).tolist()
+        assert len(correction.changed) >= least
+        made, fewest = made + len(correction.changed), fewest + least
+    assert made > 0
+    assert made <= 3 * fewest
+
+
+def test_sample__follows_the_probabilities_where_the_rules_leave_a_choice():
+    edges = np.asarray([[0, 1]])
+    corrector = Corrector(2, 2, edges)
+    rng = np.random.default_rng(5)
+    probabilities = np.asarray([[1.0, 0.0], [0.8, 0.2]])
+    drawn = np.stack([corrector.sample(probabilities, rng).decision for _ in range(4000)])
+    assert (drawn[:, 0] == 0).all()
+    assert abs(drawn[:, 1].mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 4000)
+
+
+def test_sample__the_same_seed_gives_the_same_partition():
+    num_ops, edges = transformer_edges(6)
+    corrector = Corrector(num_ops, 9, edges)
+    first, second = (corrector.sample(None, np.random.default_rng(6)).decision for _ in range(2))
+    other = corrector.sample(None, np.random.default_rng(7)).decision
+    assert (first == second).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p[:-1], "probabilities have shape (4, 3), expected (5, 3): ops x chips"),
+        (lambda p: p.T, "probabilities have shape (3, 5), expected (5, 3)"),
+        (lambda p: "none", "probabilities must be numbers of shape (5, 3)"),
+        (lambda p: [[1.0], [1.0, 2.0]], "probabilities must be numbers of shape (5, 3)"),
+        (lambda p: np.where(np.arange(15).reshape(5, 3) == 7, -0.5, p), "probabilities[2, 1] is -0.5; give finite"),
+        (lambda p: np.where(np.arange(15).reshape(5, 3) == 7, np.nan, p), "probabilities[2, 1] is nan; give finite"),
+        (lambda p: np.where(np.arange(15).reshape(5, 3) == 7, np.inf, p), "probabilities[2, 1] is inf; give finite"),
+        (lambda p: p * (np.arange(5) != 3)[:, None], "probabilities[3] is a row of zeros; give some chip a weight"),
+        (lambda p: np.full((5, 3), 1.7e308), "sum to infinity"),
+    ],
+)
+def test_sample__bad_probabilities_give_one_line(change, message):
+    corrector = Corrector(5, 3, np.asarray([[0, 1], [1, 2], [2, 3], [3, 4]]))
+    with pytest.raises(InputError) as caught:
+        corrector.sample(change(np.full((5, 3), 1 / 3)), np.random.default_rng(0))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fix__bad_candidates_give_one_line():
+    corrector = Corrector(3, 3, np.asarray([[0, 1], [1, 2]]))
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match=r"shape \(2,\), expected \(3,\)"):
+        corrector.fix([0, 1], rng)
+    with pytest.raises(InputError, match=r"decision\[2\] is 3, allowed: 0 to 2"):
+        corrector.fix([0, 1, 3], rng)
+    with pytest.raises(InputError, match="expected integers"):
+        corrector.fix([0.0, 1.0, 2.0], rng)
+
+
+def test_corrector__impossible_graphs_give_one_line():
+    with pytest.raises(InputError, match="edges must go from lower to higher"):
+        Corrector(3, 3, np.asarray([[1, 0]]))
+    with pytest.raises(InputError, match="1 to 62 chips"):
+        Corrector(3, 63, np.asarray([[0, 1]]))
+
+
+def test_corrector__corrects_a_large_transformer():
+    num_ops, edges = transformer_edges(48, branch=3, length=12)
+    assert num_ops > 1000
+    corrector = Corrector(num_ops, 36, edges)
+    rng = np.random.default_rng(8)
+    for _ in range(5):
+        correction = corrector.sample(None, rng)
+        assert is_valid(correction.decision, edges)
+        assert not correction.chain
+    candidate = np.arange(num_ops) * 36 // num_ops
+    fixed = corrector.fix(candidate, rng)
+    assert is_valid(fixed.decision, edges)
+    assert 0 < len(fixed.changed) < num_ops
