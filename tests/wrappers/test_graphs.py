@@ -28,18 +28,18 @@ def test_graph__is_in_its_space_and_holds_the_groups(env_id):
         instance = env.unwrapped.episodes.instance(0)
         assert graph.nodes.shape[0] == info["groups"]
         assert graph.edge_links.tolist() == instance.group_edges.tolist()
-        assert np.array_equal(graph.nodes[:, :25], instance.tables.group_features[:-1])
+        assert np.array_equal(graph.nodes[:, :27], instance.tables.node_features)
 
 
 def test_graph__follows_the_placement():
     env = GraphObservation(make("Placement-v0"))
     graph, _ = env.reset(seed=0, options={"cluster": "equal3"})
-    assert graph.nodes.shape[1] == 25 + 3 + 3 + 3 + 2
-    assert graph.nodes[:, 31:34].tolist() == [[1, 0, 0]] * len(graph.nodes)
-    assert graph.nodes[:, 34].sum() == 0
-    assert graph.nodes[:, 35].argmax() == 0
+    assert graph.nodes.shape[1] == 27 + 3 + 3 + 3 + 2
+    assert graph.nodes[:, 33:36].tolist() == [[1, 0, 0]] * len(graph.nodes)
+    assert graph.nodes[:, 36].sum() == 0
+    assert graph.nodes[:, 37].argmax() == 0
     graph = env.step(2)[0]
-    assert graph.nodes[:2, 31:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]
+    assert graph.nodes[:2, 33:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]
 
 
 def test_pyg__is_the_same_graph_and_batches():

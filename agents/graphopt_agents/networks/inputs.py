@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphopt_gym.envs.placement.observation import GROUP_FEATURES, STATIC_DEVICE_FEATURES
+from graphopt_gym.envs.placement.observation import NODE_FEATURES, STATIC_DEVICE_FEATURES
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import Instance
 
-NODE_WIDTH = len(GROUP_FEATURES)
+NODE_WIDTH = len(NODE_FEATURES)
 _WAVES = 3  # frequencies that tell the places of devices apart
 DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1 + 1
 PAIR_WIDTH = 6
 MEMORY_COLUMN = STATIC_DEVICE_FEATURES.index("whole_graph_memory")
-TIME_COLUMNS = [GROUP_FEATURES.index(name) for name in ("time", "time_place", "module_time_place")]
+TIME_COLUMNS = [NODE_FEATURES.index(name) for name in ("time", "time_place", "module_time_place")]
 # where in the graph a group is, by depth and by time
-PLACE_COLUMNS = [GROUP_FEATURES.index(n) for n in ("first_level", "last_level", "time_place", "module_time_place")]
+PLACE_COLUMNS = [NODE_FEATURES.index(n) for n in ("first_level", "last_level", "time_place", "module_time_place")]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GraphInput:
     def from_instance(cls, instance: Instance) -> GraphInput:
         """The input of a problem, as the environment's observation has it."""
         return cls(
-            nodes=torch.from_numpy(instance.tables.group_features[: instance.num_groups].copy()),
+            nodes=torch.from_numpy(instance.tables.node_features.copy()),
             edge_index=torch.from_numpy(instance.group_edges.T.copy()).long(),
             edge_bytes=torch.from_numpy(instance.edge_features),
             times=torch.from_numpy(instance.time_features),

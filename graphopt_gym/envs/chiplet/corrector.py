@@ -105,22 +105,11 @@ class Corrector:
         """The corrector of a problem."""
         if not problem.memory_rule:
             return cls(problem.num_ops, problem.num_chips, problem.ops.edges)
-        ops = problem.ops
-        memory = (
-            problem.package.sram_bytes,
-            ops.param_bytes,
-            ops.param_ptr,
-            ops.param_reader,
-            ops.tensor_op,
-            ops.tensor_bytes,
-            ops.reader_ptr,
-            ops.reader,
-        )
         return cls(
             problem.num_ops,
             problem.num_chips,
             problem.ops.edges,
-            memory=memory,
+            memory=memory_facts(problem, 1.0),
             measure=lambda decision: problem.measure(decision)[2],
         )
 
@@ -171,7 +160,7 @@ class Corrector:
                 order = np.concatenate([[np.int32(first)], order[order != first]]).astype(np.int32)
             feasible, store, chips = self._begun[rules.cover]
             if not feasible:
-                reason = "no partition keeps to the rules: an op does not fit on any chip"
+                reason = "no partition fits the chips' memory: an op fits on none"
                 break
             restore(self._state, store, chips)
             status, taken_back = _search(
@@ -212,6 +201,21 @@ class Corrector:
     ) -> Correction:
         changed = np.zeros(0, np.int64) if candidate is None else np.flatnonzero(decision != candidate)
         return Correction(decision, True, "", changed, backtracks, nodes, attempts, chain)
+
+
+def memory_facts(problem: ChipletProblem, share: float) -> tuple:
+    """What :func:`make_rules` takes as memory, with a share of each chip's capacity."""
+    ops = problem.ops
+    return (
+        (problem.package.sram_bytes * share).astype(np.int64),
+        ops.param_bytes,
+        ops.param_ptr,
+        ops.param_reader,
+        ops.tensor_op,
+        ops.tensor_bytes,
+        ops.reader_ptr,
+        ops.reader,
+    )
 
 
 def check_probabilities(probabilities: Any, num_ops: int, num_chips: int) -> np.ndarray:

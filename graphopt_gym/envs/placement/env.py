@@ -262,7 +262,7 @@ class PlacementOneShotEnv(EpisodeEnv):
 
     | Key | Shape | Type | Meaning | Padding |
     |---|---|---|---|---|
-    | `nodes` | [G, 27] | float32 | the features of every group (`GROUP_FEATURES`) | 0 |
+    | `nodes` | [G, 27] | float32 | the features of every group (`NODE_FEATURES`) | 0 |
     | `node_mask` | [G] | int8 | 1: a group | 0 |
     | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
     | `memory` | [G, D] | float32 | groups times what each group holds (parameters, state, activations) to the device's capacity, squashed | 0 |

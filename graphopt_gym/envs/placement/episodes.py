@@ -17,6 +17,7 @@ from graphopt_gym.envs.placement.instances import Instance, Roster
 from graphopt_gym.envs.placement.observation import (
     DEVICE_FEATURES,
     GROUP_FEATURES,
+    NODE_FEATURES,
     PROGRESS_FEATURES,
     STATIC_DEVICE_FEATURES,
     begin,
@@ -157,7 +158,7 @@ class Episodes(ABC):
         groups, devices, edges = instance.num_groups, instance.num_devices, instance.num_edges
         shapes = self.static_shapes(roster)
         out = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        out["nodes"][:groups] = instance.tables.group_features[:groups]
+        out["nodes"][:groups] = instance.tables.node_features
         out["times"][:groups, :devices] = instance.time_features
         out["memory"][:groups, :devices] = instance.memory_features
         out["edge_index"] = np.full(shapes["edge_index"], -1, np.int32)
@@ -170,7 +171,7 @@ class Episodes(ABC):
     @staticmethod
     def static_shapes(roster: Roster) -> dict[str, tuple[int, ...]]:
         return {
-            "nodes": (roster.max_groups, len(GROUP_FEATURES)),
+            "nodes": (roster.max_groups, len(NODE_FEATURES)),
             "node_mask": (roster.max_groups,),
             "times": (roster.max_groups, roster.max_devices),
             "memory": (roster.max_groups, roster.max_devices),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.placement.observation import GROUP_FEATURES, STATIC_DEVICE_FEATURES, Tables
+from graphopt_gym.envs.placement.observation import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
@@ -200,10 +200,12 @@ class Instance:
                 by(graph.op_class, len(OP_CLASSES))[:, classes],
             ]
         )
-        assert features.shape == (groups, len(GROUP_FEATURES))
+        assert features.shape == (groups, len(NODE_FEATURES))
+        own = features[:, GROUP_COLUMNS]
         order = np.argsort(group_of_task, kind="stable").astype(np.int32)
         return Tables(
-            group_features=np.vstack([features, np.zeros(features.shape[1])]).astype(np.float32),
+            node_features=features.astype(np.float32),
+            group_features=np.vstack([own, np.zeros(own.shape[1])]).astype(np.float32),
             device_features=device_features,
             duration_s=np.column_stack([duration, np.zeros(devices)]),
             persistent_bytes=np.append(persistent, 0.0),

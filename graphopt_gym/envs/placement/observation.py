@@ -15,7 +15,7 @@ from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 
 _CLASSES = [name for code, name in enumerate(OP_CLASSES) if code not in (SOURCE, VIEW)]
 
-GROUP_FEATURES = (
+NODE_FEATURES = (
     "log_flops",
     "log_bytes",  # that its ops read and write
     "log_param_bytes",
@@ -32,6 +32,9 @@ GROUP_FEATURES = (
     *(f"time_{phase}" for phase in PHASES),  # share of its time
     *(f"time_{name}" for name in _CLASSES),  # share of its time
 )
+# an agent that decides one group after the other knows how far it is
+GROUP_COLUMNS = [column for column, name in enumerate(NODE_FEATURES) if not name.endswith("time_place")]
+GROUP_FEATURES = tuple(NODE_FEATURES[column] for column in GROUP_COLUMNS)
 DEVICE_FEATURES = (
     "exists",  # 1, or 0 for padding
     "speed",  # time of the whole graph on its fastest devices to that on this one
@@ -65,6 +68,7 @@ STATIC_DEVICE_FEATURES = (
 class Tables(NamedTuple):
     """Constants of one graph on one cluster. G groups, D devices, K tasks."""
 
+    node_features: np.ndarray  # float32 [G, len(NODE_FEATURES)]
     group_features: np.ndarray  # float32 [G+1, len(GROUP_FEATURES)]; the last row is 0, for the end of an episode
     device_features: np.ndarray  # float32 [D, len(STATIC_DEVICE_FEATURES)]
     duration_s: np.ndarray  # float64 [D, G+1]

@@ -49,6 +49,8 @@ def test_observation__agrees_with_the_plain_twin(seed):
     observation, _ = env.reset(seed=seed)
     twin = PlainEnv(env.problem)
     twin.reset(env.decision.tolist())
+    nodes = env.episodes.instance(0).tables.node_features
+    np.testing.assert_allclose(nodes, [twin.node(g) for g in range(len(nodes))], rtol=1e-6, atol=1e-7)
     for _ in range(env.problem.num_groups):
         action = int(rng.integers(env.problem.num_devices))
         for key, expected in twin.observe().items():
@@ -111,7 +113,7 @@ def test_observation__names_a_feature_for_each_column():
     env = PlacementEnv(SMALL, cluster(3), observation="graph")
     observation, _ = env.reset(seed=0)
     shaped = env.unflatten(observation)
-    assert shaped["group"].shape == (len(features.GROUP_FEATURES),) == (27,)
+    assert shaped["group"].shape == (len(features.GROUP_FEATURES),) == (25,)
     assert shaped["devices"].shape == (3, len(features.DEVICE_FEATURES)) == (3, 15)
     assert shaped["progress"].shape == (len(features.PROGRESS_FEATURES),) == (5,)
     for document, keys in ((PlacementEnv.__doc__, observation), (PlacementOneShotEnv.__doc__, {"nodes": 0})):
@@ -337,7 +339,7 @@ def test_make_vec__gives_the_native_vector_environment():
     )
     assert isinstance(envs, PlacementVectorEnv)
     observations, infos = envs.reset(seed=0)
-    assert observations["group"].shape == (64, 27)
+    assert observations["group"].shape == (64, 25)
     assert infos["_graph"].all()
     _, rewards, *_ = envs.step(np.arange(64) % 2)
     assert len(set(rewards[1::2].tolist())) == 1
