@@ -1,0 +1,160 @@
+"""Greedy, dynamic programming, and z3's optimum."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphopt_gym.envs.chiplet.checker import RULES
+from graphopt_gym.envs.chiplet.exact import Exact, best_partition
+from graphopt_gym.envs.chiplet.methods import METHODS, STARTS, contiguous_decision, greedy_decision
+from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.graphs.generators import chain, layered_dag
+from graphopt_gym.hardware.package import Chip, Package, load_package
+from graphopt_gym.search.solve import solve
+
+
+def package_of(num_chips, sram_bytes=2**40, **other):
+    return Package("toy", (Chip("toy", 1e12, 1e11, sram_bytes),) * num_chips, "ring", 1e10, **other)
+
+
+def all_valid(problem):
+    """(cost, decision) of the best valid decision, by looking at every one."""
+    every = np.asarray(list(itertools.product(range(problem.num_chips), repeat=problem.num_ops)), np.int32)
+    costs, valid = problem.costs(every)
+    if not valid.any():
+        return np.inf, None
+    best = int(np.argmin(np.where(valid, costs, np.inf)))
+    return costs[best], every[best]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_contiguous__is_the_optimum_on_chains(seed):
+    rng = np.random.default_rng(seed)
+    graph = chain(8, output_bytes=10**7)
+    problem = ChipletProblem(graph, package_of(4))
+    problem.op_seconds = problem.op_seconds * rng.uniform(0.1, 1.0, problem.num_ops)
+    problem.__dict__.pop("_arrays", None)
+    decision = contiguous_decision(problem)
+    outcome = problem.evaluate(decision)
+    assert outcome.valid
+    assert outcome.cost == pytest.approx(all_valid(problem)[0])
+
+
+def test_contiguous__keeps_to_the_memory_exactly():
+    rng = np.random.default_rng(0)
+    found = none = 0
+    for seed in range(30):
+        graph = layered_dag(int(rng.integers(14, 22)), seed=seed, width=2)
+        free = ChipletProblem(graph, package_of(3))
+        if free.num_ops > 9:
+            continue
+        most = int(free.measure(np.zeros(free.num_ops, np.int32))[2][0])
+        problem = ChipletProblem(graph, package_of(3, max(1, int(most * rng.uniform(0.4, 1.1)))))
+        decision = contiguous_decision(problem)
+        slices = [
+            np.searchsorted(cuts, np.arange(problem.num_ops), side="right").astype(np.int32)
+            for count in range(3)
+            for cuts in itertools.combinations(range(1, problem.num_ops), count)
+        ]
+        edges = problem.ops.edges
+        slices = [one for one in slices if (np.diff(one[edges], axis=1) <= 1).all()]
+        costs, valid = problem.costs(np.stack(slices))
+        best = costs[valid].min() if valid.any() else None
+        if decision is None:
+            assert best is None
+            none += 1
+        else:
+            assert problem.evaluate(decision).valid
+            assert problem.evaluate(decision).cost == pytest.approx(best)
+            found += 1
+    assert found > 3
+    assert none > 0
+
+
+def test_best_partition__is_the_best_of_all():
+    checked = infeasible = 0
+    for seed in range(14):
+        graph = layered_dag(13, seed=seed, width=2)
+        problem = ChipletProblem(graph, package_of(3, 2**40 if seed % 3 else 3 * 10**7))
+        if problem.num_ops > 9:
+            continue
+        verdict = best_partition(problem)
+        assert verdict.proved
+        cost, decision = all_valid(problem)
+        if decision is None:
+            assert verdict.decision is None
+            infeasible += 1
+            continue
+        outcome = problem.evaluate(verdict.decision)
+        assert outcome.valid
+        assert outcome.cost <= cost + problem.serial_s * 1e-6 * (problem.num_ops + 1)
+        checked += 1
+    assert checked > 3
+    assert infeasible > 0
+
+
+def test_exact__memory_is_the_checkers():
+    rng = np.random.default_rng(1)
+    answers = {True: 0, False: 0}
+    for seed in range(8):
+        graph = layered_dag(16, seed=seed, width=2)
+        free = ChipletProblem(graph, package_of(3))
+        most = int(free.measure(np.zeros(free.num_ops, np.int32))[2][0])
+        problem = ChipletProblem(graph, package_of(3, max(1, int(most * 0.8))), memory_rule=True)
+        exact = Exact.of(problem)
+        for _ in range(8):
+            decision = free.sample(rng)
+            fits = not problem.violations(decision)
+            assert exact.is_completable(decision) == fits
+            answers[fits] += 1
+    assert min(answers.values()) > 5
+
+
+def test_infeasible__too_little_memory_is_proved_by_z3_and_named_by_the_corrector():
+    graph = layered_dag(16, seed=5, width=2)
+    free = ChipletProblem(graph, package_of(3))
+    problem = ChipletProblem(graph, package_of(3, 1000), memory_rule=True)
+    assert problem.num_ops == free.num_ops
+    verdict = Exact.of(problem).complete(np.full(problem.num_ops, -1))
+    assert verdict.proved
+    assert verdict.decision is None
+    correction = problem.corrector.sample(None, np.random.default_rng(0))
+    assert not correction.valid
+    assert "no partition fits the chips' memory" in correction.reason
+    assert contiguous_decision(problem) is None
+
+
+@pytest.mark.parametrize("package", ["mcm4", "mcm36", "mesh6x6", "mcm16_mixed"])
+def test_greedy__is_valid_and_spreads_the_work(package):
+    known = load_package(package)
+    roomy = replace(known, chips=tuple(replace(one, sram_bytes=2**36) for one in known.chips))
+    problem = ChipletProblem("resnet50", roomy)
+    outcome = problem.evaluate(greedy_decision(problem))
+    assert outcome.valid, outcome.reasons
+    single = problem.evaluate(np.zeros(problem.num_ops, int)).cost
+    assert outcome.cost < single * 0.6
+    cut = problem.evaluate(contiguous_decision(problem))
+    assert cut.valid
+    assert (greedy_decision(problem) == greedy_decision(problem)).all()
+
+
+def test_greedy__keeps_to_memory_where_it_can():
+    graph = chain(12, output_bytes=1000)
+    problem = ChipletProblem(graph, package_of(4, 7000))
+    assert problem.evaluate(greedy_decision(problem)).valid
+    tight = ChipletProblem(graph, package_of(4, 500))
+    outcome = tight.evaluate(greedy_decision(tight))
+    assert {reason.split(":")[0] for reason in outcome.reasons} == {RULES[3]}
+
+
+def test_methods__run_through_solve():
+    problem = ChipletProblem(chain(6), package_of(3))
+    assert set(STARTS) <= set(METHODS)
+    for method in METHODS.values():
+        solution = solve(problem, method, budget=5)
+        assert solution.outcome.valid
+        assert solution.evaluations == 1
