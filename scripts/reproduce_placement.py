@@ -58,7 +58,7 @@ PRETRAINING = {
     "imitation": 1.0,
     "checkpoint_every": 50,
 }
-SHIPPED_UPDATES = 300  # of the policy that is shipped
+SHIPPED_UPDATES = 600  # of the policy that is shipped
 TOO_LONG = ("gnmt_8layer",)  # to pre-train on: it would take a third of the time
 ALSO = ("bert_base", "gpt2_small", "resnet50")  # pre-trained on beside the papers' graphs
 TUNING_CALLS = CALLS // 10
