@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # orders under the full rules
 MEMORY_ATTEMPTS = 20  # where memory is a rule, too: more of them, since nothing else guarantees an answer
 # Dead ends an attempt may meet: choices taken back, and failed values in all, per op.
-MOST_BACKTRACKS = 500
-FAILURES_PER_OP = 4
+MOST_BACKTRACKS = 200
+FAILURES_PER_OP = 2
 DONE, GAVE_UP, EXHAUSTED = range(3)
 
 
@@ -126,10 +126,11 @@ class Corrector:
         )
         return self._run(weights, None, rng, None)
 
-    def fix(self, candidate: Any, rng: np.random.Generator, first: int | None = None) -> Correction:
+    def fix(self, candidate: Any, rng: np.random.Generator, *, first: int | None = None, tries: int = 1) -> Correction:
         """FIX: the candidate partition [N], with as few changes as the random order finds.
 
         A valid candidate comes back as it is. ``first``: the op to visit first, so that it keeps its chip if any can.
+        ``tries``: so many orders, and of what they give that with the fewest changes.
 
         Raises:
             InputError: wrong shape or type, or a chip out of range.
@@ -137,7 +138,14 @@ class Corrector:
         from graphopt_gym.problem import check_integers
 
         given = check_integers(candidate, (self.num_ops,), self.num_chips, "chip")
-        return self._run(self._even[:0], given, rng, first)
+        best = self._run(self._even[:0], given, rng, first)
+        for _ in range(tries - 1):
+            if best.valid and len(best.changed) == 0:
+                break
+            other = self._run(self._even[:0], given, rng, first)
+            if (not other.valid, len(other.changed)) < (not best.valid, len(best.changed)):
+                best = other
+        return best
 
     def _run(
         self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: int | None

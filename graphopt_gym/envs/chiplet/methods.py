@@ -24,24 +24,20 @@ def greedy_decision(problem: ChipletProblem) -> np.ndarray:
 
     A chip is full when it has its share of the work (what is left, by what is left of the chips' speed) or when the
     next op's parameters and buffers do not fit. The next chip is taken as soon as the rules allow it. The first
-    partition that fits the memory; where none does, the last one tried.
+    partition that fits the memory; where none does, or the way along the graph ends where no chip is left for an op,
+    what the corrector makes of the filling that knows no memory.
     """
-    decision = np.zeros(problem.num_ops, np.int32)
     for share in BELIEVED_CAPACITIES:
         found = _fill(problem, share)
-        if found is None:
-            continue
-        decision = found
-        if bool(problem.costs(decision[None])[1][0]):
-            return decision
+        if found is not None and problem.costs(found[None])[1][0]:
+            return found
     without = _fill(problem, None)
-    assert without is not None  # without memory there is always a chip left
-    fixed = problem.corrector.fix(without, np.random.default_rng(0))
-    return fixed.decision
+    assert without is not None
+    return problem.corrector.fix(without, np.random.default_rng(0)).decision
 
 
 def _fill(problem: ChipletProblem, share: float | None) -> np.ndarray | None:
-    """One pass; ``share``: of the capacity, None for no limit. None where an op fits nowhere."""
+    """One pass; ``share``: of the capacity, None for no limit. None where an op fits nowhere under it."""
     memory = None
     if share is not None:
         memory = memory_facts(problem, share)
@@ -62,7 +58,10 @@ def _fill(problem: ChipletProblem, share: float | None) -> np.ndarray | None:
         rest.sort(key=lambda c, at=chip: abs(c - at))  # type: ignore[misc]
         home = next((c for c in [*wanted, *rest] if c < problem.num_chips and propagator.assign(op, c)), None)
         if home is None:
-            return None
+            if share is not None:
+                return None
+            decision[op:] = chip  # a dead end of the rules, for the corrector
+            return decision
         if home > chip:
             chip, load = home, 0.0
         if home == chip:
@@ -182,14 +181,14 @@ def _best_cuts(
                 if period < best[used + 1, end]:
                     best[used + 1, end] = period
                     came[used + 1, end] = begin
-    used = np.int64(np.argmin(best[:, n]))
+    used = np.int64(np.argmin(best[:, n]))  # type: ignore[assignment]
     if best[used, n] == np.inf:
         return np.zeros(0, np.int64)
     cuts = np.empty(used, np.int64)
-    at = np.int64(n)
+    at = n
     for chip in range(used, 0, -1):
         cuts[chip - 1] = at
-        at = came[chip, at]
+        at = int(came[chip, at])
     return cuts
 
 

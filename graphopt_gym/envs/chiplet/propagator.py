@@ -13,10 +13,10 @@ What is known of a partial partition, for ops u, v and chips a, b:
 What follows:
 
 - *acyclic dataflow*: the bounds of a domain pass along edges.
-- *no skipped chip*: a chip below a used one must stay possible for some op, and is given to the last op that can take
-  it. Before any assignment: for an edge u -> v, a chip strictly between theirs is used by some op w, which is no
-  ancestor of u, no descendant of v, and not on a way from u to v (that would break the triangle rule). So
-  ``f(v) - f(u)`` is at most one more than the number of such ops: 1 along residual connections.
+- *no skipped chip*: chips below a used one must stay possible for some op, each for another one, and are given to the
+  last op that can take them. Before any assignment: for an edge u -> v, a chip strictly between theirs is used by some
+  op w, which is no ancestor of u, no descendant of v, and not on a way from u to v (that would break the triangle
+  rule). So ``f(v) - f(u)`` is at most one more than the number of such ops: 1 along residual connections.
 - *triangle dependency*: a chip that certainly lies between u and v of an edge (leads from u, leads to v) is the chip of
   u or of v; where a certainly feeds b directly, no op may get a chip that makes a longer way.
 - *memory*, where asked for: parameters, and buffers of tensors that certainly cross, of the ops fixed on a chip fit.
@@ -84,6 +84,7 @@ class State(NamedTuple):
     stack: np.ndarray  # int32
     dirty: np.ndarray  # int32 [N] ops whose fixed relatives changed
     is_dirty: np.ndarray  # bool [N]
+    ends: np.ndarray  # int64 [C+1, C]
     # length of the trail, head of the queue, its length, dirty ops, whether the chips' table changed, propagations
     counts: np.ndarray  # int64 [6]
 
@@ -182,6 +183,7 @@ def make_state(rules: Rules) -> State:
         stack=np.empty(len(rules.succ) + n + 1, np.int32),
         dirty=np.empty(n + 1, np.int32),
         is_dirty=np.zeros(n, bool),
+        ends=np.empty((chips + 1, chips), np.int64),
         counts=np.zeros(6, np.int64),
     )
 
@@ -625,9 +627,11 @@ def _review_cover(rules, state):
     possible = state.chips[POSSIBLE]
     one = np.int64(1)
     missing = ((one << store[words + HIGHEST] + 1) - 1) & ~store[words + USED]
-    while missing:
-        bit = missing & -missing
-        missing &= missing - 1
+    several = missing & (missing - 1) != 0
+    bits = missing
+    while bits:
+        bit = bits & -bits
+        bits &= bits - 1
         left = possible[_lowest(bit)]
         if left == 0:
             return False
@@ -637,6 +641,31 @@ def _review_cover(rules, state):
                     if not narrow(state, op, bit):
                         return False
                     break
+    if several and state.counts[QUEUED] == 0:
+        return _match(rules, state, missing)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _match(rules, state, missing):
+    """Whether there is a different op for each missing chip, of domains taken as intervals (Glover 1967)."""
+    n = rules.first_domain.shape[0]
+    store, ends = state.store, state.ends
+    ends[:, :] = 0
+    for op in range(n):
+        if not store[3 * n + op] and store[op] & missing:
+            ends[_lowest(store[op]), _highest(store[op])] += 1
+    at_hand = ends[rules.num_chips]  # how many begin at the chip or before, by where they end
+    for chip in range(rules.num_chips):
+        for end in range(chip, rules.num_chips):
+            at_hand[end] += ends[chip, end]
+        if missing >> chip & 1:
+            end = chip
+            while end < rules.num_chips and at_hand[end] == 0:
+                end += 1
+            if end == rules.num_chips:
+                return False
+            at_hand[end] -= 1
     return True
 
 
