@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from graphopt_gym.envs.chiplet.propagator import (
+    DONE,
+    EXHAUSTED,
     NODES,
-    TRAIL,
     begin,
     make_rules,
     make_state,
-    narrow,
-    propagate,
     restore,
-    undo,
+    search,
 )
 from graphopt_gym.errors import InputError
 
@@ -37,7 +35,6 @@ MEMORY_ATTEMPTS = 20  # where memory is a rule, too: more of them, since nothing
 # Dead ends an attempt may meet: choices taken back, and failed values in all, per op.
 MOST_BACKTRACKS = 200
 FAILURES_PER_OP = 2
-DONE, GAVE_UP, EXHAUSTED = range(3)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,8 @@ class Corrector:
         num_chips: C, at most 62.
         edges: int [E, 2], producer < consumer, distinct.
         memory: makes memory a rule, see :func:`make_rules`; with ``measure``, the exact bytes int64 [C] of a decision.
-        seconds: most time for one correction where memory is a rule, checked between attempts.
+        seconds: most time for one correction, checked between attempts; then the rules of a chain, or giving up where
+            memory is a rule.
     """
 
     def __init__(
@@ -152,17 +150,23 @@ class Corrector:
     ) -> Correction:
         started = time.perf_counter()
         has_memory = self.rules.memory
-        most = MEMORY_ATTEMPTS if has_memory else ATTEMPTS
+        plan = [self.rules] * ATTEMPTS + [self.chain_rules]
+        if has_memory:
+            plan = [self.rules] * MEMORY_ATTEMPTS + [self.chain_rules] * MEMORY_ATTEMPTS
         given = np.zeros(0, np.int32) if candidate is None else candidate
-        backtracks = nodes = attempt = 0
+        backtracks = nodes = attempts = 0
         reason = ""
         decision = None
-        for attempt in range(1, 2 * most + 1):
-            rules = self.rules if attempt <= most else self.chain_rules
-            if attempt > most and not has_memory and attempt > most + 1:
+        late = False
+        for rules in plan:
+            if late and not has_memory and rules.cover:
+                continue  # on to what is certain
+            if late and has_memory:
+                reason += f" and {self.seconds} s"
                 break
+            attempts += 1
             order = rng.permutation(self.num_ops).astype(np.int32)
-            if has_memory and attempt % 2 == 0:
+            if has_memory and attempts % 2 == 0:
                 order.sort()  # filling chips along the graph seldom runs into dead ends
             if first is not None:
                 order = np.concatenate([[np.int32(first)], order[order != first]]).astype(np.int32)
@@ -171,9 +175,10 @@ class Corrector:
                 reason = "no partition fits the chips' memory: an op fits on none"
                 break
             restore(self._state, store, chips)
-            status, taken_back = _search(
+            most_failures = FAILURES_PER_OP * self.num_ops + 100
+            status, taken_back = search(
                 rules, self._state, weights, given, order, rng, self._levels, self._snapshots, MOST_BACKTRACKS,
-                FAILURES_PER_OP * self.num_ops + 100,
+                most_failures,
             )  # fmt: skip
             backtracks += int(taken_back)
             nodes += int(self._state.counts[NODES])
@@ -182,20 +187,16 @@ class Corrector:
                 if not rules.cover:
                     found = _close_gaps(found)
                 if not has_memory or (self._measure(found) <= self.rules.capacity).all():
-                    return self._correction(found, candidate, backtracks, nodes, attempt, not rules.cover)
+                    return self._correction(found, candidate, backtracks, nodes, attempts, not rules.cover)
                 decision = found if decision is None else decision
-                reason = f"no partition found that fits the chips' memory in {attempt} attempts"
             elif status == EXHAUSTED and rules.cover:
                 reason = "no partition fits the chips' memory: every one was excluded"
                 break
-            else:
-                reason = f"no partition found that fits the chips' memory in {attempt} attempts"
-            if has_memory and time.perf_counter() - started > self.seconds:
-                reason += f" and {self.seconds} s"
-                break
+            reason = f"no partition found that fits the chips' memory in {attempts} attempts"
+            late = time.perf_counter() - started > self.seconds
         if decision is None:
             decision = np.zeros(self.num_ops, np.int32)
-        failed = self._correction(decision, candidate, backtracks, nodes, attempt, False)
+        failed = self._correction(decision, candidate, backtracks, nodes, attempts, False)
         return Correction(**{**failed.__dict__, "valid": False, "reason": reason})
 
     def _correction(
@@ -254,106 +255,3 @@ def _chips_of(words: np.ndarray) -> np.ndarray:
 def _close_gaps(decision: np.ndarray) -> np.ndarray:
     """The same partition with the chips in use renumbered 0, 1, …: rules 1 and 3 do not see the difference."""
     return np.unique(decision, return_inverse=True)[1].astype(np.int32)
-
-
-@njit(cache=True, nogil=True)
-def _draw(weights, domain, num_chips, rng):
-    """A chip of the domain by weight; evenly where none has any."""
-    total = 0.0
-    count = 0
-    for chip in range(num_chips):
-        if domain >> chip & 1:
-            total += weights[chip]
-            count += 1
-    even = not total > 0.0
-    at = rng.random() * (count if even else total)
-    last = -1
-    for chip in range(num_chips):
-        if domain >> chip & 1:
-            weight = 1.0 if even else weights[chip]
-            if weight > 0.0:
-                last = chip
-                at -= weight
-                if at < 0.0:
-                    return chip
-    return last
-
-
-@njit(cache=True, nogil=True)
-def _nearest(chip, domain, num_chips):
-    """The chip of the domain next to a given one, the lower of two."""
-    for distance in range(num_chips):
-        if chip - distance >= 0 and domain >> chip - distance & 1:
-            return chip - distance
-        if chip + distance < num_chips and domain >> chip + distance & 1:
-            return chip + distance
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
-    """Assign op after op from a begun state. Returns (status, times that choices were taken back).
-
-    A level is (trail, position, round). Where an op has no chip left, choices are taken back until it has,
-    twice as many each time, and it goes before them: what made it fail is mostly far back, among its relatives.
-    """
-    n = order.shape[0]
-    store, count = state.store, state.counts
-    one = np.int64(1)
-    fixing = candidate.shape[0] > 0
-    first_round = fixing
-    depth = 0
-    position = 0
-    backtracks = 0
-    failures = 0
-    urgent = np.int64(-1)
-    steps = 1
-    while True:
-        while position < n and store[3 * n + order[position]]:
-            position += 1
-        if position == n:
-            if not first_round:
-                return DONE, backtracks
-            first_round = False
-            position = 0
-            continue
-        op = np.int64(order[position])
-        if urgent >= 0:
-            if store[3 * n + urgent]:
-                urgent, steps = np.int64(-1), 1
-            else:
-                op = urgent
-        domain = store[op]
-        if fixing:
-            chip = np.int64(candidate[op])
-            if not domain >> chip & 1:
-                if first_round and op != urgent:
-                    position += 1
-                    continue
-                chip = np.int64(_nearest(chip, domain, rules.num_chips))
-        else:
-            chip = np.int64(_draw(weights[op], domain, rules.num_chips, rng))
-        trail = count[TRAIL]
-        snapshots[depth] = state.chips
-        if narrow(state, op, one << chip) and propagate(rules, state):
-            levels[depth, 0] = trail
-            levels[depth, 1] = position
-            levels[depth, 2] = first_round
-            depth += 1
-            if op == urgent:
-                urgent, steps = np.int64(-1), 1
-            continue
-        failures += 1
-        undo(state, trail, snapshots[depth])
-        if not (narrow(state, op, ~(one << chip)) and propagate(rules, state)):
-            if depth == 0:
-                return EXHAUSTED, backtracks
-            backtracks += 1
-            depth = max(0, depth - steps)
-            steps *= 2
-            urgent = op
-            undo(state, levels[depth, 0], snapshots[depth])
-            position = levels[depth, 1]
-            first_round = levels[depth, 2] != 0
-        if backtracks > most_backtracks or failures > most_failures:
-            return GAVE_UP, backtracks

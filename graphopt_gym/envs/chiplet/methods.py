@@ -16,7 +16,7 @@ from graphopt_gym.search.solve import Evaluator, Method
 
 # What the greedy heuristic believes of a chip's memory, one after the other until a partition is valid: its account
 # leaves out what lives and dies within a chip.
-BELIEVED_CAPACITIES = (1.0, 0.9, 0.75, 0.5)
+BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 
 def greedy_decision(problem: ChipletProblem) -> np.ndarray:

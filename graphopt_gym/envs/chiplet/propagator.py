@@ -20,6 +20,8 @@ What follows:
 - *triangle dependency*: a chip that certainly lies between u and v of an edge (leads from u, leads to v) is the chip of
   u or of v; where a certainly feeds b directly, no op may get a chip that makes a longer way.
 - *memory*, where asked for: parameters, and buffers of tensors that certainly cross, of the ops fixed on a chip fit.
+
+The search stands in this file too: a compiled function is cached by the date of its own file alone.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ class State(NamedTuple):
 
 
 TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES = range(6)
+DONE, GAVE_UP, EXHAUSTED = range(3)  # how a search ends
 
 
 def check_graph(num_ops: int, num_chips: int, edges: np.ndarray) -> np.ndarray:
@@ -767,6 +770,109 @@ def begin(rules, state):
         state.queued[op] = True
     count[QUEUED] = n
     return propagate(rules, state)
+
+
+@njit(cache=True, nogil=True)
+def _draw(weights, domain, num_chips, rng):
+    """A chip of the domain by weight; evenly where none has any."""
+    total = 0.0
+    count = 0
+    for chip in range(num_chips):
+        if domain >> chip & 1:
+            total += weights[chip]
+            count += 1
+    even = not total > 0.0
+    at = rng.random() * (count if even else total)
+    last = -1
+    for chip in range(num_chips):
+        if domain >> chip & 1:
+            weight = 1.0 if even else weights[chip]
+            if weight > 0.0:
+                last = chip
+                at -= weight
+                if at < 0.0:
+                    return chip
+    return last
+
+
+@njit(cache=True, nogil=True)
+def _nearest(chip, domain, num_chips):
+    """The chip of the domain next to a given one, the lower of two."""
+    for distance in range(num_chips):
+        if chip - distance >= 0 and domain >> chip - distance & 1:
+            return chip - distance
+        if chip + distance < num_chips and domain >> chip + distance & 1:
+            return chip + distance
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
+    """Assign op after op from a begun state. Returns (status, times that choices were taken back).
+
+    A level is (trail, position, round). Where an op has no chip left, choices are taken back until it has,
+    twice as many each time, and it goes before them: what made it fail is mostly far back, among its relatives.
+    """
+    n = order.shape[0]
+    store, count = state.store, state.counts
+    one = np.int64(1)
+    fixing = candidate.shape[0] > 0
+    first_round = fixing
+    depth = 0
+    position = 0
+    backtracks = 0
+    failures = 0
+    urgent = np.int64(-1)
+    steps = 1
+    while True:
+        while position < n and store[3 * n + order[position]]:
+            position += 1
+        if position == n:
+            if not first_round:
+                return DONE, backtracks
+            first_round = False
+            position = 0
+            continue
+        op = np.int64(order[position])
+        if urgent >= 0:
+            if store[3 * n + urgent]:
+                urgent, steps = np.int64(-1), 1
+            else:
+                op = urgent
+        domain = store[op]
+        if fixing:
+            chip = np.int64(candidate[op])
+            if not domain >> chip & 1:
+                if first_round and op != urgent:
+                    position += 1
+                    continue
+                chip = np.int64(_nearest(chip, domain, rules.num_chips))
+        else:
+            chip = np.int64(_draw(weights[op], domain, rules.num_chips, rng))
+        trail = count[TRAIL]
+        snapshots[depth] = state.chips
+        if narrow(state, op, one << chip) and propagate(rules, state):
+            levels[depth, 0] = trail
+            levels[depth, 1] = position
+            levels[depth, 2] = first_round
+            depth += 1
+            if op == urgent:
+                urgent, steps = np.int64(-1), 1
+            continue
+        failures += 1
+        undo(state, trail, snapshots[depth])
+        if not (narrow(state, op, ~(one << chip)) and propagate(rules, state)):
+            if depth == 0:
+                return EXHAUSTED, backtracks
+            backtracks += 1
+            depth = max(0, depth - steps)
+            steps *= 2
+            urgent = op
+            undo(state, levels[depth, 0], snapshots[depth])
+            position = levels[depth, 1]
+            first_round = levels[depth, 2] != 0
+        if backtracks > most_backtracks or failures > most_failures:
+            return GAVE_UP, backtracks
 
 
 class Propagator:

@@ -145,21 +145,40 @@ def test_residual__connections_leave_two_chips_a_block():
 
 def test_fix__changes_are_counted_against_the_fewest_possible():
     rng = np.random.default_rng(4)
-    made = fewest = 0
+    made = several = fewest = 0
     for _ in range(12):
-        num_ops, num_chips = int(rng.integers(6, 14)), 4
+        num_ops, num_chips = int(rng.integers(6, 20)), 4
         edges = random_edges(rng, num_ops)
         candidate = np.sort(rng.integers(0, num_chips, num_ops))
         exact = Exact(num_ops, num_chips, edges).repair(candidate)
         assert exact.proved
         assert is_valid(exact.decision, edges)
         least = int((exact.decision != candidate).sum())
-        correction = Corrector(num_ops, num_chips, edges).fix(candidate, rng)
-        assert correction.changed.tolist() == np.flatnonzero(correction.decision != candidate).tolist()
-        assert len(correction.changed) >= least
-        made, fewest = made + len(correction.changed), fewest + least
-    assert made > 0
-    assert made <= 3 * fewest
+        corrector = Corrector(num_ops, num_chips, edges)
+        once, best = corrector.fix(candidate, rng), corrector.fix(candidate, rng, tries=16)
+        for correction in (once, best):
+            assert correction.changed.tolist() == np.flatnonzero(correction.decision != candidate).tolist()
+            assert len(correction.changed) >= least
+        made, several, fewest = made + len(once.changed), several + len(best.changed), fewest + least
+    assert fewest > 0
+    assert made <= 1.5 * fewest
+    assert several <= 1.1 * fewest
+
+
+def test_corrector__out_of_time_it_answers_by_the_rules_of_a_chain():
+    rng = np.random.default_rng(9)
+    num_ops = 300
+    edges = random_edges(rng, num_ops, fan_in=3, reach=30)
+    hurried = Corrector(num_ops, 36, edges, seconds=0.0)
+    attempts, chains = set(), 0
+    for _ in range(20):
+        correction = hurried.fix(rng.integers(0, 36, num_ops), rng)
+        assert correction.valid
+        assert is_valid(correction.decision, edges)
+        attempts.add(correction.attempts)
+        chains += correction.chain
+    assert attempts <= {1, 2}
+    assert chains > 0
 
 
 def test_sample__follows_the_probabilities_where_the_rules_leave_a_choice():

@@ -14,6 +14,7 @@ from graphopt_gym.envs.chiplet.methods import METHODS, STARTS, contiguous_decisi
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.graphs.generators import chain, layered_dag
 from graphopt_gym.hardware.package import Chip, Package, load_package
+from graphopt_gym.search.methods import METHODS as SEARCHES
 from graphopt_gym.search.solve import solve
 
 
@@ -158,3 +159,12 @@ def test_methods__run_through_solve():
         solution = solve(problem, method, budget=5)
         assert solution.outcome.valid
         assert solution.evaluations == 1
+
+
+@pytest.mark.parametrize("search", ["random", "hill_climbing", "annealing"])
+def test_searches__find_the_optimum_of_a_small_instance(search):
+    problem = ChipletProblem(layered_dag(13, seed=4, width=2), package_of(3))
+    cost, _ = all_valid(problem)
+    solution = solve(problem, SEARCHES[search], budget=400, seed=0)
+    assert solution.outcome.valid
+    assert solution.outcome.cost <= cost * (1 + 1e-12)
