@@ -30,11 +30,12 @@ from graphopt_gym.errors import InputError
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.problem import ChipletProblem
 
-ATTEMPTS = 3  # orders under the full rules
+ATTEMPTS = 6  # orders under the full rules
 MEMORY_ATTEMPTS = 20  # where memory is a rule, too: more of them, since nothing else guarantees an answer
-# Dead ends an attempt may meet: choices taken back, and failed values in all, per op.
-MOST_BACKTRACKS = 200
-FAILURES_PER_OP = 2
+# Dead ends an attempt may meet: choices taken back, and failed values in all, per op and at least.
+MOST_BACKTRACKS = 60
+FAILURES_PER_OP = 1
+LEAST_FAILURES = 100
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Corrector:
                 reason = "no partition fits the chips' memory: an op fits on none"
                 break
             restore(self._state, store, chips)
-            most_failures = FAILURES_PER_OP * self.num_ops + 100
+            most_failures = FAILURES_PER_OP * self.num_ops + LEAST_FAILURES
             status, taken_back = search(
                 rules, self._state, weights, given, order, rng, self._levels, self._snapshots, MOST_BACKTRACKS,
                 most_failures,

@@ -19,7 +19,7 @@ def is_valid(decision, edges):
     return not violations(decision.tolist(), edges.tolist())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), num_ops=st.integers(1, 40), num_chips=st.integers(1, 12))
 def test_corrector__whatever_is_proposed_the_result_is_valid(seed, num_ops, num_chips):
     rng = np.random.default_rng(seed)
