@@ -168,3 +168,23 @@ def test_searches__find_the_optimum_of_a_small_instance(search):
     solution = solve(problem, SEARCHES[search], budget=400, seed=0)
     assert solution.outcome.valid
     assert solution.outcome.cost <= cost * (1 + 1e-12)
+
+
+def test_memory_rule__what_the_corrector_excludes_z3_excludes():
+    rng = np.random.default_rng(2)
+    said = {"valid": 0, "excluded": 0}
+    for seed in range(24):
+        graph = layered_dag(15, seed=seed, width=2)
+        free = ChipletProblem(graph, package_of(3))
+        least = min(int(free.measure(free.sample(rng))[2].max()) for _ in range(20))
+        problem = ChipletProblem(graph, package_of(3, max(1, int(least * rng.uniform(0.3, 1.1)))), memory_rule=True)
+        correction = problem.corrector.sample(None, rng)
+        verdict = Exact.of(problem).complete(np.full(problem.num_ops, -1))
+        assert verdict.proved
+        if correction.valid:
+            assert verdict.decision is not None
+            said["valid"] += 1
+        elif "excluded" in correction.reason or "fits on none" in correction.reason:
+            assert verdict.decision is None
+            said["excluded"] += 1
+    assert min(said.values()) > 2
