@@ -4,7 +4,8 @@ Two modes. SAMPLE visits the ops in a random order and draws each one's chip fro
 restricted to the chips that its domain still allows. FIX visits them in a random order and keeps the candidate's chip
 where the domain allows it; a second round gives the others the nearest chip that is left. At a dead end choices
 are taken back until the op that failed has a chip, and it goes first; the propagator's ``search`` tells how. After too
-many dead ends it starts again with another order, and in the end under the rules of a chain (see ``propagator.make_rules``), which know no dead ends: there is always an answer, unless memory is a rule.
+many dead ends it starts again with another order, and in the end under the rules of a chain (see
+``propagator.make_rules``), which know no dead ends: there is always an answer, unless memory is a rule.
 """
 
 from __future__ import annotations
