@@ -97,8 +97,8 @@ def measure(num_ops: int) -> None:
     forward_mib = peak_mib()
     log_probs = forward()
     generator = torch.Generator().manual_seed(0)
-    draw_s = least_s(lambda: gdp.draw_placements(log_probs, SAMPLES, generator, 0.3, task.orders))
-    actions = gdp.draw_placements(log_probs, SAMPLES, generator, 0.3, task.orders).t().contiguous()
+    draw_s = least_s(lambda: gdp.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3))
+    actions = gdp.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3).t().contiguous()
     advantages = torch.linspace(-1, 1, SAMPLES)
     before = log_probs.gather(1, actions)
 

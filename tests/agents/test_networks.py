@@ -331,3 +331,11 @@ def test_cluster_memory__is_what_the_graph_holds_to_all_memory_together() -> Non
     torch.testing.assert_close(got, torch.tensor((1 / 3.5) / (1 + 1 / 3.5)))
     empty = dataclasses.replace(make_input(), devices=torch.zeros(3, 5))
     assert empty.cluster_memory() == 0
+
+
+def test_benchmark__runs_and_measures_each_size() -> None:
+    from graphopt_gym.benchmarks.agent import agent_report
+
+    report = agent_report((200, 400))
+    assert [row["ops"] for row in report["rows"]] == [200, 400]
+    assert all(row["forward_s"] > 0 and row["step_s"] > 0 and row["peak_mib"] > 0 for row in report["rows"])
