@@ -330,7 +330,7 @@ def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
     )
     command = [sys.executable, "-c", code, "solve", "Placement-v0", "-g", str(graph), "-c", "toyx2", "-m", "random",
                "--budget", "1000000000", "--out", str(out), "--json"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     row = only_json(done.stdout)
     assert done.returncode == 0, done.stderr
     assert f"interrupted: random keeps the best of its {row['evaluations']:,} evaluations" in done.stderr
