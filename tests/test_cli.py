@@ -321,6 +321,7 @@ def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
         "from graphopt_gym.cli import main\n"
         "from graphopt_gym.search.solve import Evaluator\n"
         "costs = Evaluator.costs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
         "def costs_then_ctrl_c(self, decisions):\n"
         "    if self.evaluations >= 500:\n"
         "        signal.raise_signal(signal.SIGINT)\n"
