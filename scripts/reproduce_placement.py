@@ -210,8 +210,9 @@ def transfer(out: Path, graph: str, name: str, seed: int) -> tuple[Run, int]:
     def zero_shot(evaluator: Evaluator, rng: np.random.Generator) -> None:
         instance = Instance(evaluator.problem)  # type: ignore[arg-type]
         task = train_gdp.task_of(instance, evaluator.costs_and_valid)
-        network = train_gdp.Trainer(train_gdp.Args(seed=seed), [task]).network
-        if name != "gdp_untrained":
+        if name == "gdp_untrained":
+            network = train_gdp.Trainer(train_gdp.Args(seed=seed), [task]).network
+        else:
             network = train_gdp.load_network(folder)
         train_gdp.place(network, task, ZERO_SHOT_CALLS, int(rng.integers(2**31)))
 

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from graphopt_agents.gdp import Blocks, check_share
-from graphopt_agents.train_gdp import Trainer, args_from, load_network, task_of
-from graphopt_gym.envs.placement.instances import Instance
+from graphopt_agents.train_gdp import method_trainer
 from graphopt_gym.search.methods import annealing_from
 from graphopt_gym.search.solve import Evaluator
 
@@ -89,10 +88,8 @@ def method_run(
     check_share("share", share)
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        given = {"seed": int(rng.integers(2**31)), **arguments}
-        network = None if start_from is None else load_network(start_from)
-        task = task_of(Instance(evaluator.problem), evaluator.costs_and_valid)  # type: ignore[arg-type]
-        trainer = Trainer(args_from(given), [task], network)
+        trainer = method_trainer(evaluator, rng, start_from, arguments)
+        task = trainer.tasks[0]
         while evaluator.share_spent < share:
             trainer.update()
         with torch.no_grad():

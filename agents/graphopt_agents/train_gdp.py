@@ -30,7 +30,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -795,6 +795,25 @@ def fine_tune(
     return _solution(task, f"{AGENT} fine-tuned", args.seed, time.perf_counter() - started)
 
 
+def method_trainer(
+    evaluator: Evaluator,
+    rng: np.random.Generator,
+    start_from: str | os.PathLike[str] | None,
+    arguments: Mapping[str, Any],
+) -> Trainer:
+    """A trainer on an evaluator's problem, which prices and counts its placements; see :func:`method_run`."""
+    given = {"seed": int(rng.integers(2**31)), **arguments}
+    network = None
+    if start_from is not None:
+        network = load_network(start_from)
+        given = {**dataclasses.asdict(network.config), **given}
+    args = args_from(given)
+    if args.reward != "priced":
+        raise InputError("gdp as a method learns from priced placements; leave reward out")
+    task = task_of(Instance(evaluator.problem), evaluator.costs_and_valid)  # type: ignore[arg-type]
+    return Trainer(args, [task], network)
+
+
 def method_run(
     start_from: str | os.PathLike[str] | None = None, **arguments: Any
 ) -> Callable[[Evaluator, np.random.Generator], None]:
@@ -804,17 +823,7 @@ def method_run(
     """
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        given = {"seed": int(rng.integers(2**31)), **arguments}
-        network = None
-        if start_from is not None:
-            network = load_network(start_from)
-            given = {**dataclasses.asdict(network.config), **given}
-        args = args_from(given)
-        if args.reward != "priced":
-            raise InputError("gdp as a method learns from priced placements; leave reward out")
-
-        task = task_of(Instance(evaluator.problem), evaluator.costs_and_valid)  # type: ignore[arg-type]
-        trainer = Trainer(args, [task], network)
+        trainer = method_trainer(evaluator, rng, start_from, arguments)
         while evaluator.left > 0:
             trainer.update()
 

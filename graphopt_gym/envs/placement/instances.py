@@ -73,10 +73,15 @@ class Instance:
         return (ratio / (1 + ratio)).astype(np.float32)
 
     @cached_property
+    def _module_codes(self) -> np.ndarray:
+        """int32 [G]: the module of each group's first op, as the graph numbers them."""
+        first = np.unique(self.problem.group_of_op, return_index=True)[1]
+        return self.problem.graph.module[first]
+
+    @cached_property
     def module_of_group(self) -> np.ndarray:
         """int64 [G]: the module that each group's first op belongs to; modules are numbered as they first occur."""
-        first = np.unique(self.problem.group_of_op, return_index=True)[1]
-        _, seen, module = np.unique(self.problem.graph.module[first], return_index=True, return_inverse=True)
+        _, seen, module = np.unique(self._module_codes, return_index=True, return_inverse=True)
         return seen.argsort().argsort()[module.reshape(-1)]
 
     @cached_property
@@ -87,8 +92,7 @@ class Instance:
         first number in it, a layer's number in most models: ``attention.3`` and ``feed_forward.3`` are together.
         Partitions into one part, or with every group alone, are left out.
         """
-        first = np.unique(self.problem.group_of_op, return_index=True)[1]
-        paths = [self.problem.graph.modules[code].split(".") for code in self.problem.graph.module[first].tolist()]
+        paths = [self.problem.graph.modules[code].split(".") for code in self._module_codes.tolist()]
         keys: list[list[Any]] = [[path[:depth] for path in paths] for depth in range(1, max(map(len, paths)) + 1)]
         keys.append([next(([name] for name in path if name.isdigit()), path[:1]) for path in paths])
         found: dict[bytes, np.ndarray] = {}
