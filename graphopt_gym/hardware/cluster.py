@@ -36,17 +36,18 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import DTYPES
 
+T = TypeVar("T")
 CATALOG = Path(__file__).resolve().parent / "catalog"
 DEVICE_KINDS = ("gpu", "tpu", "cpu", "accelerator")
 SHARING = ("pair", "device", "host")
@@ -236,6 +237,31 @@ class Cluster:
         return f"Cluster({self.name!r}, devices={self.num_devices}, links={self.num_links})"
 
 
+def catalog_names(folder: str) -> list[str]:
+    """Names of the files in a folder of the catalog, sorted."""
+    return sorted(path.stem for path in (CATALOG / folder).glob("*.toml"))
+
+
+def from_catalog(
+    what: str, folder: str, given: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str, str], T]
+) -> T:
+    """What a name in a folder of the catalog, or the path of a TOML file (which ends in ``.toml``), stands for.
+
+    Args:
+        what: the kind of thing, for error messages.
+        parse: makes it of a file's table, its name, and what an error message begins with.
+
+    Raises:
+        InputError: an unknown name, a file that cannot be read, or what ``parse`` finds wrong.
+    """
+    text = os.fspath(given)
+    if text.endswith(".toml"):
+        return parse(_read_toml(Path(text)), Path(text).stem, text)
+    if text not in catalog_names(folder):
+        raise unknown_name(what, text, catalog_names(folder), "(a file's name must end in .toml)")
+    return _catalog_entry(folder, text, parse)
+
+
 def load_cluster(cluster: str | os.PathLike[str] | Cluster) -> Cluster:
     """A cluster by its name in the catalog or by the path of a TOML file (which ends in ``.toml``); a Cluster as is.
 
@@ -244,17 +270,12 @@ def load_cluster(cluster: str | os.PathLike[str] | Cluster) -> Cluster:
     """
     if isinstance(cluster, Cluster):
         return cluster
-    text = os.fspath(cluster)
-    if text.endswith(".toml"):
-        return parse_cluster(_read_toml(Path(text)), Path(text).stem, text)
-    if text not in cluster_names():
-        raise unknown_name("cluster", text, cluster_names(), "(a file's name must end in .toml)")
-    return _catalog_cluster(text)
+    return from_catalog("cluster", "clusters", cluster, parse_cluster)
 
 
 def cluster_names() -> list[str]:
     """Names of the catalog's clusters, sorted."""
-    return sorted(path.stem for path in (CATALOG / "clusters").glob("*.toml"))
+    return catalog_names("clusters")
 
 
 def load_device(device: str | Device) -> Device:
@@ -523,6 +544,6 @@ def _catalog_links() -> dict[str, LinkType]:
 
 
 @cache
-def _catalog_cluster(name: str) -> Cluster:
-    path = CATALOG / "clusters" / f"{name}.toml"
-    return parse_cluster(_read_toml(path), name, path.name)
+def _catalog_entry(folder: str, name: str, parse: Callable[[Mapping[str, Any], str, str], T]) -> T:
+    path = CATALOG / folder / f"{name}.toml"
+    return parse(_read_toml(path), name, path.name)

@@ -27,14 +27,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.hardware.cluster import CATALOG, _known_keys, _positive, _read_toml
+from graphopt_gym.hardware.cluster import _known_keys, _positive, catalog_names, from_catalog
 
 TOPOLOGIES = ("ring", "mesh")
 MAX_CHIPS = 62  # a set of chips is one word
@@ -166,23 +165,12 @@ def load_package(package: str | os.PathLike[str] | Package) -> Package:
     """
     if isinstance(package, Package):
         return package
-    text = os.fspath(package)
-    if text.endswith(".toml"):
-        return parse_package(_read_toml(Path(text)), Path(text).stem, text)
-    if text not in package_names():
-        raise unknown_name("package", text, package_names(), "(a file's name must end in .toml)")
-    return _catalog_package(text)
+    return from_catalog("package", "packages", package, parse_package)
 
 
 def package_names() -> list[str]:
     """Names of the catalog's packages, sorted."""
-    return sorted(path.stem for path in (CATALOG / "packages").glob("*.toml"))
-
-
-@cache
-def _catalog_package(name: str) -> Package:
-    path = CATALOG / "packages" / f"{name}.toml"
-    return parse_package(_read_toml(path), name, path.name)
+    return catalog_names("packages")
 
 
 def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
