@@ -52,6 +52,8 @@ class Correction:
         nodes: propagations.
         attempts: orders tried.
         chain: whether the answer was found under the rules of a chain.
+        drawn_from: int64 [N] the set of chips, as bits, that each op's chip was chosen from; 0 where there was no
+            choice: the choices before it left one chip, or the answer is of the rules of a chain.
     """
 
     decision: np.ndarray
@@ -62,6 +64,7 @@ class Correction:
     nodes: int
     attempts: int
     chain: bool
+    drawn_from: np.ndarray
 
 
 class Corrector:
@@ -92,7 +95,7 @@ class Corrector:
         self.seconds = seconds
         self._measure = measure
         self._state = make_state(self.rules)
-        self._levels = np.empty((num_ops + 1, 3), np.int64)
+        self._levels = np.empty((num_ops + 1, 5), np.int64)
         self._snapshots = np.empty((num_ops + 1, *self._state.chips.shape), np.int64)
         self._even = np.full((num_ops, num_chips), 1.0 / num_chips)
         self._begun = {}
@@ -178,7 +181,7 @@ class Corrector:
                 break
             restore(self._state, store, chips)
             most_failures = FAILURES_PER_OP * self.num_ops + LEAST_FAILURES
-            status, taken_back = search(
+            status, taken_back, depth = search(
                 rules, self._state, weights, given, order, rng, self._levels, self._snapshots, MOST_BACKTRACKS,
                 most_failures,
             )  # fmt: skip
@@ -189,7 +192,9 @@ class Corrector:
                 if not rules.cover:
                     found = _close_gaps(found)
                 if not has_memory or (self._measure(found) <= self.rules.capacity).all():
-                    return self._correction(found, candidate, backtracks, nodes, attempts, not rules.cover)
+                    return self._correction(
+                        found, candidate, backtracks, nodes, attempts, not rules.cover, self._levels[:depth]
+                    )
                 decision = found if decision is None else decision
             elif status == EXHAUSTED and rules.cover:
                 reason = "no partition fits the chips' memory: every one was excluded"
@@ -209,9 +214,13 @@ class Corrector:
         nodes: int,
         attempts: int,
         chain: bool,
+        levels: np.ndarray | None = None,
     ) -> Correction:
         changed = np.zeros(0, np.int64) if candidate is None else np.flatnonzero(decision != candidate)
-        return Correction(decision, True, "", changed, backtracks, nodes, attempts, chain)
+        drawn_from = np.zeros(self.num_ops, np.int64)
+        if levels is not None and not chain:
+            drawn_from[levels[:, 3]] = levels[:, 4]
+        return Correction(decision, True, "", changed, backtracks, nodes, attempts, chain, drawn_from)
 
 
 def memory_facts(problem: ChipletProblem, share: float) -> tuple:

@@ -808,9 +808,9 @@ def _nearest(chip, domain, num_chips):
 
 @njit(cache=True, nogil=True)
 def search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
-    """Assign op after op from a begun state. Returns (status, times that choices were taken back).
+    """Assign op after op from a begun state. Returns (status, times that choices were taken back, levels).
 
-    A level is (trail, position, round). Where an op has no chip left, choices are taken back until it has,
+    A level is (trail, position, round, op, the domain that its chip was taken from). Where an op has no chip left, choices are taken back until it has,
     twice as many each time, and it goes before them: what made it fail is mostly far back, among its relatives.
     """
     n = order.shape[0]
@@ -829,7 +829,7 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             position += 1
         if position == n:
             if not first_round:
-                return DONE, backtracks
+                return DONE, backtracks, depth
             first_round = False
             position = 0
             continue
@@ -855,6 +855,8 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             levels[depth, 0] = trail
             levels[depth, 1] = position
             levels[depth, 2] = first_round
+            levels[depth, 3] = op
+            levels[depth, 4] = domain
             depth += 1
             if op == urgent:
                 urgent, steps = np.int64(-1), 1
@@ -863,7 +865,7 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
         undo(state, trail, snapshots[depth])
         if not (narrow(state, op, ~(one << chip)) and propagate(rules, state)):
             if depth == 0:
-                return EXHAUSTED, backtracks
+                return EXHAUSTED, backtracks, depth
             backtracks += 1
             depth = max(0, depth - steps)
             steps *= 2
@@ -872,7 +874,7 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             position = levels[depth, 1]
             first_round = levels[depth, 2] != 0
         if backtracks > most_backtracks or failures > most_failures:
-            return GAVE_UP, backtracks
+            return GAVE_UP, backtracks, depth
 
 
 class Propagator:

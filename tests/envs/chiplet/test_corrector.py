@@ -253,3 +253,28 @@ def test_corrector__corrects_a_large_transformer():
     fixed = corrector.fix(candidate, rng)
     assert is_valid(fixed.decision, edges)
     assert 0 < len(fixed.changed) < num_ops
+
+
+def test_sample__tells_what_each_chip_was_drawn_from():
+    rng = np.random.default_rng(3)
+    edges = random_edges(rng, 40, fan_in=2, reach=6)
+    corrector = Corrector(40, 6, edges)
+    propagator = Propagator(make_rules(40, 6, edges))
+    chosen = 0
+    for _ in range(50):
+        correction = corrector.sample(None, rng)
+        if correction.chain or correction.backtracks:
+            continue
+        bits = (correction.drawn_from[:, None] >> np.arange(6) & 1).astype(bool)
+        drawn = bits.any(axis=1)
+        assert bits[drawn, correction.decision[drawn]].all()  # the chip is of the set
+        assert not (bits & ~propagator.domains)[drawn].any()  # no set is larger than the one at the start
+        # the chips that were drawn imply all the others
+        propagator.reset()
+        for op in np.flatnonzero(drawn).tolist():
+            assert propagator.assign(op, int(correction.decision[op]))
+        words = propagator.domains
+        assert (words.sum(axis=1) == 1).all()
+        assert words.argmax(axis=1).tolist() == correction.decision.tolist()
+        chosen += int(drawn.sum())
+    assert 0 < chosen < 50 * 40
