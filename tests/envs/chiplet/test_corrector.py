@@ -265,12 +265,12 @@ def test_sample__tells_what_each_chip_was_drawn_from():
         correction = corrector.sample(None, rng)
         if correction.chain or correction.backtracks:
             continue
+        propagator.reset()
         bits = (correction.drawn_from[:, None] >> np.arange(6) & 1).astype(bool)
         drawn = bits.any(axis=1)
         assert bits[drawn, correction.decision[drawn]].all()  # the chip is of the set
         assert not (bits & ~propagator.domains)[drawn].any()  # no set is larger than the one at the start
         # the chips that were drawn imply all the others
-        propagator.reset()
         for op in np.flatnonzero(drawn).tolist():
             assert propagator.assign(op, int(correction.decision[op]))
         words = propagator.domains
