@@ -810,8 +810,9 @@ def _nearest(chip, domain, num_chips):
 def search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
     """Assign op after op from a begun state. Returns (status, times that choices were taken back, levels).
 
-    A level is (trail, position, round, op, the domain that its chip was taken from). Where an op has no chip left, choices are taken back until it has,
-    twice as many each time, and it goes before them: what made it fail is mostly far back, among its relatives.
+    A level is (trail, position, round, op, the domain that its chip was taken from). Where an op has no chip left,
+    choices are taken back until it has, twice as many each time, and it goes before them: what made it fail is mostly
+    far back, among its relatives.
     """
     n = order.shape[0]
     store, count = state.store, state.counts

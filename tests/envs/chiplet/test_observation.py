@@ -45,7 +45,7 @@ def test_op_features__agree_with_networkx():
     work = problem.op_seconds.mean(axis=0)
     graph = nx.DiGraph(problem.ops.edges.tolist())
     graph.add_nodes_from(range(problem.num_ops))
-    longest = {op: 0 for op in graph}
+    longest = dict.fromkeys(graph, 0)
     for op in nx.topological_sort(graph):
         for successor in graph.successors(op):
             longest[successor] = max(longest[successor], longest[op] + 1)
