@@ -878,6 +878,23 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             return GAVE_UP, backtracks, depth
 
 
+@njit(cache=True, nogil=True)
+def probe(rules, state, op, snapshot, allowed):
+    """Fill ``allowed``, bool [C]: the chips of an op's domain whose assignment is no contradiction at once.
+
+    The state stays as it is; ``snapshot``, like ``state.chips``, is room for it.
+    """
+    trail = state.counts[TRAIL]
+    snapshot[:, :] = state.chips
+    domain = state.store[op]
+    one = np.int64(1)
+    for chip in range(rules.num_chips):
+        allowed[chip] = False
+        if domain >> chip & 1:
+            allowed[chip] = narrow(state, op, one << chip) and propagate(rules, state)
+            undo(state, trail, snapshot)
+
+
 class Propagator:
     """A partial partition that can be extended and taken back, for step-by-step use.
 
@@ -921,10 +938,6 @@ class Propagator:
 
     def allowed(self, op: int) -> np.ndarray:
         """bool [C]: the chips of an op's domain whose assignment is no contradiction at once."""
-        allowed = self.domains[op]
-        for chip in np.flatnonzero(allowed).tolist():
-            if self.assign(op, chip):
-                self.undo()
-            else:
-                allowed[chip] = False
+        allowed = np.empty(self.rules.num_chips, np.bool_)
+        probe(self.rules, self.state, op, np.empty_like(self.state.chips), allowed)
         return allowed
