@@ -17,7 +17,7 @@ from graphopt_gym.errors import InputError
 if TYPE_CHECKING:
     import torch_geometric.data
 
-    from graphopt_gym.envs.placement.env import EpisodeEnv
+    from graphopt_gym.envs.env import EpisodeEnv
 
 
 class GraphObservation(

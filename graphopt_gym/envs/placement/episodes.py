@@ -1,19 +1,15 @@
-"""Episodes in progress: the one implementation behind the scalar and the vector environments.
-
-A scalar environment is one episode, a vector environment is several; both go through the same code and the same
-kernels, which is why they agree exactly.
-"""
+"""Placements in progress: the one implementation behind the scalar and the vector environments."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
-from graphopt_gym.envs.placement.instances import Instance, Roster
+from graphopt_gym.envs.episodes import Episodes, one_shot_masks, unit_box
+from graphopt_gym.envs.placement.instances import Instance, PlacementRoster
 from graphopt_gym.envs.placement.observation import (
     DEVICE_FEATURES,
     GROUP_FEATURES,
@@ -25,12 +21,11 @@ from graphopt_gym.envs.placement.observation import (
     new_state,
     observe,
 )
+from graphopt_gym.envs.placement.rendering import describe
 from graphopt_gym.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
-    from graphopt_gym.hardware.cost_model import CostModel
-    from graphopt_gym.problem import Outcome
+    from matplotlib.figure import Figure
 
 REWARDS = ("improvement", "terminal")
 OBSERVATIONS = ("step", "graph")
@@ -38,64 +33,33 @@ STARTS = ("single", "expert", "random")
 INVALID_REWARD = -10.0  # of the papers' terminal reward, for a placement that does not fit in memory
 
 
-class Episodes(ABC):
+class PlacementEpisodes(Episodes[Instance]):
     """``count`` episodes on instances of a roster; see the environments for what the arguments mean."""
 
-    observation_shapes: dict[str, tuple[int, ...]]  # before flattening
-    observation_space: spaces.Dict
-    action_space: spaces.Space[Any]
+    roster: PlacementRoster
 
-    def __init__(self, roster: Roster, count: int, start: str | Sequence[int] | np.ndarray, reward: str) -> None:
-        self.roster = roster
-        self.instances = roster.flat
-        self.count = count
+    def __init__(
+        self, roster: PlacementRoster, count: int, start: str | Sequence[int] | np.ndarray, reward: str
+    ) -> None:
+        super().__init__(roster, count)
         self.reward = reward
         self.start = _check_start(start, self.instances)
         self.state = new_state(count, roster.max_groups, roster.max_tasks, roster.max_devices)
-        self._all = np.arange(count)
-        self.instance_of = np.zeros(count, np.int64)
         self.groups_of = np.zeros(count, np.int64)
-        self.observation_space = spaces.Dict(self._spaces())
-
-    @abstractmethod
-    def _spaces(self) -> dict[str, spaces.Space[Any]]: ...
-
-    @abstractmethod
-    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take an action in each of ``rows``: (rewards float64, terminated bool, illegal bool), each [rows]."""
-
-    @abstractmethod
-    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """New observation arrays, [rows, size] each."""
-
-    @abstractmethod
-    def masks(self, rows: np.ndarray) -> np.ndarray:
-        """bool [rows, ...]: the legal actions."""
-
-    def instance(self, row: int) -> Instance:
-        return self.instances[self.instance_of[row]]
 
     def decision(self, row: int) -> np.ndarray:
         """int32 [G], a copy: the device of each group now; undecided groups are where they started."""
         return self.state.decision[row, : self.groups_of[row]].copy()
 
-    def outcome(self, row: int) -> Outcome:
-        """The outcome of the complete placement now."""
-        return self.instance(row).problem.evaluate(self.decision(row))
-
-    def reset(
-        self, rows: np.ndarray, generators: Sequence[np.random.Generator], options: Mapping[str, Any] | None = None
-    ) -> None:
-        """Start an episode in each of ``rows``, with its own generator, drawn or chosen by ``options``."""
+    def _begin(self, rows: np.ndarray) -> None:
         state, start = self.state, self.start
         at_random = isinstance(start, str) and start == "random"
         starts: dict[int, np.ndarray] = {}
-        for row, generator in zip(rows.tolist(), generators, strict=True):
-            self.instance_of[row] = self.roster.draw(generator, options)
+        for row in rows.tolist():
             instance = self.instance(row)
             self.groups_of[row] = instance.num_groups
             if at_random:
-                starts[row] = instance.problem.sample(generator)
+                starts[row] = instance.problem.sample(self.generators[row])
         for instance, part, _ in self._parts(rows):
             if at_random:
                 begin(instance.tables, state, part, np.stack([starts[row] for row in part.tolist()]))
@@ -108,18 +72,6 @@ class Episodes(ABC):
                     state.cost[part], state.valid[part] = cost, valid
                     state.peak_bytes[part, : instance.num_devices] = peak
             state.start_cost[part] = state.cost[part]
-
-    def _parts(self, rows: np.ndarray) -> Iterator[tuple[Instance, np.ndarray, np.ndarray]]:
-        """(instance, its rows, where they stand in ``rows``) for each instance among them."""
-        if not len(rows):
-            return
-        if len(self.instances) == 1 or len(rows) == 1:
-            yield self.instance(rows[0]), rows, self._all[: len(rows)]
-            return
-        which = self.instance_of[rows]
-        for index in np.unique(which).tolist():
-            at = np.flatnonzero(which == index)
-            yield self.instances[index], rows[at], at
 
     def _simulate(self, instance: Instance, rows: np.ndarray) -> None:
         """Price the complete placements of ``rows``, in one batch on all cores."""
@@ -169,7 +121,7 @@ class Episodes(ABC):
         return out
 
     @staticmethod
-    def static_shapes(roster: Roster) -> dict[str, tuple[int, ...]]:
+    def static_shapes(roster: PlacementRoster) -> dict[str, tuple[int, ...]]:
         return {
             "nodes": (roster.max_groups, len(NODE_FEATURES)),
             "node_mask": (roster.max_groups,),
@@ -180,39 +132,31 @@ class Episodes(ABC):
             "links": (roster.max_devices, roster.max_devices),
         }
 
-    def _static_spaces(self) -> dict[str, spaces.Space[Any]]:
-        shapes = self.static_shapes(self.roster)
-        boxes: dict[str, spaces.Space[Any]] = {name: _unit_box(shape) for name, shape in shapes.items()}
-        boxes["node_mask"] = spaces.Box(0, 1, shapes["node_mask"], np.int8)
-        size = (int(np.prod(shapes["edge_index"])),)
-        boxes["edge_index"] = spaces.Box(-1, self.roster.max_groups - 1, size, np.int32)
-        self._static_flat = [
-            {name: array.ravel() for name, array in self.static_arrays(index).items()}
-            for index in range(len(self.instances))
-        ]
-        return boxes
-
-    def _fill_static(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        indices = self.instance_of[rows].tolist()
-        for name in self._static_flat[0]:
-            out[name] = np.stack([self._static_flat[index][name] for index in indices])
-
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
         devices = np.array([one.num_devices for one in self.instances])[self.instance_of[rows]]
         return np.arange(self.roster.max_devices) < devices[:, None]
 
-    def unflatten(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Views of a flat observation (or a batch of them, [B, size] each) in the documented shapes."""
-        return {
-            name: array.reshape(array.shape[:-1] + self.observation_shapes[name]) for name, array in observation.items()
-        }
+    def figure(self, row: int) -> Figure:
+        from graphopt_gym.report.gantt import gantt_figure
+
+        timeline = self.outcome(row).timeline
+        assert timeline is not None
+        return gantt_figure(timeline)
+
+    def describe(self, row: int) -> str:
+        return describe(self, row)
 
 
-class StepEpisodes(Episodes):
+class StepEpisodes(PlacementEpisodes):
     """One decision a group; ``Placement-v0``."""
 
     def __init__(
-        self, roster: Roster, count: int, start: str | Sequence[int] | np.ndarray, reward: str, observation: str
+        self,
+        roster: PlacementRoster,
+        count: int,
+        start: str | Sequence[int] | np.ndarray,
+        reward: str,
+        observation: str,
     ) -> None:
         if reward not in REWARDS:
             raise unknown_name("reward", reward, REWARDS)
@@ -230,12 +174,10 @@ class StepEpisodes(Episodes):
             "progress": (len(PROGRESS_FEATURES),),
             "action_mask": (devices,),
         }
-        boxes: dict[str, spaces.Space[Any]] = {
-            name: _unit_box(shape) for name, shape in self.observation_shapes.items()
-        }
+        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
         boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
         if self.with_graph:
-            boxes |= self._static_spaces()
+            boxes |= self._static_spaces(self.roster.max_groups)
             boxes["placement"] = spaces.Box(-1, devices - 1, (self.roster.max_groups,), np.int32)
             boxes["current"] = spaces.Box(0, self.roster.max_groups, (1,), np.int32)
             self.observation_shapes |= self.static_shapes(self.roster)
@@ -283,10 +225,10 @@ class StepEpisodes(Episodes):
         return self._device_mask(rows)
 
 
-class OneShotEpisodes(Episodes):
+class OneShotEpisodes(PlacementEpisodes):
     """The whole graph in one action; ``PlacementOneShot-v0``."""
 
-    def __init__(self, roster: Roster, count: int) -> None:
+    def __init__(self, roster: PlacementRoster, count: int) -> None:
         super().__init__(roster, count, "single", "terminal")
         self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
 
@@ -297,8 +239,8 @@ class OneShotEpisodes(Episodes):
             "devices": (devices, len(STATIC_DEVICE_FEATURES)),
             "action_mask": (devices,),
         }
-        boxes = self._static_spaces()
-        boxes["devices"] = _unit_box(self.observation_shapes["devices"])
+        boxes = self._static_spaces(self.roster.max_groups)
+        boxes["devices"] = unit_box(self.observation_shapes["devices"])
         boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
         for index, instance in enumerate(self.instances):
             table = np.zeros((devices, len(STATIC_DEVICE_FEATURES)), np.float32)
@@ -330,28 +272,7 @@ class OneShotEpisodes(Episodes):
         return out
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
-        devices = self._device_mask(rows)
-        masks = np.repeat(devices[:, None], self.roster.max_groups, axis=1)
-        padding = np.arange(self.roster.max_groups) >= self.groups_of[rows][:, None]
-        masks[padding] = np.arange(self.roster.max_devices) == 0
-        return masks.reshape(len(rows), -1)
-
-
-def make_roster(
-    graph: GraphLike | Sequence[GraphLike],
-    cluster: ClusterLike | Sequence[ClusterLike],
-    grouping: str,
-    cost_model: CostModel | None,
-    max_devices: int | None,
-    max_groups: int | None,
-    max_edges: int | None,
-) -> Roster:
-    sizes = {"max_devices": max_devices, "max_groups": max_groups, "max_edges": max_edges}
-    return Roster(graph, cluster, grouping, cost_model, sizes)
-
-
-def _unit_box(shape: tuple[int, ...]) -> spaces.Box:
-    return spaces.Box(0.0, 1.0, (int(np.prod(shape)),), np.float32)
+        return one_shot_masks(self._device_mask(rows), self.groups_of[rows], self.roster.max_groups)
 
 
 def _check_start(start: str | Sequence[int] | np.ndarray, instances: list[Instance]) -> str | np.ndarray:

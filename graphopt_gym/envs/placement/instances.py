@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from graphopt_gym.envs.placement.observation import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
 from graphopt_gym.envs.placement.problem import PlacementProblem
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.envs.roster import Roster, Shared, padded_size
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     ClusterLike = str | os.PathLike[str] | Cluster
 
 _LOG_LARGEST = np.log1p(1e15)
-_CACHED = 64  # problems kept, so that 64 copies of an environment share one
 
 
 class Instance:
@@ -264,7 +262,7 @@ def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([keys // groups, keys % groups]).astype(np.int32), np.column_stack([size, count])
 
 
-_instances: OrderedDict[tuple[Any, ...], tuple[Instance, Any]] = OrderedDict()
+_shared: Shared[Instance] = Shared()
 
 
 def load_instance(graph: GraphLike, cluster: ClusterLike, grouping: str, cost_model: CostModel | None) -> Instance:
@@ -273,32 +271,23 @@ def load_instance(graph: GraphLike, cluster: ClusterLike, grouping: str, cost_mo
     from graphopt_gym.hardware.cluster import load_cluster
 
     one, on = load_graph(graph), load_cluster(cluster)
-    # the cost model is kept with the instance, so that its id stays its own
-    # a problem's solutions name the files that it was made from
-    named = {"graph": graph, "cluster": cluster}.items()
-    files = {what: os.fspath(given) for what, given in named if isinstance(given, str | os.PathLike)}
-    key = (one.fingerprint, one.name, on.fingerprint, on.name, grouping, id(cost_model), *files.items())
-    if key not in _instances:
-        problem = PlacementProblem(one, on, grouping=grouping, cost_model=cost_model)
-        problem.config |= files
-        _instances[key] = (Instance(problem), cost_model)
-        while len(_instances) > _CACHED:
-            _instances.popitem(last=False)
-    _instances.move_to_end(key)
-    return _instances[key][0]
+
+    def make() -> Instance:
+        return Instance(PlacementProblem(one, on, grouping=grouping, cost_model=cost_model))
+
+    return _shared.get(one, on, (graph, cluster), (grouping, id(cost_model)), make, held=cost_model)
 
 
-class Roster:
+class PlacementRoster(Roster[Instance]):
     """All graphs on all clusters that an environment may be asked for, and the padded sizes they share.
 
     Args:
-        graph: one graph (name, path or object), a sequence of them, or the name of a split of the zoo.
-        cluster: one cluster, or a sequence.
+        graph, cluster: see :class:`Roster`.
         grouping, cost_model: see :class:`PlacementProblem`.
-        most: sizes to pad to (``max_devices``, ``max_groups``, ``max_edges``), None: the largest of the roster.
+        max_devices, max_groups, max_edges: sizes to pad to, None: the largest of the roster.
 
     Raises:
-        InputError: an empty list, a name that occurs twice, or a size smaller than what is there.
+        InputError: as :class:`Roster`, or a size smaller than what is there.
     """
 
     def __init__(
@@ -307,73 +296,13 @@ class Roster:
         cluster: ClusterLike | Sequence[ClusterLike],
         grouping: str,
         cost_model: CostModel | None,
-        most: Mapping[str, int | None],
+        max_devices: int | None,
+        max_groups: int | None,
+        max_edges: int | None,
     ) -> None:
-        graphs, clusters = _listed(graph, "graph"), _listed(cluster, "cluster")
-        if len(graphs) == 1 and isinstance(graphs[0], str):
-            graphs = _split(graphs[0])
-        self.instances = [[load_instance(one, on, grouping, cost_model) for on in clusters] for one in graphs]
-        self.graph_names = _names("graph", [row[0].problem.graph.name for row in self.instances])
-        self.cluster_names = _names("cluster", [one.problem.cluster.name for one in self.instances[0]])
+        super().__init__(graph, cluster, lambda one, on: load_instance(one, on, grouping, cost_model))
         flat = self.flat
         self.max_tasks = max(one.num_tasks for one in flat)
-        self.max_devices = _size("max_devices", most["max_devices"], max(one.num_devices for one in flat))
-        self.max_groups = _size("max_groups", most["max_groups"], max(one.num_groups for one in flat))
-        self.max_edges = _size("max_edges", most["max_edges"], max(1, *(one.num_edges for one in flat)))
-
-    @property
-    def flat(self) -> list[Instance]:
-        return [one for row in self.instances for one in row]
-
-    def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
-        """The index (in ``flat``) of the pair for an episode: what ``options`` name, else drawn evenly.
-
-        Raises:
-            InputError: an option or a name that is not known.
-        """
-        options = options or {}
-        for option in options:
-            if option not in ("graph", "cluster"):
-                raise unknown_name("reset option", option, ("graph", "cluster"))
-        graph = _choose("graph", self.graph_names, options, rng)
-        cluster = _choose("cluster", self.cluster_names, options, rng)
-        return graph * len(self.cluster_names) + cluster
-
-
-def _choose(what: str, names: list[str], options: Mapping[str, Any], rng: np.random.Generator) -> int:
-    if what in options:
-        if options[what] not in names:
-            raise unknown_name(f"{what} of this environment", options[what], names)
-        return names.index(options[what])
-    return int(rng.integers(len(names))) if len(names) > 1 else 0
-
-
-def _listed(given: Any, what: str) -> list[Any]:
-    one = isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable)
-    listed = [given] if one else list(given)
-    if not listed:
-        raise InputError(f"{what} is an empty list; give at least one {what}")
-    return listed
-
-
-def _split(name: str) -> list[Any]:
-    """The graphs of a split of the zoo, or the one graph of that name."""
-    from graphopt_gym.graphs import zoo
-
-    splits: Mapping[str, Sequence[str]] = getattr(zoo, "SPLITS", {})
-    return list(splits[name]) if name in splits else [name]
-
-
-def _names(what: str, names: list[str]) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two of the {what}s are called {name!r}; give each its own name")
-    return names
-
-
-def _size(name: str, given: int | None, needed: int) -> int:
-    if given is None:
-        return needed
-    if not isinstance(given, (int, np.integer)) or given < needed:
-        raise InputError(f"{name} is {given!r}; give a whole number of at least {needed}, what the largest needs")
-    return int(given)
+        self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))
+        self.max_groups = padded_size("max_groups", max_groups, max(one.num_groups for one in flat))
+        self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
