@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from graphopt_agents import checkpoints, train_gdp
+from graphopt_agents import checkpoints, train_gdp, training
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from graphopt_gym.errors import InputError
@@ -153,7 +153,7 @@ def test_tensorboard__a_resumed_run_has_every_update_once(graphopt, run):
     assert wanted["a@toyx2/mean_cost_s"] == [1, 2, 3, 4, 5, 6]
     for tag, steps in wanted.items():
         assert [step for step, _ in scalars[tag]] == steps
-        assert {tag.replace("mean_cost_s", name) for name in train_gdp.SCALARS} <= set(scalars)
+        assert {tag.replace("mean_cost_s", name) for name in training.SCALARS} <= set(scalars)
     with open(f"{run}/curve.json") as file:
         rows = json.load(file)["rows"]
     costs = [row["mean_cost_s"] for row in rows if row["graph"] == "b"]
