@@ -7,18 +7,20 @@ from pathlib import Path
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import ComputationGraph
-from graphopt_gym.graphs.zoo.registry import MEASURED, SPLITS, ZOO, graphs_in, held_out, own_cluster
+from graphopt_gym.graphs.zoo.registry import INFERENCE, MEASURED, SPLITS, ZOO, graphs_in, held_out, own_cluster
 
 __all__ = ["SPLITS", "graph_names", "graphs_in", "held_out", "load_graph", "own_cluster"]
 
 
-def graph_names(*, measured: bool = False) -> list[str]:
-    """Names that :func:`load_graph` takes.
+def graph_names(*, measured: bool = False, inference: bool = False) -> list[str]:
+    """Names that :func:`load_graph` takes: the zoo's, or those of the sets asked for.
 
     Args:
-        measured: the graphs of published whole-model timings, which check the cost model, instead of the zoo.
+        measured: the graphs of published whole-model timings, which check the cost model.
+        inference: the inference graphs, for partition over the chips of a package.
     """
-    return sorted(MEASURED if measured else ZOO)
+    chosen = [table for table, asked in ((MEASURED, measured), (INFERENCE, inference)) if asked] or [ZOO]
+    return sorted(name for table in chosen for name in table)
 
 
 def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationGraph:
@@ -34,14 +36,16 @@ def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationG
     if not isinstance(graph, str | os.PathLike):
         raise InputError(f"graph is a {type(graph).__name__}; give a name, a path or a ComputationGraph")
     name = os.fspath(graph)
-    entry = ZOO.get(name) or MEASURED.get(name)
+    entry = ZOO.get(name) or INFERENCE.get(name) or MEASURED.get(name)
     if entry is not None:
         return read_graph(entry.path(name))
     if name in SPLITS:
         raise InputError(f"graph is {name!r}, a split of several graphs; give one of them: {', '.join(SPLITS[name])}")
     path = Path(name)
     if path.suffix not in (".npz", ".onnx") and not path.is_file():
-        raise unknown_name("graph", name, [*ZOO, *MEASURED, *SPLITS], "(or give the path of an .npz or .onnx file)")
+        raise unknown_name(
+            "graph", name, [*ZOO, *INFERENCE, *MEASURED, *SPLITS], "(or give the path of an .npz or .onnx file)"
+        )
     if not path.is_file():
         raise InputError(f"graph file {name!r} does not exist")
     if path.suffix == ".onnx":

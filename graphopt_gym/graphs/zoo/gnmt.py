@@ -49,7 +49,10 @@ class Attention(nn.Module):
 
 
 class Gnmt(nn.Module):
-    """Loss of source tokens [source steps, batch], target tokens and labels [target steps, batch]."""
+    """Loss of source tokens [source steps, batch], target tokens and labels [target steps, batch].
+
+    Without labels the logits.
+    """
 
     def __init__(self, layers: int, width: int, vocabulary: int, dropout: float) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class Gnmt(nn.Module):
             outputs.append(x[0])
         return torch.stack(outputs, 1)
 
-    def forward(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, source: Tensor, target: Tensor, labels: Tensor | None = None) -> Tensor:
         start = torch.zeros(source.shape[1], self.width, device=source.device)
         memory = self.encode(source, start)
         keys = self.keys(memory)
@@ -95,7 +98,7 @@ class Gnmt(nn.Module):
                     context = self.attention(x, keys, memory)
             outputs.append(x)
         logits = self.projection(torch.cat(outputs))
-        return F.cross_entropy(logits, labels.reshape(-1))
+        return logits if labels is None else F.cross_entropy(logits, labels.reshape(-1))
 
 
 def build(

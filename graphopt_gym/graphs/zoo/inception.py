@@ -134,7 +134,7 @@ class Auxiliary(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """Loss of a batch of images [batch, 3, 299, 299]; ``width`` 16 is the paper's network."""
+    """Loss (without labels: logits) of a batch of images [batch, 3, 299, 299]; ``width`` 16 is the paper's network."""
 
     def __init__(self, classes: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class InceptionV3(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(128 * w, classes)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = images
         for index, layer in enumerate(self.stem):
             x = layer(x)
@@ -176,11 +176,11 @@ class InceptionV3(nn.Module):
         loss = None
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == 7:  # the last 17x17 grid
+            if index == 7 and labels is not None:  # the last 17x17 grid
                 loss = 0.4 * F.cross_entropy(self.auxiliary(x), labels)
-        assert loss is not None
         x = torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)
-        return F.cross_entropy(self.fc(self.dropout(x)), labels) + loss
+        logits = self.fc(self.dropout(x))
+        return logits if labels is None else F.cross_entropy(logits, labels) + loss
 
 
 def build(

@@ -6,77 +6,13 @@ Adding a graph is adding a row here (and a family module where the architecture 
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-from graphopt_gym.data import data_path
 from graphopt_gym.errors import unknown_name
-
-# The split by family (ours): no family is in two, so a score on `test` is on architectures that training never saw.
-# GNMT with 8 layers is what GDP holds out; the largest and the most branched graphs are kept for the end.
-SPLIT_OF_FAMILY = {
-    "rnnlm": "train",
-    "transformer_xl": "train",
-    "inception": "train",
-    "resnet": "train",
-    "bert": "train",
-    "wavenet": "validation",
-    "gpt2": "validation",
-    "gnmt": "test",
-    "amoebanet": "test",
-}
-
-LICENCE = "Apache-2.0 (architecture code written for graphopt-gym)"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One graph: ``family`` is the module of this package whose ``build(**config)`` gives ``capture``'s arguments."""
-
-    family: str
-    config: Mapping[str, Any]
-    source: str
-    note: str = ""
-    devices: int | None = None  # how many devices the paper places it on (GO, Zhou et al. 2020, table 1)
-    folder: tuple[str, ...] = field(default=("graphs",))
-
-    @property
-    def cluster(self) -> str | None:
-        """The catalog's cluster with the paper's number of devices: P100s, whose 16 GB the batch sizes go by."""
-        return None if self.devices is None else f"p100x{self.devices}"
-
-    @property
-    def split(self) -> str | None:
-        """Where its family is in the zoo's splits; None for the measured graphs."""
-        return SPLIT_OF_FAMILY[self.family] if self.folder == ("graphs",) else None
-
-    def path(self, name: str) -> Any:
-        """Where the shipped file lies."""
-        return data_path(*self.folder, f"{name}.npz")
-
-    def arguments(self, **overrides: Any) -> dict[str, Any]:
-        """Arguments of :func:`graphopt_gym.graphs.capture.capture`; ``overrides`` change the configuration."""
-        family = importlib.import_module(f"graphopt_gym.graphs.zoo.{self.family}")
-        return dict(family.build(**{**self.config, **overrides}))
-
-    def capture(self, name: str) -> Any:
-        """The graph, captured anew."""
-        from graphopt_gym.graphs.capture import capture
-
-        arguments = self.arguments()
-        facts = {
-            "family": self.family,
-            "source": self.source,
-            "configuration": dict(self.config),
-            "licence": LICENCE,
-            "note": self.note,
-            "devices": self.devices,
-            "cluster": self.cluster,
-        }
-        return capture(**arguments | {"name": name, "metadata": facts | arguments["metadata"]})
-
+from graphopt_gym.graphs.zoo.entry import SPLIT_OF_FAMILY as SPLIT_OF_FAMILY
+from graphopt_gym.graphs.zoo.entry import Entry
+from graphopt_gym.graphs.zoo.inference import INFERENCE as INFERENCE
 
 # Layer counts, batch sizes and device counts of the device-placement graphs are GO's (table 1). Widths, steps,
 # vocabularies and the recurrent models' batch sizes are not published there; those below come from the cited
@@ -168,7 +104,8 @@ ZOO: dict[str, Entry] = {
 
 PAPERS = tuple(name for name, entry in ZOO.items() if entry.devices)  # the fourteen rows of GO's table 1
 
-# What an environment takes in place of a graph's name: splits by family, `papers`, and `all`.
+# What an environment takes in place of a graph's name: splits by family, `papers`, and `all`; the inference graphs' own
+# splits, and `inference`, all of those in a split.
 SPLITS: dict[str, tuple[str, ...]] = {
     **{
         split: tuple(name for name, entry in ZOO.items() if entry.split == split)
@@ -176,6 +113,11 @@ SPLITS: dict[str, tuple[str, ...]] = {
     },
     "papers": PAPERS,
     "all": tuple(ZOO),
+    **{
+        f"inference_{split}": tuple(name for name, entry in INFERENCE.items() if entry.split == split)
+        for split in ("train", "validation", "test")
+    },
+    "inference": tuple(name for name, entry in INFERENCE.items() if entry.split),
 }
 
 

@@ -1,4 +1,7 @@
-"""ResNet (He, Zhang, Ren, Sun, CVPR 2016), with bottleneck blocks. The stride sits on the 3x3 convolution."""
+"""ResNet (He, Zhang, Ren, Sun, CVPR 2016), with bottleneck or basic blocks. The stride sits on the (first) 3x3.
+
+With ``groups`` the bottlenecks are those of ResNeXt (Xie, Girshick, Dollar, Tu, He, CVPR 2017).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,16 @@ from torch.nn import functional as F
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, groups: int = 1) -> None:
         super().__init__()
         outputs = 4 * width
+        if groups > 1:
+            width *= 2  # ResNeXt, table 1
         self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.project = stride != 1 or inputs != outputs
         if self.project:
@@ -28,10 +36,27 @@ class Bottleneck(nn.Module):
         return F.relu(y + (self.down_bn(self.down_conv(x)) if self.project else x))
 
 
-class ResNet(nn.Module):
-    """Cross-entropy loss of a batch of images [batch, 3, size, size]."""
+class Basic(nn.Module):
+    expansion = 1
 
-    def __init__(self, blocks: tuple[int, ...], width: int, classes: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.project = stride != 1 or inputs != width
+        if self.project:
+            self.down_conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.down_bn = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (self.down_bn(self.down_conv(x)) if self.project else x))
+
+
+class ResNet(nn.Module):
+    """Logits of a batch of images [batch, 3, size, size], or the cross-entropy loss where labels are given."""
+
+    def __init__(self, blocks: tuple[int, ...], width: int, classes: int, basic: bool, groups: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.stages = nn.ModuleList()
@@ -39,18 +64,20 @@ class ResNet(nn.Module):
         for stage, count in enumerate(blocks):
             stack = nn.ModuleList()
             for block in range(count):
-                stack.append(Bottleneck(inputs, width << stage, 2 if stage and not block else 1))
-                inputs = 4 * (width << stage)
+                sizes = (inputs, width << stage, 2 if stage and not block else 1)
+                stack.append(Basic(*sizes) if basic else Bottleneck(*sizes, groups))
+                inputs = stack[-1].expansion * (width << stage)  # type: ignore[operator]
             self.stages.append(stack)
         self.fc = nn.Linear(inputs, classes)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x)
         x = torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)
-        return F.cross_entropy(self.fc(x), labels)
+        logits = self.fc(x)
+        return logits if labels is None else F.cross_entropy(logits, labels)
 
 
 def build(
@@ -58,6 +85,8 @@ def build(
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     width: int = 64,
     classes: int = 1000,
+    basic: bool = False,
+    groups: int = 1,
     size: int = 224,
     batch: int = 128,
     optimizer: str | None = "momentum",
@@ -65,7 +94,7 @@ def build(
 ) -> dict[str, Any]:
     """Arguments of ``capture``; defaults are ResNet-50."""
     with torch.device(device):
-        module = ResNet(tuple(blocks), width, classes)
+        module = ResNet(tuple(blocks), width, classes, basic, groups)
         inputs = {"images": torch.randn(batch, 3, size, size), "labels": torch.randint(0, classes, (batch,))}
     stages = [{"name": "stem", "part": "", "modules": ["conv1", "bn1"]}]
     for stage, count in enumerate(blocks):

@@ -39,7 +39,7 @@ class LstmCell(LstmWeights):
 
 
 class Rnnlm(nn.Module):
-    """Loss of tokens [steps, batch] against labels [steps, batch]."""
+    """Loss of tokens [steps, batch] against labels [steps, batch]; without labels the logits."""
 
     def __init__(self, layers: int, width: int, vocabulary: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Rnnlm(nn.Module):
         self.cells = nn.ModuleList(LstmCell(width, width) for _ in range(layers))
         self.projection = nn.Linear(width, vocabulary)
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
         states = [
             (torch.zeros(tokens.shape[1], self.width, device=tokens.device),) * 2 for _ in self.cells
         ]  # hidden, cell
@@ -59,7 +59,7 @@ class Rnnlm(nn.Module):
                 x = states[layer][0]
             outputs.append(x)
         logits = self.projection(torch.cat(outputs))
-        return F.cross_entropy(logits, labels.reshape(-1))
+        return logits if labels is None else F.cross_entropy(logits, labels.reshape(-1))
 
 
 def build(

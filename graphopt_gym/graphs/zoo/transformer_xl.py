@@ -63,7 +63,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerXl(nn.Module):
-    """Loss of a segment of tokens [length, batch], given the memory of each layer [memory, batch, width]."""
+    """Loss of a segment of tokens [length, batch], given the memory of each layer [memory, batch, width].
+
+    Without labels (None) the logits.
+    """
 
     frequency: Tensor
 
@@ -80,7 +83,7 @@ class TransformerXl(nn.Module):
         self.register_buffer("frequency", 1 / (10000 ** (torch.arange(0.0, width, 2.0) / width)), persistent=False)
         self.scale = width**0.5
 
-    def forward(self, tokens: Tensor, labels: Tensor, *memories: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor | None, *memories: Tensor) -> Tensor:
         length, past = tokens.shape[0], memories[0].shape[0]
         distance = torch.arange(past + length - 1, -1, -1, device=tokens.device, dtype=self.frequency.dtype)
         angle = distance[:, None] * self.frequency[None, :]
@@ -90,6 +93,8 @@ class TransformerXl(nn.Module):
         for attention, feed_forward, memory in zip(self.attention, self.feed_forward, memories, strict=True):
             x = feed_forward(attention(x, positions, memory, mask))
         logits = self.head(self.dropout(x))
+        if labels is None:
+            return logits
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.reshape(-1))
 
 
@@ -105,14 +110,15 @@ def build(
     memory: int = 384,
     batch: int = 64,
     dropout: float = 0.2,
+    train: bool = True,
     optimizer: str | None = "adam",
     device: str = "meta",
 ) -> dict[str, Any]:
     """Arguments of ``capture``."""
     with torch.device(device):
         module = TransformerXl(layers, width, heads, head_width, inner, vocabulary, dropout)
-        tokens = [torch.randint(0, vocabulary, (length, batch)) for _ in range(2)]
-        inputs = (*tokens, *(torch.randn(memory, batch, width) for _ in range(layers)))
+        tokens, labels = (torch.randint(0, vocabulary, (length, batch)) for _ in range(2))
+        inputs = (tokens, labels if train else None, *(torch.randn(memory, batch, width) for _ in range(layers)))
     stages = [
         {"name": "embedding", "part": "", "modules": ["embedding"]},
         *(

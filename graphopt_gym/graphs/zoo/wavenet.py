@@ -53,7 +53,10 @@ class Layer(nn.Module):
 
 
 class WaveNet(nn.Module):
-    """Loss of predicting samples [batch, length] (mu-law levels), each from those before it."""
+    """Loss of predicting samples [batch, length] (mu-law levels), each from those before it.
+
+    In evaluation mode the logits.
+    """
 
     def __init__(self, stacks: int, layers: int, cycle: int, width: int, skip: int, levels: int) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class WaveNet(nn.Module):
             for layer in stack:  # type: ignore[attr-defined]
                 x, total = layer(x, total)
         logits = self.head_out(F.relu(self.head_in(F.relu(total))))
-        return F.cross_entropy(logits, samples[:, 1:])
+        return F.cross_entropy(logits, samples[:, 1:]) if self.training else logits
 
 
 def build(
