@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import load_cluster as load_cluster
     from graphopt_gym.hardware.cluster import load_device as load_device
     from graphopt_gym.hardware.cost_model import CostModel as CostModel
+    from graphopt_gym.hardware.package import Package as Package
+    from graphopt_gym.hardware.package import load_package as load_package
+    from graphopt_gym.hardware.package import package_names as package_names
     from graphopt_gym.problem import Outcome as Outcome
     from graphopt_gym.problem import Problem as Problem
     from graphopt_gym.problem import Solution as Solution
@@ -47,6 +50,9 @@ _LAZY = {
     "cluster_names": "hardware.cluster",
     "load_device": "hardware.cluster",
     "CostModel": "hardware.cost_model",
+    "Package": "hardware.package",
+    "load_package": "hardware.package",
+    "package_names": "hardware.package",
     "simulate": "simulator",
     "Problem": "problem",
     "Outcome": "problem",

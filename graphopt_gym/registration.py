@@ -27,6 +27,7 @@ class EnvironmentSpec:
 
 
 _PLACEMENT = "graphopt_gym.envs.placement"
+_CHIPLET = "graphopt_gym.envs.chiplet"
 ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
     spec.env_id: spec
     for spec in (
@@ -45,6 +46,14 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             f"{_PLACEMENT}.env:PlacementOneShotEnv",
             f"{_PLACEMENT}.vector:PlacementOneShotVectorEnv",
             f"{_PLACEMENT}.heuristics",
+        ),
+        EnvironmentSpec(
+            "ChipletPartition-v0",
+            "partition onto the chips of a package, proposals corrected by a constraint solver",
+            f"{_CHIPLET}.problem:ChipletProblem",
+            f"{_CHIPLET}.env:ChipletPartitionEnv",
+            f"{_CHIPLET}.vector:ChipletPartitionVectorEnv",
+            f"{_CHIPLET}.methods",
         ),
     )
 }

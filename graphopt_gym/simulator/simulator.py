@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -189,15 +190,7 @@ class Simulator:
                 out.busy_s[low:high],
             )  # fmt: skip
 
-        parts = min(cores(), batch)
-        if parts <= 1:
-            rows(0, batch)
-            return out
-        cuts = np.linspace(0, batch, parts + 1).astype(int).tolist()
-        waits = [_pool().submit(rows, low, high) for low, high in itertools.pairwise(cuts[1:])]
-        rows(cuts[0], cuts[1])  # this thread takes the first part
-        for wait in waits:
-            wait.result()
+        on_all_cores(rows, batch)
         return out
 
 
@@ -218,6 +211,19 @@ def simulate(
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_all_cores(rows: Callable[[int, int], None], count: int) -> None:
+    """Call ``rows(low, high)`` for parts of ``range(count)``, one a core: for work that gives the GIL back."""
+    parts = min(cores(), count)
+    if parts <= 1:
+        rows(0, count)
+        return
+    cuts = np.linspace(0, count, parts + 1).astype(int).tolist()
+    waits = [_pool().submit(rows, low, high) for low, high in itertools.pairwise(cuts[1:])]
+    rows(cuts[0], cuts[1])  # this thread takes the first part
+    for wait in waits:
+        wait.result()
 
 
 @lru_cache(maxsize=1)

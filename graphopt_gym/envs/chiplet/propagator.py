@@ -879,6 +879,12 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
 
 
 @njit(cache=True, nogil=True)
+def assign(rules, state, op, chip):
+    """Give an op a chip and draw all conclusions. False where that is a contradiction; then :func:`undo`."""
+    return narrow(state, op, np.int64(1) << np.int64(chip)) and propagate(rules, state)
+
+
+@njit(cache=True, nogil=True)
 def probe(rules, state, op, snapshot, allowed):
     """Fill ``allowed``, bool [C]: the chips of an op's domain whose assignment is no contradiction at once.
 
@@ -887,11 +893,10 @@ def probe(rules, state, op, snapshot, allowed):
     trail = state.counts[TRAIL]
     snapshot[:, :] = state.chips
     domain = state.store[op]
-    one = np.int64(1)
     for chip in range(rules.num_chips):
         allowed[chip] = False
         if domain >> chip & 1:
-            allowed[chip] = narrow(state, op, one << chip) and propagate(rules, state)
+            allowed[chip] = assign(rules, state, op, chip)
             undo(state, trail, snapshot)
 
 
@@ -926,7 +931,7 @@ class Propagator:
     def assign(self, op: int, chip: int) -> bool:
         """Give an op a chip and draw all conclusions. False, and nothing changed, where that is a contradiction."""
         trail, snapshot = int(self.state.counts[TRAIL]), self.state.chips.copy()
-        if narrow(self.state, op, np.int64(1) << np.int64(chip)) and propagate(self.rules, self.state):
+        if assign(self.rules, self.state, op, chip):
             self._levels.append((trail, snapshot))
             return True
         undo(self.state, trail, snapshot)

@@ -1,0 +1,354 @@
+"""Partitions in progress: the one implementation behind the scalar and the vector environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from graphopt_gym.envs.chiplet.corrector import Correction, check_probabilities
+from graphopt_gym.envs.chiplet.instances import ChipletRoster, Instance, memory_reasons
+from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
+from graphopt_gym.envs.chiplet.propagator import State, assign, probe, restore
+from graphopt_gym.envs.chiplet.rendering import describe, pipeline_figure
+from graphopt_gym.envs.chiplet.walk import (
+    PROGRESS_FEATURES,
+    STEP_CHIP_FEATURES,
+    begin_walk,
+    look,
+    new_walk,
+    take,
+)
+from graphopt_gym.envs.episodes import Episodes, one_shot_masks, unit_box
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.simulator.simulator import on_all_cores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from graphopt_gym.problem import Outcome
+
+MODES = ("fix", "sample", "step")
+
+
+def make_episodes(roster: ChipletRoster, count: int, mode: str) -> ChipletEpisodes:
+    """Episodes of a mode. Raises InputError for one that is not known."""
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    return StepEpisodes(roster, count) if mode == "step" else OneShotEpisodes(roster, count, mode)
+
+
+class ChipletEpisodes(Episodes[Instance]):
+    """``count`` episodes on instances of a roster; see the environment for what is asked and told."""
+
+    roster: ChipletRoster
+
+    def __init__(self, roster: ChipletRoster, count: int) -> None:
+        super().__init__(roster, count)
+        self.partition = np.full((count, roster.max_ops), -1, np.int32)  # -1: undecided, or padding
+        self.changed = np.zeros((count, roster.max_ops), np.bool_)  # ops that did not get the chip that was asked for
+        self.cost = np.zeros(count)
+        self.valid = np.zeros(count, np.bool_)
+        self.reasons: list[tuple[str, ...]] = [()] * count
+        self.throughput = np.zeros(count)
+
+    def _begin(self, rows: np.ndarray) -> None:
+        self.partition[rows] = -1
+
+    def _end(self, row: int, decision: np.ndarray, changed: np.ndarray, reason: str = "") -> None:
+        """Price a whole partition, and keep what the last info tells.
+
+        Args:
+            changed: bool [N].
+            reason: why the corrector found nothing, where it did not.
+        """
+        instance = self.instance(row)
+        cost, valid = instance.problem.costs(decision[None])
+        self.partition[row, : instance.num_ops] = decision
+        self.changed[row] = False
+        self.changed[row, : instance.num_ops] = changed
+        self.cost[row], self.valid[row] = cost[0], valid[0]
+        self.reasons[row] = ()
+        self.throughput[row] = 0.0
+        if not valid[0]:
+            self.reasons[row] = ((reason,) if reason else ()) + memory_reasons(instance.problem, decision)
+        else:
+            self.throughput[row] = instance.greedy_s / cost[0] if cost[0] > 0 else 1.0
+
+    def decision(self, row: int) -> np.ndarray:
+        """int32 [N], a copy: the chip of each op; -1 where it is undecided."""
+        return self.partition[row, : self.instance(row).num_ops].copy()
+
+    def outcome(self, row: int) -> Outcome:
+        decision = self.decision(row)
+        decided = int((decision >= 0).sum())
+        if decided < len(decision):
+            raise InputError(f"the partition is not complete: {decided} of {len(decision)} ops have a chip; go on")
+        return self.instance(row).problem.evaluate(decision)
+
+    def so_far(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(seconds float64 [C], link bytes float64 [L], memory int64 [C]) of the decided ops."""
+        package = self.instance(row).problem.package
+        return np.zeros(package.num_chips), np.zeros(package.num_links), np.zeros(package.num_chips, np.int64)
+
+    def reset_info(self, row: int) -> dict[str, Any]:
+        problem = self.instance(row).problem
+        return {
+            "graph": problem.graph.name,
+            "cluster": problem.cluster.name,
+            "ops": problem.num_ops,
+            "chips": problem.num_chips,
+        }
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        return {
+            "partition": self.partition[row].copy(),
+            "changed": int(self.changed[row].sum()),
+            "changed_ops": self.changed[row].copy(),
+            "cost": float(self.cost[row]),
+            "valid": bool(self.valid[row]),
+            "reasons": self.reasons[row],
+            "throughput": float(self.throughput[row]),
+        }
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        instance, roster = self.instances[index], self.roster
+        ops, chips, edges = instance.num_ops, instance.num_chips, instance.num_edges
+        out = {name: np.zeros(shape, np.float32) for name, shape in self.static_shapes().items()}
+        out["nodes"][:ops] = instance.op_features[:ops]
+        out["node_mask"] = (np.arange(roster.max_ops) < ops).astype(np.int8)
+        out["edge_index"] = np.full((2, roster.max_edges), -1, np.int32)
+        out["edge_index"][:, :edges] = instance.problem.ops.edges.T
+        out["edge_bytes"][:edges] = instance.edge_features
+        out["chips"][:chips] = instance.chip_features
+        out["action_mask"] = (np.arange(roster.max_chips) < chips).astype(np.int8)
+        return out
+
+    def static_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "nodes": (self.roster.max_ops, len(OP_FEATURES)),
+            "node_mask": (self.roster.max_ops,),
+            "edge_index": (2, self.roster.max_edges),
+            "edge_bytes": (self.roster.max_edges,),
+            "chips": (self.roster.max_chips, len(CHIP_FEATURES)),
+            "action_mask": (self.roster.max_chips,),
+        }
+
+    def _chip_mask(self, rows: np.ndarray) -> np.ndarray:
+        """bool [rows, max_chips]: the chips that are there."""
+        chips = np.array([one.num_chips for one in self.instances])[self.instance_of[rows]]
+        return np.arange(self.roster.max_chips) < chips[:, None]
+
+    def figure(self, row: int) -> Figure:
+        return pipeline_figure(self, row)
+
+    def describe(self, row: int) -> str:
+        return describe(self, row)
+
+
+class OneShotEpisodes(ChipletEpisodes):
+    """A whole proposal in one action, corrected; modes ``"fix"`` and ``"sample"``."""
+
+    def __init__(self, roster: ChipletRoster, count: int, mode: str) -> None:
+        super().__init__(roster, count)
+        self.mode = mode
+        if mode == "fix":
+            self.action_space = spaces.MultiDiscrete([roster.max_chips] * roster.max_ops)
+        else:
+            self.action_space = spaces.Box(0.0, 1.0, (roster.max_ops, roster.max_chips), np.float32)
+            self.drawn_from = np.zeros((count, roster.max_ops), np.int64)
+
+    def _spaces(self) -> dict[str, spaces.Space[Any]]:
+        self.observation_shapes = self.static_shapes()
+        return self._static_spaces(self.roster.max_ops)
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # all are checked before the first is corrected, so that a refused step changes nothing
+        proposals = [self._proposal(self.instance(row), action) for row, action in zip(rows, actions, strict=True)]
+        illegal = np.zeros(len(rows), np.bool_)
+        for instance, _, _ in self._parts(rows):
+            _ = instance.greedy_s  # made once, before the threads ask for it
+
+        def correct(low: int, high: int) -> None:
+            for at in range(low, high):
+                illegal[at] = self._correct(int(rows[at]), proposals[at])
+
+        on_all_cores(correct, len(rows))
+        return self.throughput[rows], np.ones(len(rows), np.bool_), illegal
+
+    def _proposal(self, instance: Instance, action: np.ndarray) -> np.ndarray:
+        """The part of an action that counts: int [N], or float64 [N, C]."""
+        roster = self.roster
+        if self.mode == "fix":
+            if action.shape != (roster.max_ops,) or action.dtype.kind not in "iu":
+                raise InputError(
+                    f"action has shape {action.shape} and type {action.dtype}, expected integers of shape "
+                    f"({roster.max_ops},): one chip an op"
+                )
+            return action[: instance.num_ops]
+        if action.shape != (roster.max_ops, roster.max_chips):
+            raise InputError(
+                f"action has shape {action.shape}, expected ({roster.max_ops}, {roster.max_chips}): a row of chances "
+                f"an op, one a chip"
+            )
+        given = action[: instance.num_ops, : instance.num_chips]
+        return check_probabilities(given, instance.num_ops, instance.num_chips)
+
+    def _correct(self, row: int, proposal: np.ndarray) -> bool:
+        """Correct a proposal and end the episode. Whether it named chips that are not there."""
+        instance, generator = self.instance(row), self.generators[row]
+        if self.mode == "fix":
+            candidate = np.clip(proposal, 0, instance.num_chips - 1)
+            with instance.corrector() as corrector:
+                found = corrector.fix(candidate, generator)
+            self._end(row, found.decision, found.decision != proposal, found.reason)
+            return bool((candidate != proposal).any())
+        with instance.corrector() as corrector:
+            found = corrector.sample(proposal, generator)
+        taken = proposal[np.arange(instance.num_ops), found.decision]
+        self.drawn_from[row] = 0
+        self.drawn_from[row, : instance.num_ops] = found.drawn_from
+        self._end(row, found.decision, taken < proposal.max(axis=1), found.reason)
+        return False
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        info = super().end_info(row)
+        return info if self.mode == "fix" else info | {"drawn_from": self.drawn_from[row].copy()}
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        self._fill_static(rows, out)
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        ops = np.array([one.num_ops for one in self.instances])[self.instance_of[rows]]
+        return one_shot_masks(self._chip_mask(rows), ops, self.roster.max_ops)
+
+
+class StepEpisodes(ChipletEpisodes):
+    """One op a step, with masks from the propagator; mode ``"step"``."""
+
+    def __init__(self, roster: ChipletRoster, count: int) -> None:
+        super().__init__(roster, count)
+        self.action_space = spaces.Discrete(roster.max_chips)
+        tables = [one.tables for one in self.instances]
+        self.walk = new_walk(count, tables, roster.max_ops, roster.max_chips)
+        self.partition = self.walk.chip_of
+        self.allowed = np.zeros((count, roster.max_chips), np.bool_)  # all chips at the end of an episode
+        self.dead_end = np.zeros(count, np.bool_)
+        self._states: dict[int, tuple[int, State, np.ndarray]] = {}  # (instance, its state, room for a snapshot)
+
+    def _spaces(self) -> dict[str, spaces.Space[Any]]:
+        chips = self.roster.max_chips
+        self.observation_shapes = {
+            "op": (len(OP_FEATURES),),
+            "chips": (chips, len(CHIP_FEATURES) + len(STEP_CHIP_FEATURES)),
+            "progress": (len(PROGRESS_FEATURES),),
+            "action_mask": (chips,),
+        }
+        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
+        boxes["action_mask"] = spaces.Box(0, 1, (chips,), np.int8)
+        return boxes
+
+    def _begin(self, rows: np.ndarray) -> None:
+        for row in rows.tolist():
+            index, instance = int(self.instance_of[row]), self.instance(row)
+            if row not in self._states or self._states[row][0] != index:
+                state = instance.new_state()
+                self._states[row] = (index, state, np.empty_like(state.chips))
+            restore(self._states[row][1], *instance.begun[1:])
+            begin_walk(self.walk, row)
+            self._look_ahead(row)
+
+    def _look_ahead(self, row: int) -> None:
+        """Find the chips that the current op may get, or a dead end."""
+        _, state, snapshot = self._states[row]
+        instance, op = self.instance(row), int(self.walk.current[row])
+        self.allowed[row] = False
+        allowed = self.allowed[row, : instance.num_chips]
+        if instance.begun[0]:
+            probe(instance.problem.corrector.rules, state, op, snapshot, allowed)
+        self.dead_end[row] = not allowed.any()
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if actions.shape != rows.shape or actions.dtype.kind not in "iu":
+            raise InputError(
+                f"action has shape {actions.shape[1:]} and type {actions.dtype}, expected an integer: the op's chip"
+            )
+        rewards, done, illegal = np.zeros(len(rows)), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+
+        def step(low: int, high: int) -> None:
+            for at in range(low, high):
+                row, chip = int(rows[at]), int(actions[at])
+                illegal[at] = not (0 <= chip < self.roster.max_chips and self.allowed[row, chip])
+                done[at] = self._step(row, chip)
+
+        on_all_cores(step, len(rows))
+        rewards[done] = self.throughput[rows[done]]
+        return rewards, done, illegal
+
+    def _step(self, row: int, chip: int) -> bool:
+        """Give the current op the chip, or the nearest allowed one. Whether that ends the episode."""
+        instance, op = self.instance(row), int(self.walk.current[row])
+        if not self.dead_end[row]:
+            options = np.flatnonzero(self.allowed[row])
+            chip = int(options[np.abs(options - chip).argmin()])  # the lower of two
+            state = self._states[row][1]
+            assign(instance.problem.corrector.rules, state, op, chip)
+            take(instance.tables, self.walk, row, np.array([chip], np.int32))
+            if op + 1 < instance.num_ops:
+                self._look_ahead(row)
+                if not self.dead_end[row]:
+                    return False
+        decision = self.decision(row)
+        if not self.dead_end[row]:
+            self._end(row, decision, np.zeros(instance.num_ops, np.bool_))
+            # the propagator knows part of what chips hold; the rest is found out now
+            if self.valid[row] or not instance.problem.memory_rule:
+                self.allowed[row] = self._chip_mask(np.array([row]))[0]
+                return True
+        self._complete(row, decision)
+        self.allowed[row] = self._chip_mask(np.array([row]))[0]
+        return True
+
+    def _complete(self, row: int, decision: np.ndarray) -> None:
+        """End an episode by a correction: decided ops keep their chips where they can."""
+        instance, state = self.instance(row), self._states[row][1]
+        decided = decision >= 0
+        left = np.maximum(state.store[: instance.num_ops], 1)
+        lowest = np.log2((left & -left).astype(np.float64)).astype(np.int32)
+        with instance.corrector() as corrector:
+            found: Correction = corrector.fix(
+                np.where(decided, decision, lowest), self.generators[row], first=np.flatnonzero(decided)
+            )
+        self.dead_end[row] = True
+        begin_walk(self.walk, row)
+        take(instance.tables, self.walk, row, found.decision)
+        self._end(row, found.decision, decided & (found.decision != decision), found.reason)
+
+    def so_far(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        package, walk = self.instance(row).problem.package, self.walk
+        chips, links = package.num_chips, package.num_links
+        return walk.seconds[row, :chips], walk.link_bytes[row, :links], walk.memory[row, :chips]
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        return super().end_info(row) | {"dead_end": bool(self.dead_end[row])}
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        count, chips = len(rows), self.roster.max_chips
+        out = {
+            "op": np.empty((count, len(OP_FEATURES)), np.float32),
+            "chips": np.zeros((count, chips, len(CHIP_FEATURES) + len(STEP_CHIP_FEATURES)), np.float32),
+            "progress": np.empty((count, len(PROGRESS_FEATURES)), np.float32),
+            "action_mask": self.allowed[rows].astype(np.int8),
+        }
+        for instance, part, at in self._parts(rows):
+            out["op"][at] = instance.op_features[self.walk.current[part]]
+            out["chips"][at, : instance.num_chips, : len(CHIP_FEATURES)] = instance.chip_features
+            look(instance.tables, self.walk, part, at, out["chips"], out["progress"])
+        out["chips"] = out["chips"].reshape(count, -1)
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        return self.allowed[rows]

@@ -1,0 +1,151 @@
+"""The graphs and packages that a chiplet environment draws from, each pair with its constants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphopt_gym.envs.chiplet.corrector import Corrector
+from graphopt_gym.envs.chiplet.methods import greedy_decision
+from graphopt_gym.envs.chiplet.observation import chip_features, edge_features, op_features
+from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
+from graphopt_gym.envs.chiplet.walk import Tables, make_tables
+from graphopt_gym.envs.roster import Roster, Shared, padded_size
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.package import Package
+
+    GraphLike = str | os.PathLike[str] | ComputationGraph
+    PackageLike = str | os.PathLike[str] | Package
+
+_MOST_REASONS = 5
+
+
+class Instance:
+    """One graph on one package: the problem, its features, what its rewards are relative to."""
+
+    def __init__(self, problem: ChipletProblem) -> None:
+        self.problem = problem
+        self.num_ops = problem.num_ops
+        self.num_chips = problem.num_chips
+        self.num_edges = len(problem.ops.edges)
+        self._correctors: list[Corrector] = []  # not in use just now
+
+    @cached_property
+    def greedy_s(self) -> float:
+        """The period of the greedy compiler heuristic's partition (even where that does not fit the memory)."""
+        return period_s(self.problem, greedy_decision(self.problem))
+
+    @cached_property
+    def op_features(self) -> np.ndarray:
+        """float32 [N+1, F]; the last row is 0, for the end of an episode."""
+        own = op_features(self.problem)
+        return np.vstack([own, np.zeros((1, own.shape[1]), np.float32)])
+
+    @cached_property
+    def chip_features(self) -> np.ndarray:
+        """float32 [C, K]"""
+        return chip_features(self.problem)
+
+    @cached_property
+    def edge_features(self) -> np.ndarray:
+        """float32 [E]"""
+        return edge_features(self.problem)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """For episodes of one op a step."""
+        return make_tables(self.problem, self.greedy_s)
+
+    @cached_property
+    def begun(self) -> tuple[bool, np.ndarray, np.ndarray]:
+        """The propagator with nothing assigned: whether there may be a partition, its store, its chips' table."""
+        state = self.new_state()
+        feasible = begin(self.problem.corrector.rules, state)
+        return bool(feasible), state.store.copy(), state.chips.copy()
+
+    def new_state(self) -> State:
+        """Room for one propagator."""
+        return make_state(self.problem.corrector.rules)
+
+    @contextmanager
+    def corrector(self) -> Iterator[Corrector]:
+        """A corrector that no other thread uses meanwhile; what it gives depends on the generator alone."""
+        try:
+            corrector = self._correctors.pop()
+        except IndexError:
+            corrector = Corrector.of(self.problem)
+        try:
+            yield corrector
+        finally:
+            self._correctors.append(corrector)
+
+
+def period_s(problem: ChipletProblem, decision: np.ndarray) -> float:
+    """The time of the slowest chip or link, whatever the rules say."""
+    seconds, link_bytes, _, _ = problem.measure(decision)
+    return max(float(seconds.max()), float(link_bytes.max(initial=0.0)) / problem.package.link_bytes_per_s)
+
+
+def memory_reasons(problem: ChipletProblem, decision: np.ndarray) -> tuple[str, ...]:
+    """A line for each chip that holds more than its memory, and how many more there are."""
+    need, capacity = problem.measure(decision)[2], problem.package.sram_bytes
+    over = np.flatnonzero(need > capacity).tolist()
+    lines = [
+        f"memory: chip {chip} needs {need[chip] / 2**20:.2f} MiB and has {capacity[chip] / 2**20:.2f} MiB"
+        for chip in over[:_MOST_REASONS]
+    ]
+    if len(over) > _MOST_REASONS:
+        lines.append(f"memory: {len(over) - _MOST_REASONS} more chips")
+    return tuple(lines)
+
+
+_shared: Shared[Instance] = Shared()
+
+
+def load_instance(graph: GraphLike, cluster: PackageLike, memory_rule: bool) -> Instance:
+    """The instance of a graph on a package, shared between all environments of this process that ask for it."""
+    from graphopt_gym.graphs.zoo import load_graph
+    from graphopt_gym.hardware.package import load_package
+
+    one, on = load_graph(graph), load_package(cluster)
+
+    def make() -> Instance:
+        return Instance(ChipletProblem(one, on, memory_rule=memory_rule))
+
+    return _shared.get(one, on, (graph, cluster), (bool(memory_rule),), make)
+
+
+class ChipletRoster(Roster[Instance]):
+    """All graphs on all packages that an environment may be asked for, and the padded sizes they share.
+
+    Args:
+        graph, cluster: see :class:`Roster`; a cluster here is a package.
+        memory_rule: see :class:`ChipletProblem`.
+        max_ops, max_chips, max_edges: sizes to pad to, None: the largest of the roster.
+
+    Raises:
+        InputError: as :class:`Roster`, or a size smaller than what is there.
+    """
+
+    def __init__(
+        self,
+        graph: GraphLike | Sequence[GraphLike],
+        cluster: PackageLike | Sequence[PackageLike],
+        memory_rule: bool,
+        max_ops: int | None,
+        max_chips: int | None,
+        max_edges: int | None,
+    ) -> None:
+        super().__init__(graph, cluster, lambda one, on: load_instance(one, on, memory_rule))
+        flat = self.flat
+        self.max_ops = padded_size("max_ops", max_ops, max(one.num_ops for one in flat))
+        self.max_chips = padded_size("max_chips", max_chips, max(one.num_chips for one in flat))
+        self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
