@@ -4,7 +4,7 @@
 python scripts/build_graphs.py                    every graph
 python scripts/build_graphs.py bert_base resnet50 these
 python scripts/build_graphs.py --check [NAME…]    writes nothing; exit 1 where a rebuilt file differs
-python scripts/build_graphs.py --table            the statistics table of the README, from the shipped files
+python scripts/build_graphs.py --table            the statistics tables of the README, from the shipped files
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def build(name: str, path: Path) -> str:
 
 
 def table() -> list[str]:
-    """The rows of the statistics table in envs_data/graphs/README.md."""
+    """The statistics table of training steps and measured graphs in envs_data/graphs/README.md."""
     lines = [
         "| graph | split | paper's devices | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, entry in ENTRIES.items():
+    for name, entry in (ZOO | MEASURED).items():
         path = Path(entry.path(name))
         graph = read_graph(path)
         facts = graph.statistics()
@@ -56,6 +56,31 @@ def table() -> list[str]:
     return lines
 
 
+def package_for(num_ops: int) -> str:
+    """The largest ring of small chips on which a chip has four ops or more on average."""
+    return next((f"mcm{chips}" for chips in (36, 16, 9) if num_ops >= 4 * chips), "mcm4")
+
+
+def inference_table() -> list[str]:
+    """The table of inference graphs in envs_data/graphs/README.md."""
+    from graphopt_gym.envs.chiplet.ops import chip_ops
+
+    lines = [
+        "| graph | family | split | type | ops for chips | edges | GFLOP | parameters on chips (MB) | package | KB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in INFERENCE.items():
+        path = Path(entry.path(name))
+        graph = read_graph(path)
+        ops = chip_ops(graph)
+        lines.append(
+            f"| {name} | {entry.family} | {entry.split or ''} | {entry.dtype} | {ops.num_ops} | {len(ops.edges)} | "
+            f"{graph.flops.sum() / 1e9:.2f} | {ops.param_bytes.sum() / 1e6:.1f} | {package_for(ops.num_ops)} | "
+            f"{path.stat().st_size / 1024:.0f} |"
+        )
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -63,7 +88,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print the statistics table")
     given = parser.parse_args()
     if given.table:
-        print("\n".join(table()))
+        print("\n".join([*table(), "", *inference_table()]))
         return 0
     differ = 0
     for name in given.names or ENTRIES:

@@ -136,7 +136,7 @@ class Auxiliary(nn.Module):
 class InceptionV3(nn.Module):
     """Loss (without labels: logits) of a batch of images [batch, 3, 299, 299]; ``width`` 16 is the paper's network."""
 
-    def __init__(self, classes: int, width: int, dropout: float) -> None:
+    def __init__(self, classes: int, width: int, dropout: float, auxiliary: bool) -> None:
         super().__init__()
         w = width
         self.stem = nn.ModuleList(
@@ -163,7 +163,7 @@ class InceptionV3(nn.Module):
                 _block_e(128 * w, w),
             ]
         )
-        self.auxiliary = Auxiliary(48 * w, classes, w)
+        self.auxiliary = Auxiliary(48 * w, classes, w) if auxiliary else None
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(128 * w, classes)
 
@@ -176,11 +176,14 @@ class InceptionV3(nn.Module):
         loss = None
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == 7 and labels is not None:  # the last 17x17 grid
+            if index == 7 and labels is not None and self.auxiliary is not None:  # the last 17x17 grid
                 loss = 0.4 * F.cross_entropy(self.auxiliary(x), labels)
         x = torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)
         logits = self.fc(self.dropout(x))
-        return logits if labels is None else F.cross_entropy(logits, labels) + loss
+        if labels is None:
+            return logits
+        whole = F.cross_entropy(logits, labels)
+        return whole if loss is None else whole + loss
 
 
 def build(
@@ -190,12 +193,13 @@ def build(
     size: int = 299,
     batch: int = 32,
     dropout: float = 0.5,
+    auxiliary: bool = True,
     optimizer: str | None = "momentum",
     device: str = "meta",
 ) -> dict[str, Any]:
     """Arguments of ``capture``."""
     with torch.device(device):
-        module = InceptionV3(classes, width, dropout)
+        module = InceptionV3(classes, width, dropout, auxiliary)
         inputs = {"images": torch.randn(batch, 3, size, size), "labels": torch.randint(0, classes, (batch,))}
     stages = [
         {"name": "stem", "part": "", "modules": ["stem"]},

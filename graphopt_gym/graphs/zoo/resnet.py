@@ -66,7 +66,7 @@ class ResNet(nn.Module):
             for block in range(count):
                 sizes = (inputs, width << stage, 2 if stage and not block else 1)
                 stack.append(Basic(*sizes) if basic else Bottleneck(*sizes, groups))
-                inputs = stack[-1].expansion * (width << stage)  # type: ignore[operator]
+                inputs = (Basic if basic else Bottleneck).expansion * (width << stage)
             self.stages.append(stack)
         self.fc = nn.Linear(inputs, classes)
 

@@ -67,7 +67,7 @@ def build(
             wide = nn.Sequential(  # the paper's fc6 and fc7 as convolutions
                 *layers[cut:-1], nn.MaxPool2d(3, 1, 1), ConvNorm(512, 1024, 3, dilation=6), ConvNorm(1024, 1024, 1)
             )
-            stems = [(nn.Sequential(*layers[:cut]), 512), (wide, 1024)]
+            stems: list[tuple[nn.Module, int]] = [(nn.Sequential(*layers[:cut]), 512), (wide, 1024)]
             extras = (512, 256, 256, 256)
         else:
             layers, last = mobilenet_v2.features(1.0)
