@@ -4,8 +4,10 @@ Two modes. SAMPLE visits the ops in a random order and draws each one's chip fro
 restricted to the chips that its domain still allows. FIX visits them in a random order and keeps the candidate's chip
 where the domain allows it; a second round gives the others the nearest chip that is left. At a dead end choices
 are taken back until the op that failed has a chip, and it goes first; the propagator's ``search`` tells how. After too
-many dead ends it starts again with another order, and in the end under the rules of a chain (see
-``propagator.make_rules``), which know no dead ends: there is always an answer, unless memory is a rule.
+many dead ends it starts again with another order: roughly along the graph, roughly against it (there dead ends are
+rarer, above all on unrolled recurrences, but what comes first has more of a say), and at random again. In the end it
+goes under the rules of a chain (see ``propagator.make_rules``), which know no dead ends: there is always an answer,
+unless memory is a rule.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ from graphopt_gym.errors import InputError
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.problem import ChipletProblem
 
+ORDERS = ("random", "along", "against")  # one an attempt, in turn
+JITTER = 0.05  # of the number of ops: how far the last two are shuffled
 ATTEMPTS = 6  # orders under the full rules
-MEMORY_ATTEMPTS = 20  # where memory is a rule, too: more of them, since nothing else guarantees an answer
-# Dead ends an attempt may meet: choices taken back, and failed values in all, per op and at least.
+MEMORY_ATTEMPTS = 21  # where memory is a rule, too: more of them, since nothing else guarantees an answer
+# Dead ends an attempt may meet: choices taken back, and failed values in all, per op and at least. The first attempts,
+# one an order, have fewer: another order mostly helps sooner than persistence.
 MOST_BACKTRACKS = 60
 FAILURES_PER_OP = 1
 LEAST_FAILURES = 100
+FIRST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,13 @@ class Corrector:
         )
         return self._run(weights, None, rng, None)
 
-    def fix(self, candidate: Any, rng: np.random.Generator, *, first: int | None = None, tries: int = 1) -> Correction:
+    def fix(
+        self, candidate: Any, rng: np.random.Generator, *, first: np.ndarray | None = None, tries: int = 1
+    ) -> Correction:
         """FIX: the candidate partition [N], with as few changes as the random order finds.
 
-        A valid candidate comes back as it is. ``first``: the op to visit first, so that it keeps its chip if any can.
-        ``tries``: so many orders, and of what they give that with the fewest changes.
+        A valid candidate comes back as it is. ``first``: ops to visit before the others, so that they keep their chips
+        if they can. ``tries``: so many orders, and of what they give that with the fewest changes.
 
         Raises:
             InputError: wrong shape or type, or a chip out of range.
@@ -151,7 +159,7 @@ class Corrector:
         return best
 
     def _run(
-        self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: int | None
+        self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: np.ndarray | None
     ) -> Correction:
         started = time.perf_counter()
         has_memory = self.rules.memory
@@ -170,20 +178,18 @@ class Corrector:
                 reason += f" and {self.seconds} s"
                 break
             attempts += 1
-            order = rng.permutation(self.num_ops).astype(np.int32)
-            if has_memory and attempts % 2 == 0:
-                order.sort()  # filling chips along the graph seldom runs into dead ends
+            order = self._order(ORDERS[(attempts - 1) % len(ORDERS)], rng)
             if first is not None:
-                order = np.concatenate([[np.int32(first)], order[order != first]]).astype(np.int32)
+                order = order[np.argsort(~np.isin(order, first), kind="stable")]
             feasible, store, chips = self._begun[rules.cover]
             if not feasible:
                 reason = "no partition fits the chips' memory: an op fits on none"
                 break
             restore(self._state, store, chips)
-            most_failures = FAILURES_PER_OP * self.num_ops + LEAST_FAILURES
+            patience = FIRST_SHARE if attempts <= len(ORDERS) and rules.cover else 1.0
             status, taken_back, depth = search(
-                rules, self._state, weights, given, order, rng, self._levels, self._snapshots, MOST_BACKTRACKS,
-                most_failures,
+                rules, self._state, weights, given, order, rng, self._levels, self._snapshots,
+                int(patience * MOST_BACKTRACKS), int(patience * (FAILURES_PER_OP * self.num_ops + LEAST_FAILURES)),
             )  # fmt: skip
             backtracks += int(taken_back)
             nodes += int(self._state.counts[NODES])
@@ -205,6 +211,13 @@ class Corrector:
             decision = np.zeros(self.num_ops, np.int32)
         failed = self._correction(decision, candidate, backtracks, nodes, attempts, False)
         return Correction(**{**failed.__dict__, "valid": False, "reason": reason})
+
+    def _order(self, kind: str, rng: np.random.Generator) -> np.ndarray:
+        """int32 [N]: the ops in an order of ORDERS."""
+        if kind == "random":
+            return rng.permutation(self.num_ops).astype(np.int32)
+        along = np.argsort(np.arange(self.num_ops) + rng.normal(0.0, JITTER * self.num_ops, self.num_ops))
+        return (along if kind == "along" else along[::-1]).astype(np.int32)
 
     def _correction(
         self,

@@ -29,14 +29,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from graphopt_gym.errors import InputError
 
-# the lowest set bit of a word, by its remainder: 2 is a primitive root of 67
-_BIT = np.zeros(67, np.int64)
-for _index in range(63):
-    _BIT[pow(2, _index, 67)] = _index
+# What runs for every assignment creates no array, so it need not count references to those that it is given; counting
+# took two thirds of the time.
+_compiled = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 
 # rows of the table of chips
 BEYOND, BEFORE, DIRECT, DIRECT_IN, FORBIDDEN, FORBIDDEN_IN, ON_WAY, ON_WAY_IN, POSSIBLE, HELD = range(10)
@@ -86,12 +86,14 @@ class State(NamedTuple):
     stack: np.ndarray  # int32
     dirty: np.ndarray  # int32 [N] ops whose fixed relatives changed
     is_dirty: np.ndarray  # bool [N]
+    closed: np.ndarray  # int64 [N, 3]: the chips beyond an op, and before it, as of a review, and its number
     ends: np.ndarray  # int64 [C+1, C]
-    # length of the trail, head of the queue, its length, dirty ops, whether the chips' table changed, propagations
-    counts: np.ndarray  # int64 [6]
+    # length of the trail, head of the queue, its length, dirty ops, whether the chips' table changed, propagations, and
+    # the number of the last review of ops
+    counts: np.ndarray  # int64 [NUM_COUNTS]
 
 
-TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES = range(6)
+TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES, REVIEW, NUM_COUNTS = range(8)
 DONE, GAVE_UP, EXHAUSTED = range(3)  # how a search ends
 
 
@@ -186,8 +188,9 @@ def make_state(rules: Rules) -> State:
         stack=np.empty(len(rules.succ) + n + 1, np.int32),
         dirty=np.empty(n + 1, np.int32),
         is_dirty=np.zeros(n, bool),
+        closed=np.zeros((n, 3), np.int64),
         ends=np.empty((chips + 1, chips), np.int64),
-        counts=np.zeros(6, np.int64),
+        counts=np.zeros(NUM_COUNTS, np.int64),
     )
 
 
@@ -200,6 +203,38 @@ def _pointers(rows: np.ndarray, n: int) -> np.ndarray:
 def _transpose(pointers: np.ndarray, values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.repeat(np.arange(len(pointers) - 1, dtype=np.int32), np.diff(pointers))
     return _pointers(values, n), rows[np.argsort(values, kind="stable")]
+
+
+@intrinsic
+def _zeros_below(typing_context, word):
+    """The zeros below the lowest set bit of an int64; 64 of 0. One machine instruction."""
+
+    def code(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def _zeros_above(typing_context, word):
+    """The zeros above the highest set bit of an int64; 64 of 0."""
+
+    def code(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], context.get_constant(types.boolean, False))
+
+    return types.int64(types.int64), code
+
+
+@_compiled
+def _lowest(bits):
+    """The number of the lowest set bit."""
+    return _zeros_below(bits)  # type: ignore[call-arg]
+
+
+@_compiled
+def _highest(bits):
+    """The number of the highest set bit."""
+    return 63 - _zeros_above(bits)  # type: ignore[call-arg]
 
 
 @njit(cache=True)
@@ -248,23 +283,7 @@ def _spans(num_ops, num_chips, succ_ptr, succ, pred_ptr, pred):
     return span, descendants
 
 
-@njit(cache=True, nogil=True)
-def _lowest(bits):
-    return _BIT[(bits & -bits) % 67]
-
-
-@njit(cache=True, nogil=True)
-def _highest(bits):
-    bits |= bits >> 1
-    bits |= bits >> 2
-    bits |= bits >> 4
-    bits |= bits >> 8
-    bits |= bits >> 16
-    bits |= bits >> 32
-    return _BIT[(bits ^ (bits >> 1)) % 67]
-
-
-@njit(cache=True, nogil=True)
+@_compiled
 def _write(state, at, new):
     """Change a word of the store; :func:`undo` puts it back."""
     top = state.counts[TRAIL]
@@ -274,7 +293,7 @@ def _write(state, at, new):
     state.store[at] = new
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def narrow(state, op, mask):
     """Keep of an op's domain what is in the mask. False where nothing is left."""
     store, count = state.store, state.counts
@@ -317,7 +336,7 @@ def undo(state, trail, snapshot):
 def restore(state, store, chips):
     """The state that was begun and copied, with nothing on the trail."""
     _forget(state)
-    state.counts[:] = 0
+    state.counts[:REVIEW] = 0  # reviews are counted on, so that what is kept of old ones is out of date
     state.store[:] = store
     state.chips[:, :] = chips
 
@@ -336,7 +355,7 @@ def _forget(state):
     count[CHANGED] = 0
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _touch(state, op):
     if not state.is_dirty[op]:
         state.is_dirty[op] = True
@@ -344,7 +363,7 @@ def _touch(state, op):
         state.counts[DIRTY] += 1
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _lead(state, a, b):
     """Chip a certainly leads to chip b."""
     chips = state.chips
@@ -368,7 +387,7 @@ def _lead(state, a, b):
     state.counts[CHANGED] = 1
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _hold(rules, state, op, chip):
     """Account for what an op fixed on a chip certainly holds there. False where it does not fit."""
     n = rules.first_domain.shape[0]
@@ -420,7 +439,7 @@ def _hold(rules, state, op, chip):
     return held[chip] <= rules.capacity[chip]
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _settle(rules, state, op):
     """An op's domain came down to one chip: tell its relatives, and what it says about the chips."""
     n = rules.first_domain.shape[0]
@@ -487,7 +506,7 @@ def _settle(rules, state, op):
     return True
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _feed(state, a, b):
     """Chip a certainly feeds chip b directly."""
     chips = state.chips
@@ -504,7 +523,7 @@ def _feed(state, a, b):
     state.counts[CHANGED] = 1
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _review_chips(rules, state):
     """Work out again what the chips' table forbids. False where a direct edge has a longer way beside it."""
     chips = state.chips
@@ -540,7 +559,7 @@ def _review_chips(rules, state):
     return True
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _closed(relation, bits):
     """A set of chips with all that they lead to (or come from)."""
     closed = bits
@@ -550,7 +569,24 @@ def _closed(relation, bits):
     return closed
 
 
-@njit(cache=True, nogil=True)
+@_compiled
+def _close(state, op):
+    """The chips that certainly lie beyond and before an op, its own not among them; once a review."""
+    closed, review = state.closed, state.counts[REVIEW]
+    if closed[op, 2] == review:
+        return
+    closed[op, 2] = review
+    n = closed.shape[0]
+    store, chips = state.store, state.chips
+    if store[3 * n + op]:
+        chip = _lowest(store[op])
+        closed[op, 0], closed[op, 1] = chips[BEYOND, chip], chips[BEFORE, chip]
+    else:
+        closed[op, 0] = _closed(chips[BEYOND], store[2 * n + op])
+        closed[op, 1] = _closed(chips[BEFORE], store[n + op])
+
+
+@_compiled
 def _review_edge(rules, state, u, v):
     """Narrow both ends of an edge by the triangle rule."""
     n = rules.first_domain.shape[0]
@@ -558,20 +594,13 @@ def _review_edge(rules, state, u, v):
     u_fixed, v_fixed = store[3 * n + u] != 0, store[3 * n + v] != 0
     if u_fixed and v_fixed:
         return True  # then the edge is in the chips' table
-    if u_fixed:
-        a = _lowest(store[u])
-        if not narrow(state, v, ~chips[FORBIDDEN, a]):
-            return False
-        beyond = chips[BEYOND, a]
-    else:
-        beyond = _closed(chips[BEYOND], store[2 * n + u])
-    if v_fixed:
-        b = _lowest(store[v])
-        if not narrow(state, u, ~chips[FORBIDDEN_IN, b]):
-            return False
-        before = chips[BEFORE, b]
-    else:
-        before = _closed(chips[BEFORE], store[n + v])
+    if u_fixed and not narrow(state, v, ~chips[FORBIDDEN, _lowest(store[u])]):
+        return False
+    if v_fixed and not narrow(state, u, ~chips[FORBIDDEN_IN, _lowest(store[v])]):
+        return False
+    _close(state, u)
+    _close(state, v)
+    beyond, before = state.closed[u, 0], state.closed[v, 1]
     between = beyond & before
     if between == 0:
         return True
@@ -588,15 +617,15 @@ def _review_edge(rules, state, u, v):
     return narrow(state, u, low) and narrow(state, v, rest)
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _review_op(rules, state, w):
     """Narrow an unfixed op, and the ends of its edges, by the triangle rule."""
     n = rules.first_domain.shape[0]
     store, chips = state.store, state.chips
     one = np.int64(1)
     if not store[3 * n + w]:
-        before = _closed(chips[BEFORE], store[n + w])
-        beyond = _closed(chips[BEYOND], store[2 * n + w])
+        _close(state, w)
+        beyond, before = state.closed[w, 0], state.closed[w, 1]
         mask = np.int64(-1)
         bits = before
         while bits:
@@ -622,7 +651,7 @@ def _review_op(rules, state, w):
     return True
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _review_cover(rules, state):
     """Every chip below the highest must stay possible for an op."""
     store = state.store
@@ -649,12 +678,14 @@ def _review_cover(rules, state):
     return True
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _match(rules, state, missing):
     """Whether there is a different op for each missing chip, of domains taken as intervals (Glover 1967)."""
     n = rules.first_domain.shape[0]
     store, ends = state.store, state.ends
-    ends[:, :] = 0
+    for chip in range(rules.num_chips + 1):
+        for end in range(rules.num_chips):
+            ends[chip, end] = 0
     for op in range(n):
         if not store[3 * n + op] and store[op] & missing:
             ends[_lowest(store[op]), _highest(store[op])] += 1
@@ -672,21 +703,25 @@ def _match(rules, state, missing):
     return True
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _tell_ops(rules, state):
     """Mark the unfixed ops for which what the chips' table gained matters: near their domains (farther off it seldom
     does, and to look only there takes nothing from an op that it may keep)."""
     n = rules.first_domain.shape[0]
     store, chips = state.store, state.chips
+    before = beyond = np.int64(0)  # the chips that gained something
+    for chip in range(rules.num_chips):
+        before |= np.int64(chips[NEW_BEFORE, chip] != 0) << chip
+        beyond |= np.int64(chips[NEW_BEYOND, chip] != 0) << chip
     for op in range(n):
         if store[3 * n + op] or state.is_dirty[op]:
             continue
         gained = np.int64(0)
-        bits = store[n + op]
+        bits = store[n + op] & before
         while bits:
             gained |= chips[NEW_BEFORE, _lowest(bits)]
             bits &= bits - 1
-        bits = store[2 * n + op]
+        bits = store[2 * n + op] & beyond
         while bits:
             gained |= chips[NEW_BEYOND, _lowest(bits)]
             bits &= bits - 1
@@ -696,11 +731,11 @@ def _tell_ops(rules, state):
             near |= near << 2 | near >> 2
             if gained & near:
                 _touch(state, op)
-    chips[NEW_BEYOND, :] = 0
-    chips[NEW_BEFORE, :] = 0
+    for chip in range(rules.num_chips):
+        chips[NEW_BEYOND, chip] = chips[NEW_BEFORE, chip] = 0
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def propagate(rules, state):
     """Draw all conclusions. False where there is a contradiction; then :func:`undo`."""
     n = rules.first_domain.shape[0]
@@ -739,6 +774,7 @@ def propagate(rules, state):
                 return False
             _tell_ops(rules, state)
         if count[DIRTY]:
+            count[REVIEW] += 1  # settled ops and the chips' table stay as they are meanwhile
             for k in range(count[DIRTY]):
                 if not _review_op(rules, state, state.dirty[k]):
                     return False
@@ -759,7 +795,7 @@ def begin(rules, state):
     n = rules.first_domain.shape[0]
     store, count = state.store, state.counts
     _forget(state)
-    count[:] = 0
+    count[:REVIEW] = 0
     store[:] = 0
     state.chips[:, :] = 0
     for op in range(n):
