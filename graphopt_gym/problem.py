@@ -21,6 +21,8 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.files import write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster
     from graphopt_gym.simulator.timeline import Timeline
@@ -59,6 +61,7 @@ class Problem(ABC):
 
     env_id: ClassVar[str]
     unit: ClassVar[str]
+    cost_name: ClassVar[str] = "step time"  # what the cost is, for people
     graph: ComputationGraph
     cluster: Cluster
     config: dict[str, Any]
@@ -91,6 +94,10 @@ class Problem(ABC):
     @abstractmethod
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy of a decision with one random small change (the move of the local searches)."""
+
+    def figure(self, decision: np.ndarray) -> Figure | None:
+        """A picture of a checked decision, where the problem draws one beside or in place of a timeline."""
+        return None
 
     def fingerprints(self) -> dict[str, str]:
         """What a cost depends on, by name: fingerprints of graph, cluster and cost model."""

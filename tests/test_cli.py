@@ -33,7 +33,7 @@ def heavy(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("what", ["envs", "graphs", "clusters", "devices", "methods", "agents"])
+@pytest.mark.parametrize("what", ["envs", "graphs", "clusters", "packages", "devices", "methods", "agents"])
 def test_list__every_kind__prints_a_table_and_json(graphopt, what):
     code, out, err = graphopt("list", what)
     assert (code, err) == (0, "")
@@ -51,6 +51,56 @@ def test_list_graphs__gives_the_statistics(graphopt):
     statistics = gg.load_graph("bert_base").statistics()
     assert rows["bert_base"]["ops"] == statistics["ops"] >= 2000
     assert rows["bert_base"]["parameters_bytes"] == statistics["param_bytes"]
+
+
+def test_list_graphs__inference__are_those_for_partition_over_chips(graphopt):
+    from graphopt_gym.graphs.zoo import SPLITS
+
+    _, out, _ = graphopt("list", "graphs", "--inference", "--json")
+    rows = {row["graph"]: row for row in only_json(out)["rows"]}
+    assert set(rows) == set(gg.graph_names(inference=True)) > set(SPLITS["inference_test"])
+    assert rows[SPLITS["inference_test"][0]]["split"] == "test"
+
+
+def test_list_packages__gives_chips_and_links(graphopt):
+    _, out, _ = graphopt("list", "packages", "--json")
+    rows = {row["package"]: row for row in only_json(out)["rows"]}
+    assert list(rows) == gg.package_names()
+    mcm36 = gg.load_package("mcm36")
+    assert rows["mcm36"]["topology"] == "ring"
+    assert rows["mcm36"]["memory_bytes"] == mcm36.sram_bytes.sum()
+    assert rows["mesh6x6"]["topology"] == "6 x 6 mesh"
+
+
+def test_chiplet_partition__solved_compared_validated_and_drawn(graphopt, tmp_path):
+    chosen = ("ChipletPartition-v0", "--graph", "bert_tiny_b16", "--cluster", "mcm36")
+    file = tmp_path / "greedy.json"
+    code, out, err = graphopt("solve", *chosen, "--method", "greedy", "--out", file)
+    assert (code, err) == (0, "")
+    assert "bottleneck: " in out
+    stored = json.loads(file.read_text())
+    problem = gg.make_problem("ChipletPartition-v0", graph="bert_tiny_b16", cluster="mcm36")
+    assert problem.evaluate(np.array(stored["decision"])).cost == stored["cost"]
+    code, out, _ = graphopt("validate", file)
+    assert (code, "ok: " in out) == (0, True)
+    code, out, _ = graphopt("report", file)
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"greedy.json", "greedy.png", "greedy.html"}
+    page = (tmp_path / "greedy.html").read_text(encoding="utf-8")
+    assert "36 chips" in page
+    assert "period" in page
+    assert "<svg" in page
+
+    runs = tmp_path / "runs"
+    code, out, _ = graphopt("compare", *chosen, "--budget", 5, "--seeds", 1, "--out", runs, "--json")
+    names = gg.methods("ChipletPartition-v0")
+    assert code == 0
+    assert [row["method"] for row in only_json(out)["rows"]] == names
+    assert not [name for name in names if name.startswith("cross_entropy")]  # entries depend on each other
+    assert [name for name in gg.methods("Placement-v0") if name.startswith("cross_entropy")]
+    code, out, _ = graphopt("report", runs)
+    assert code == 0
+    assert "period" in (runs / "report.html").read_text(encoding="utf-8")
 
 
 def test_solve__json__is_one_object_with_the_keys_and_the_cost_of_the_problem(graphopt, graph, tmp_path):
@@ -96,6 +146,8 @@ def test_solve__invalid_outcome__exit_status_1_and_null(graphopt, heavy):
         (["solve", "Placement-v0", "-m", "singel"], "unknown method 'singel'; did you mean 'single'?"),
         (["solve", "Placement-v0", "-m", "single", "-g", "bert_bas"], "did you mean 'bert_base'?"),
         (["solve", "Placement-v0", "-m", "single", "-c", "v100x5"], "unknown cluster 'v100x5'; did you mean"),
+        (["solve", "ChipletPartition-v0", "-m", "single", "-c", "v100x4"], "unknown package 'v100x4'; known: mcm16"),
+        (["solve", "ChipletPartition-v0", "-m", "single", "-c", "mcm35"], "did you mean 'mcm36'?"),
         (["solve", "Placement-v0", "-m", "single", "-g", "none.npz"], "graph file 'none.npz' does not exist"),
         (["solve", "Placement-v0", "-m", "single", "-b", "0"], "budget is 0; give a whole number"),
         (["solve", "Placement-v0", "-m", "single", "--seed", "-1"], "seed is -1; give a whole number"),

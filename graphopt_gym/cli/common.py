@@ -29,7 +29,10 @@ WIDE = 200  # columns of text that is not printed on a terminal, so that tables 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=f"An environment: {', '.join(ENVIRONMENTS)}.")]
 GraphOption = Annotated[str | None, typer.Option("--graph", "-g", help="A zoo name or a graph file.")]
-ClusterOption = Annotated[str | None, typer.Option("--cluster", "-c", help="A catalog name or a TOML file.")]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", "-c", help="A cluster (ChipletPartition-v0: package) by name, or a TOML file."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A further argument of the environment; may be repeated."),
@@ -148,6 +151,10 @@ def print_solution(solution: Solution, out: Path | None) -> None:
         console.print(f"  {reason}", style="red", soft_wrap=True, markup=False)
     if outcome.timeline is not None:
         device_table(outcome.timeline).print(console)
+    if "bottleneck" in outcome.metrics:
+        text = "a sample every {} with {} chips; bottleneck: {}"
+        period = format_seconds(1 / outcome.metrics["throughput_per_s"])
+        console.print(text.format(period, outcome.metrics["chips_used"], outcome.metrics["bottleneck"]))
     calls = f"{solution.evaluations:,} simulator call{'s' * (solution.evaluations != 1)}"
     console.print(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}", soft_wrap=True)
     if out:

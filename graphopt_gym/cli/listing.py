@@ -21,6 +21,7 @@ class What(StrEnum):
     envs = "envs"
     graphs = "graphs"
     clusters = "clusters"
+    packages = "packages"
     devices = "devices"
     methods = "methods"
     agents = "agents"
@@ -29,13 +30,15 @@ class What(StrEnum):
 def list_things(
     what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
     env: Annotated[str, typer.Option("--env", help="Whose methods.")] = "Placement-v0",
+    inference: Annotated[bool, typer.Option("--inference", help="Graphs: those for partition over chips.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List environments, shipped graphs, clusters, devices, methods or agents."""
+    """List environments, shipped graphs, clusters, multi-chip packages, devices, methods or agents."""
     tables = {
         What.envs: env_table,
-        What.graphs: zoo_table,
+        What.graphs: lambda: zoo_table(inference=inference),
         What.clusters: cluster_table,
+        What.packages: package_table,
         What.devices: device_table,
         What.methods: lambda: method_table(env),
         What.agents: agent_table,
@@ -57,16 +60,18 @@ def env_table() -> Table:
     return _table("Environments", ["env", "summary"], rows, 'import graphopt_gym, then gym.make("Placement-v0")')
 
 
-def zoo_table() -> Table:
-    """The statistics of the shipped graphs."""
+def zoo_table(*, inference: bool = False) -> Table:
+    """The statistics of the shipped graphs: training steps, or the inference graphs."""
     from graphopt_gym.graphs.zoo import graph_names, load_graph
 
-    return graph_table([load_graph(name) for name in graph_names()])
+    graphs = [load_graph(name) for name in graph_names(inference=inference)]
+    return graph_table(graphs, "One forward pass each." if inference else "One training step each.")
 
 
-def graph_table(graphs: Sequence[ComputationGraph]) -> Table:
-    """Statistics of graphs: a row each."""
-    from graphopt_gym.graphs.zoo.registry import ZOO
+def graph_table(graphs: Sequence[ComputationGraph], note: str = "One training step each.") -> Table:
+    """Statistics of graphs: a row each; ``note`` says what they are."""
+    from graphopt_gym.graphs.zoo import SPLITS
+    from graphopt_gym.graphs.zoo.registry import INFERENCE, ZOO
 
     columns = ["graph", "family", "split", "paper_cluster", "ops", "edges", "groups", "depth", "work_flops",
                "parameters_bytes", "optimiser_state_bytes", "activations_bytes", "source"]  # fmt: skip
@@ -74,7 +79,7 @@ def graph_table(graphs: Sequence[ComputationGraph]) -> Table:
     for graph in graphs:
         facts = graph.statistics()
         family, source = graph.metadata.get("family"), graph.metadata.get("source")
-        entry = ZOO.get(graph.name)
+        entry = ZOO.get(graph.name) or INFERENCE.get(graph.name)
         split, cluster = (entry.split, entry.cluster) if entry else (None, None)
         rows.append(
             (graph.name, family, split, cluster, facts["ops"], facts["edges"], facts["groups"], facts["depth"],
@@ -84,9 +89,9 @@ def graph_table(graphs: Sequence[ComputationGraph]) -> Table:
         "Graphs",
         columns,
         rows,
-        "One training step each. Groups are placed together; activations: all tensors that ops produce, added up.",
-        "Split: by family; an environment takes its name (train, validation, test, papers, all) as its graph. Paper "
-        "cluster: the number of devices in GO's table 1, as P100s.",
+        f"{note} Groups are placed together; activations: all tensors that ops produce, added up.",
+        f"Split: by family; an environment takes a split's name ({', '.join(SPLITS)}) as its graph. Paper cluster: "
+        "the number of devices in GO's table 1, as P100s.",
     )
 
 
@@ -110,6 +115,32 @@ def cluster_table() -> Table:
             )
         )
     return _table("Clusters", ["cluster", "devices", "hosts", "memory_bytes", "links", "about"], rows)
+
+
+def package_table() -> Table:
+    """The catalog's multi-chip packages."""
+    from graphopt_gym.hardware.package import load_package, package_names
+
+    rows = []
+    for name in package_names():
+        package = load_package(name)
+        kinds = Counter(chip.name for chip in package.chips)
+        shape = f"{package.rows} x {package.num_chips // package.rows} mesh" if package.topology == "mesh" else "ring"
+        rows.append(
+            (
+                name,
+                ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+                shape,
+                sum(chip.flops_per_s for chip in package.chips),
+                sum(chip.sram_bytes for chip in package.chips),
+                package.link_bytes_per_s,
+                package.about,
+            )
+        )
+    columns = ["package", "chips", "topology", "peak_flops_per_s", "memory_bytes", "link_bytes_per_s", "about"]
+    return _table(
+        "Packages", columns, rows, "For ChipletPartition-v0, as --cluster. The rates are chosen, not measured."
+    )
 
 
 def device_table() -> Table:

@@ -191,6 +191,11 @@ class Cluster:
         return len(self.devices)
 
     @property
+    def size(self) -> str:
+        """How large it is, for people."""
+        return f"{self.num_devices} devices"
+
+    @property
     def num_links(self) -> int:
         return len(self.links)
 

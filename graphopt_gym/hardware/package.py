@@ -95,6 +95,11 @@ class Package:
         return len(self.chips)
 
     @property
+    def size(self) -> str:
+        """How large it is, for people."""
+        return f"{self.num_chips} chips"
+
+    @property
     def num_links(self) -> int:
         return len(self.links)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.report.gantt import save_gantt
+from graphopt_gym.files import write_file
+from graphopt_gym.report.gantt import figure_bytes, save_gantt
 from graphopt_gym.report.html import write_html
 from graphopt_gym.report.perfetto import write_trace
 from graphopt_gym.solutions import load_solution
@@ -71,7 +72,7 @@ def report_on(
 
 
 def write_report(solution: Solution, folder: str | os.PathLike[str], stem: str) -> list[Path]:
-    """``stem.png``, ``stem.pftrace`` and ``stem.html`` of one solution (the first two where it has a timeline)."""
+    """``stem.png``, ``stem.pftrace`` and ``stem.html`` of one solution (the trace where it has a timeline)."""
     return [*_draw(solution, Path(folder), stem), write_html([solution], Path(folder) / f"{stem}.html")]
 
 
@@ -86,7 +87,8 @@ def write_comparison(solutions: Sequence[tuple[str, Solution]], folder: str | os
 def _draw(solution: Solution, folder: Path, stem: str) -> list[Path]:
     timeline = solution.outcome.timeline
     if timeline is None:
-        return []
+        figure = solution.problem.figure(solution.decision)
+        return [] if figure is None else [write_file(folder / f"{stem}.png", figure_bytes(figure, "png"))]
     name = f"{solution.method}: {timeline.graph.name} on {timeline.cluster.name}"
     return [
         save_gantt(timeline, folder / f"{stem}.png", title=name),

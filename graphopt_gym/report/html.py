@@ -115,7 +115,7 @@ def _best_of_each_method(solutions: Sequence[Solution]) -> list[Solution]:
 def _tiles(best: Solution, solutions: Sequence[Solution]) -> list[dict[str, str]]:
     outcome = best.outcome
     single = len(solutions) == 1
-    label = "step time" if outcome.unit == "s" else "cost"
+    label = best.problem.cost_name
     tiles = [
         {"value": format_cost(outcome.cost, outcome.unit), "label": label if single else f"best {label}", "mood": ""},
         {"value": "valid" if outcome.valid else "invalid", "label": "fits every constraint" if outcome.valid else
@@ -144,6 +144,8 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
         "devices": [],
     }
     if timeline is None:
+        drawn = solution.problem.figure(solution.decision)
+        run["gantt"] = _picture(drawn, vector=is_open) if drawn else None
         return run
     figure = gantt_figure(timeline, title=solution.method)
     run["gantt"] = _picture(figure, vector=timeline.tasks.num_tasks <= MOST_VECTOR_TASKS and is_open)
@@ -165,7 +167,7 @@ def _facts(solution: Solution) -> Table:
         ("work", format_count(statistics["flops"], "FLOP")),
         ("parameters", format_bytes(statistics["param_bytes"])),
         ("optimiser state", format_bytes(statistics["state_bytes"])),
-        ("cluster", f"{problem.cluster.name}: {problem.cluster.num_devices} devices"),
+        ("cluster", f"{problem.cluster.name}: {problem.cluster.size}"),
         *(
             (f"argument {name}", str(value))
             for name, value in problem.config.items()

@@ -170,7 +170,8 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
     for solution in solutions:
         by_method.setdefault(solution.method, []).append(solution)
     unit = solutions[0].outcome.unit if solutions else "s"
-    cost_column = "step_time_s" if unit == "s" else f"cost ({unit})"
+    name = solutions[0].problem.cost_name if solutions else "step time"
+    cost_column = f"{name.replace(' ', '_')}_s" if unit == "s" else f"cost ({unit})"
     means = {method: _mean([s.outcome.cost for s in runs if s.outcome.valid]) for method, runs in by_method.items()}
     expert = means.get(HUMAN_EXPERT)
     several = any(len(runs) > 1 for runs in by_method.values())

@@ -212,7 +212,7 @@ RUBINSTEIN = "Rubinstein, Methodology and Computing in Applied Probability 1, 19
 
 # From the best of the task's cheap heuristics, as one would use them; ``_random``: from nothing, as papers compare.
 METHODS: dict[str, Method] = {
-    name: Method(name, run, summary, source, random=True)
+    name: Method(name, run, summary, source, random=True, free_entries=source == RUBINSTEIN)
     for name, run, summary, source in (
         ("random", random_search, "the best of random decisions", "the usual baseline"),
         (

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.problem import Problem, Solution
-from graphopt_gym.registration import environment
+from graphopt_gym.registration import environment, resolve
 
 
 class BudgetSpent(Exception):
@@ -29,7 +29,8 @@ class Method:
     """A way to solve a problem.
 
     ``run(evaluator, rng)`` proposes decisions to ``evaluator.costs`` until it is done or the budget is spent; the
-    evaluator keeps the best. ``random``: whether the seed matters.
+    evaluator keeps the best. ``random``: whether the seed matters. ``free_entries``: whether it needs decisions whose
+    entries are free of each other (a problem with ``num_choices``).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Method:
     summary: str
     source: str
     random: bool = False
+    free_entries: bool = False
 
 
 class Evaluator:
@@ -157,8 +159,12 @@ def find_method(env_id: str, name: str) -> Method:
 
 
 def methods(env_id: str) -> list[str]:
-    """The names of this package's methods for an environment; ``solve`` takes those of others too, by name."""
-    return list(method_table(env_id))
+    """The names of this package's methods for an environment; ``solve`` takes those of others too, by name.
+
+    Those that need decisions whose entries are free of each other are left out where they are not.
+    """
+    free = hasattr(resolve(environment(env_id).problem), "num_choices")
+    return [name for name, method in method_table(env_id).items() if free or not method.free_entries]
 
 
 def solve(

@@ -113,13 +113,13 @@ class ChipletPartitionEnv(EpisodeEnv):
     ```python
     >>> import gymnasium as gym
     >>> import graphopt_gym
-    >>> env = gym.make("ChipletPartition-v0", graph="rnnlm_2layer", cluster="mcm4", max_ops=1500)
+    >>> env = gym.make("ChipletPartition-v0", graph="bert_tiny_b16", cluster="mcm4")
     >>> observation, info = env.reset(seed=0)
-    >>> info["graph"], info["chips"], env.action_space.shape
-    ('rnnlm_2layer', 4, (1500,))
+    >>> info["graph"], info["chips"], env.action_space.shape == (info["ops"],)
+    ('bert_tiny_b16', 4, True)
     >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
-    >>> terminated, info["changed"] > 0, info["partition"].shape
-    (True, True, (1500,))
+    >>> terminated, info["changed"] > 0, reward == info["throughput"]
+    (True, True, True)
 
     ```
 
@@ -146,7 +146,7 @@ class ChipletPartitionEnv(EpisodeEnv):
 
     def __init__(
         self,
-        graph: GraphLike | Sequence[GraphLike] = "bert_base",
+        graph: GraphLike | Sequence[GraphLike] = "bert_base_b1",
         cluster: PackageLike | Sequence[PackageLike] = "mcm36",
         *,
         mode: str = "fix",

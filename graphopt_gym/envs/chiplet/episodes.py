@@ -11,7 +11,7 @@ from graphopt_gym.envs.chiplet.corrector import Correction, check_probabilities
 from graphopt_gym.envs.chiplet.instances import ChipletRoster, Instance, memory_reasons
 from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.propagator import State, assign, probe, restore
-from graphopt_gym.envs.chiplet.rendering import describe, pipeline_figure
+from graphopt_gym.envs.chiplet.rendering import Load, describe, load_of, pipeline_figure
 from graphopt_gym.envs.chiplet.walk import (
     PROGRESS_FEATURES,
     STEP_CHIP_FEATURES,
@@ -87,10 +87,8 @@ class ChipletEpisodes(Episodes[Instance]):
             raise InputError(f"the partition is not complete: {decided} of {len(decision)} ops have a chip; go on")
         return self.instance(row).problem.evaluate(decision)
 
-    def so_far(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(seconds float64 [C], link bytes float64 [L], memory int64 [C]) of the decided ops."""
-        package = self.instance(row).problem.package
-        return np.zeros(package.num_chips), np.zeros(package.num_links), np.zeros(package.num_chips, np.int64)
+    def _load(self, row: int) -> Load:
+        return load_of(self.instance(row).problem, self.decision(row))
 
     def reset_info(self, row: int) -> dict[str, Any]:
         problem = self.instance(row).problem
@@ -141,10 +139,10 @@ class ChipletEpisodes(Episodes[Instance]):
         return np.arange(self.roster.max_chips) < chips[:, None]
 
     def figure(self, row: int) -> Figure:
-        return pipeline_figure(self, row)
+        return pipeline_figure(self._load(row))
 
     def describe(self, row: int) -> str:
-        return describe(self, row)
+        return describe(self._load(row))
 
 
 class OneShotEpisodes(ChipletEpisodes):
@@ -232,8 +230,8 @@ class StepEpisodes(ChipletEpisodes):
     def __init__(self, roster: ChipletRoster, count: int) -> None:
         super().__init__(roster, count)
         self.action_space = spaces.Discrete(roster.max_chips)
-        tables = [one.tables for one in self.instances]
-        self.walk = new_walk(count, tables, roster.max_ops, roster.max_chips)
+        problems = [one.problem for one in self.instances]
+        self.walk = new_walk(count, problems, roster.max_ops, roster.max_chips)
         self.partition = self.walk.chip_of
         self.allowed = np.zeros((count, roster.max_chips), np.bool_)  # all chips at the end of an episode
         self.dead_end = np.zeros(count, np.bool_)
@@ -328,9 +326,13 @@ class StepEpisodes(ChipletEpisodes):
         self._end(row, found.decision, decided & (found.decision != decision), found.reason)
 
     def so_far(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(seconds float64 [C], link bytes float64 [L], memory int64 [C]) of the decided ops; memory as in ``walk``."""
         package, walk = self.instance(row).problem.package, self.walk
         chips, links = package.num_chips, package.num_links
         return walk.seconds[row, :chips], walk.link_bytes[row, :links], walk.memory[row, :chips]
+
+    def _load(self, row: int) -> Load:
+        return load_of(self.instance(row).problem, self.decision(row), self.so_far(row))
 
     def end_info(self, row: int) -> dict[str, Any]:
         return super().end_info(row) | {"dead_end": bool(self.dead_end[row])}

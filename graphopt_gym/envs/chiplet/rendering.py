@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from graphopt_gym.envs.chiplet.episodes import ChipletEpisodes
     from graphopt_gym.envs.chiplet.problem import ChipletProblem
+
+    SoFar = tuple[np.ndarray, np.ndarray, np.ndarray]  # seconds [C], link bytes [L], memory [C]
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,17 @@ class Load:
         return f"{name}: a sample every {format_seconds(self.period_s)}" + (", out of memory" if over else "")
 
 
-def load_of(episodes: ChipletEpisodes, row: int) -> Load:
-    """The load of an episode's partition; of an incomplete one, what its decided ops cost."""
-    problem = episodes.instance(row).problem
-    decision = episodes.decision(row)
+def load_of(problem: ChipletProblem, decision: np.ndarray, so_far: SoFar | None = None) -> Load:
+    """The load of a partition; of one whose last ops are undecided (-1), what is given: ``so_far``, else nothing."""
     decided = int((decision >= 0).sum())
     ops = np.bincount(decision[:decided], minlength=problem.num_chips)
     if decided == len(decision):
         seconds, link_bytes, memory, _ = problem.measure(decision)
+    elif so_far is not None:
+        seconds, link_bytes, memory = so_far
     else:
-        seconds, link_bytes, memory = episodes.so_far(row)
+        seconds, link_bytes = np.zeros(problem.num_chips), np.zeros(problem.package.num_links)
+        memory = np.zeros(problem.num_chips, np.int64)
     return Load(problem, decided, seconds, link_bytes / problem.package.link_bytes_per_s, memory, ops)
 
 
@@ -65,12 +67,11 @@ def bottleneck(load: Load) -> tuple[str, int]:
     return "link", int(load.link_s.argmax())
 
 
-def pipeline_figure(episodes: ChipletEpisodes, row: int) -> Figure:
+def pipeline_figure(load: Load) -> Figure:
     """Two bars a chip: the time of its ops and of the busiest link that leaves it; below, its memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    load = load_of(episodes, row)
     chips = load.problem.num_chips
     figure = Figure(figsize=(max(7.0, 0.36 * chips + 2.5), 5.6), facecolor="white")
     FigureCanvasAgg(figure)
@@ -137,11 +138,10 @@ def _draw_memory(axis: Axes, load: Load) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def describe(episodes: ChipletEpisodes, row: int) -> str:
+def describe(load: Load) -> str:
     """A line a chip that holds an op; the bottleneck is marked."""
     from graphopt_gym.report.units import format_bytes, format_seconds
 
-    load = load_of(episodes, row)
     package = load.problem.package
     kind, number = bottleneck(load)
     lines = [load.title()]

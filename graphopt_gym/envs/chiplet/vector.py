@@ -29,7 +29,7 @@ class ChipletPartitionVectorEnv(EpisodeVectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        graph: GraphLike | Sequence[GraphLike] = "bert_base",
+        graph: GraphLike | Sequence[GraphLike] = "bert_base_b1",
         cluster: PackageLike | Sequence[PackageLike] = "mcm36",
         *,
         mode: str = "fix",

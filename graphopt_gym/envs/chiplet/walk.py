@@ -6,6 +6,7 @@ What lives and dies within a chip depends on ops still to come and is left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -96,18 +97,20 @@ class Walk(NamedTuple):
     tensor_chips: np.ndarray  # int64 [E, max_tensors] chips that buffer each tensor, as bits
 
 
-def new_walk(episodes: int, tables: list[Tables], max_ops: int, max_chips: int) -> Walk:
-    def most(sizes: list[int]) -> int:
+def new_walk(episodes: int, problems: Sequence[ChipletProblem], max_ops: int, max_chips: int) -> Walk:
+    """Room for episodes on any of the problems."""
+
+    def most(sizes: Iterable[int]) -> int:
         return max(1, *sizes)
 
     return Walk(
         current=np.zeros(episodes, np.int32),
         chip_of=np.full((episodes, max_ops), -1, np.int32),
         seconds=np.zeros((episodes, max_chips)),
-        link_bytes=np.zeros((episodes, most([len(one.link_from) for one in tables]))),
+        link_bytes=np.zeros((episodes, most(one.package.num_links for one in problems))),
         memory=np.zeros((episodes, max_chips), np.int64),
-        param_chips=np.zeros((episodes, most([len(one.param_bytes) for one in tables])), np.int64),
-        tensor_chips=np.zeros((episodes, most([len(one.tensor_bytes) for one in tables])), np.int64),
+        param_chips=np.zeros((episodes, most(len(one.ops.param_bytes) for one in problems)), np.int64),
+        tensor_chips=np.zeros((episodes, most(len(one.ops.tensor_bytes) for one in problems)), np.int64),
     )
 
 
