@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.package import Package
 
 
+# Moves of the local searches: how often one begins at the bottleneck, which kind it is, how often an op goes far.
+AT_BOTTLENECK = 0.5
+MOVES = (1 / 3, 1 / 3, 1 / 3)
+FAR_MOVES = 0.1
+
+
 class ChipletProblem(Problem):
     """Assign the ops of a network to the chips of a package, for the highest throughput of the full pipeline.
 
@@ -181,19 +187,72 @@ class ChipletProblem(Problem):
         return self.corrector.sample(None, rng).decision
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with one op on another chip, mostly one next to its own, made valid by a correction."""
+        """A copy with one small change, made valid by a correction that keeps the change where it can.
+
+        The change begins at an op: often one of the bottleneck (on the slowest chip, or at an end of a tensor that
+        passes the slowest link), else any. With equal chances: the op alone goes to another chip, mostly to one
+        next to its own; the ops of its chip from it on go to the next chip (or those up to it to the one before); its
+        chip is split there, so that all later chips move up, and two chips next to each other become one.
+        """
         changed = decision.copy()
         if self.num_chips == 1:
             return changed
-        op = int(rng.integers(self.num_ops))
-        home = int(decision[op])
-        if rng.random() < 0.8:
-            target = home + (1 if rng.random() < 0.5 else -1)
-            target = 1 if target < 0 else self.num_chips - 2 if target == self.num_chips else target
+        op = self._op_to_move(decision, rng)
+        home, up = int(decision[op]), bool(rng.random() < 0.5)
+        kind = rng.choice(3, p=MOVES)
+        if kind == 0:
+            target = home + (1 if up else -1)
+            if rng.random() < FAR_MOVES:
+                target = home + 1 + int(rng.integers(self.num_chips - 1))
+            changed[op] = target % self.num_chips
+        elif kind == 1:
+            at = np.arange(self.num_ops)
+            moved = (decision == home) & (at >= op if up else at <= op)
+            changed[moved] = np.clip(home + (1 if up else -1), 0, self.num_chips - 1)
         else:
-            target = (home + 1 + int(rng.integers(self.num_chips - 1))) % self.num_chips
-        changed[op] = target
-        return self.corrector.fix(changed, rng, first=op).decision
+            at = np.arange(self.num_ops)
+            changed += (decision > home) | ((decision == home) & (at >= op))
+            top = int(changed.max())
+            if top == self.num_chips or up:
+                joined = int(rng.integers(top))
+                changed -= changed > joined
+        return self.corrector.fix(changed, rng, first=np.flatnonzero(changed != decision)).decision
+
+    def _op_to_move(self, decision: np.ndarray, rng: np.random.Generator) -> int:
+        if rng.random() >= AT_BOTTLENECK:
+            return int(rng.integers(self.num_ops))
+        seconds, link_bytes, _, _ = self.measure(decision)
+        link_s = link_bytes / self.package.link_bytes_per_s
+        if seconds.max() >= link_s.max(initial=0.0):
+            ops = np.flatnonzero(decision == seconds.argmax())
+        else:
+            ops = self._ends_over(decision, int(link_s.argmax()))
+        return int(rng.choice(ops))
+
+    def _ends_over(self, decision: np.ndarray, link: int) -> np.ndarray:
+        """The producers and readers of tensors that pass a link on their way."""
+        producer, reader = self._transfers
+        return np.unique(
+            np.concatenate([producer, reader])[np.tile(self._passes[link, decision[producer], decision[reader]], 2)]
+        )
+
+    @cached_property
+    def _transfers(self) -> tuple[np.ndarray, np.ndarray]:
+        """(producer, reader) of every reading of a tensor that another op makes."""
+        ops = self.ops
+        producer = np.repeat(ops.tensor_op, np.diff(ops.reader_ptr))
+        inside = producer >= 0
+        return producer[inside], ops.reader[inside]
+
+    @cached_property
+    def _passes(self) -> np.ndarray:
+        """bool [L, C, C]: whether a transfer from a chip to a chip passes the link."""
+        chips = range(self.num_chips)
+        passes = np.zeros((self.package.num_links, len(chips), len(chips)), bool)
+        for a in chips:
+            for b in chips:
+                passes[self.package.route(a, b), a, b] = True
+        return passes
 
     def fingerprints(self) -> dict[str, str]:
         import hashlib
