@@ -1,7 +1,8 @@
 """Observations as graphs: Gymnasium's ``spaces.Graph``, and PyTorch Geometric's ``Data``.
 
-Both give the groups as nodes and the tensors between groups as edges, without padding. They wrap ``Placement-v0``
-(made with ``observation="graph"``) and ``PlacementOneShot-v0``. Stable-Baselines3 cannot take either.
+Both give the groups (or ops) as nodes and the tensors between them as edges, without padding. They wrap
+``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, and ``ChipletPartition-v0`` in its one-shot
+modes. Stable-Baselines3 cannot take either.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class GraphObservation(
 
     ``nodes`` float32 [n, F + 2 D], and for ``Placement-v0`` [n, F + 3 D + 2]: the group's features; its time and its
     memory on each device; and there its device now, one-hot; 1 where it is decided; 1 where it is the current one.
-    ``edges`` float32 [e, 1]: log bytes. ``edge_links`` int32 [e, 2]: sending and reading group. All floats lie in 0
-    to 1.
+    For ``ChipletPartition-v0`` [n, F]: the op's features. ``edges`` float32 [e, 1]: the environment's ``edge_bytes``.
+    ``edge_links`` int32 [e, 2]: sending and reading node. All floats lie in 0 to 1.
 
     Raises:
         InputError: the environment's observation holds no graph.
@@ -39,11 +40,15 @@ class GraphObservation(
         gym.ObservationWrapper.__init__(self, env)
         given = env.observation_space
         if not isinstance(given, spaces.Dict) or "edge_index" not in given.spaces:
-            raise InputError("the environment's observation holds no graph; make it with observation='graph'")
+            raise InputError(
+                "the environment's observation holds no graph; make it with observation='graph', or one-shot"
+            )
         base: EpisodeEnv = env.unwrapped  # type: ignore[assignment]
         shapes = base.episodes.observation_shapes
-        self._devices: int = shapes["times"][1]
-        width = shapes["nodes"][1] + 2 * self._devices + ("placement" in given.spaces) * (self._devices + 2)
+        self._devices: int = shapes["action_mask"][0]
+        self._per_device = [name for name in ("times", "memory") if name in given.spaces]
+        width = shapes["nodes"][1] + len(self._per_device) * self._devices
+        width += ("placement" in given.spaces) * (self._devices + 2)
         self.observation_space = spaces.Graph(
             node_space=spaces.Box(0.0, 1.0, (width,), np.float32), edge_space=spaces.Box(0.0, 1.0, (1,), np.float32)
         )
@@ -52,7 +57,7 @@ class GraphObservation(
         flat = self.env.unwrapped.unflatten(observation)  # type: ignore[attr-defined]
         groups = int(flat["node_mask"].sum())
         edges = int((flat["edge_index"][0] >= 0).sum())
-        columns = [flat["nodes"][:groups], flat["times"][:groups], flat["memory"][:groups]]
+        columns = [flat[name][:groups] for name in ("nodes", *self._per_device)]
         if "placement" in flat:
             order, current = np.arange(groups), flat["current"][0]
             here = flat["placement"][:groups, None] == np.arange(self._devices)
@@ -71,7 +76,7 @@ class PyGObservation(
 
     ``x`` float32 [n, ...], ``edge_index`` int64 [2, e], ``edge_attr`` float32 [e, 1], and ``action_mask`` bool
     [1, D]; ``Placement-v0`` adds ``devices`` float32 [1, D, 15], ``progress`` float32 [1, 5] and ``current`` int64
-    [1]. ``Batch.from_data_list`` stacks them. ``observation_space`` is that of :class:`GraphObservation`.
+    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``Batch.from_data_list`` stacks them. ``observation_space`` is that of :class:`GraphObservation`.
 
     Raises:
         InputError: the environment's observation holds no graph.
@@ -101,6 +106,8 @@ class PyGObservation(
             extra["devices"] = torch.from_numpy(flat["devices"])[None]
             extra["progress"] = torch.from_numpy(flat["progress"])[None]
             extra["current"] = torch.from_numpy(flat["current"].astype(np.int64))
+        if "chips" in flat:
+            extra["chips"] = torch.from_numpy(flat["chips"])[None]
         return Data(
             x=torch.from_numpy(graph.nodes),
             edge_index=torch.from_numpy(np.ascontiguousarray(graph.edge_links.T).astype(np.int64)),

@@ -65,7 +65,26 @@ def test_pyg__is_the_same_graph_and_batches():
     assert tuple(one_shot.action_mask.shape) == (1, 3)
 
 
+def test_graph__of_a_chiplet_partition_holds_its_ops():
+    pytest.importorskip("torch_geometric")
+    arguments = {"graph": [SMALL, LARGER], "cluster": ["mcm4", "mcm9"], "mode": "sample"}
+    env, pyg = (wrap(gym.make("ChipletPartition-v0", **arguments)) for wrap in (GraphObservation, PyGObservation))
+    for name in (SMALL.name, LARGER.name):
+        graph, info = env.reset(seed=0, options={"graph": name})
+        instance = env.unwrapped.episodes.instance(0)
+        assert env.observation_space.contains(graph)
+        assert np.array_equal(graph.nodes, instance.op_features[: info["ops"]])
+        assert graph.edge_links.tolist() == env.unwrapped.problem.ops.edges.tolist()
+        assert np.array_equal(graph.edges[:, 0], instance.edge_features)
+        data, _ = pyg.reset(seed=0, options={"graph": name})
+        assert np.array_equal(data.x.numpy(), graph.nodes)
+        assert np.array_equal(data.chips[0, : info["chips"]].numpy(), instance.chip_features)
+    assert env.step(env.action_space.sample())[2]
+
+
 def test_wrappers__refuse_an_observation_without_a_graph():
     for wrapper in (GraphObservation, PyGObservation):
         with pytest.raises(InputError, match="make it with observation='graph'"):
             wrapper(gym.make("Placement-v0", graph=SMALL, cluster=cluster(2)))
+        with pytest.raises(InputError, match="holds no graph"):
+            wrapper(gym.make("ChipletPartition-v0", graph=SMALL, mode="step"))

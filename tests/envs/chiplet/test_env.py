@@ -300,8 +300,27 @@ def test_step_mode__an_illegal_action_takes_the_nearest_allowed_chip():
     assert illegal > 5
 
 
-def test_step_mode__a_dead_end_is_completed_by_the_corrector(monkeypatch):
-    """The propagator is made to overlook what it knows, so that the masks let a contradiction in."""
+def test_step_mode__a_dead_end_is_completed_by_the_corrector():
+    """On 36 chips, the many ways through this network end where no mask foresaw it."""
+    env = ChipletPartitionEnv("wavenet_1x10_b1", "mcm36", mode="step")
+    for seed in range(3):
+        env.reset(seed=seed)
+        rng, chosen, done = np.random.default_rng(seed), [], False
+        while not done:
+            chosen.append(action(env, rng))
+            _, reward, done, _, info = env.step(chosen[-1])
+        assert info["dead_end"]
+        assert len(chosen) < env.problem.num_ops
+        assert rules_broken(env.problem, info)[0] == []
+        taken_back = np.flatnonzero(info["partition"][: len(chosen)] != chosen)
+        assert np.flatnonzero(info["changed_ops"]).tolist() == taken_back.tolist()
+        assert 0 < info["changed"] == len(taken_back) < len(chosen)
+        assert reward == info["throughput"]
+        assert env.action_masks().all()
+
+
+def test_step_mode__a_completion_keeps_what_it_can(monkeypatch):
+    """Stopped half-way where nothing is wrong, every decided op keeps its chip."""
     env = ChipletPartitionEnv(LARGER, package(6), mode="step")
     env.reset(seed=0)
     rng = np.random.default_rng(0)
