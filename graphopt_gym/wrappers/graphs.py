@@ -1,8 +1,8 @@
 """Observations as graphs: Gymnasium's ``spaces.Graph``, and PyTorch Geometric's ``Data``.
 
 Both give the groups (or ops) as nodes and the tensors between them as edges, without padding. They wrap
-``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, and ``ChipletPartition-v0`` in its one-shot
-modes. Stable-Baselines3 cannot take either.
+``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, and ``ChipletPartition-v0`` in its
+one-shot modes. Stable-Baselines3 cannot take either.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GraphObservation(
         base: EpisodeEnv = env.unwrapped  # type: ignore[assignment]
         shapes = base.episodes.observation_shapes
         self._devices: int = shapes["action_mask"][0]
-        self._per_device = [name for name in ("times", "memory") if name in given.spaces]
+        self._per_device: list[str] = [name for name in ("times", "memory") if name in given.spaces]
         width = shapes["nodes"][1] + len(self._per_device) * self._devices
         width += ("placement" in given.spaces) * (self._devices + 2)
         self.observation_space = spaces.Graph(
@@ -76,7 +76,8 @@ class PyGObservation(
 
     ``x`` float32 [n, ...], ``edge_index`` int64 [2, e], ``edge_attr`` float32 [e, 1], and ``action_mask`` bool
     [1, D]; ``Placement-v0`` adds ``devices`` float32 [1, D, 15], ``progress`` float32 [1, 5] and ``current`` int64
-    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``Batch.from_data_list`` stacks them. ``observation_space`` is that of :class:`GraphObservation`.
+    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``Batch.from_data_list`` stacks them.
+    ``observation_space`` is that of :class:`GraphObservation`.
 
     Raises:
         InputError: the environment's observation holds no graph.
