@@ -95,6 +95,10 @@ class Problem(ABC):
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy of a decision with one random small change (the move of the local searches)."""
 
+    def crossover(self, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A decision with some entries of each of two: here each entry from either with equal chances."""
+        return np.where(rng.random(first.shape) < 0.5, first, second).astype(np.int32)
+
     def figure(self, decision: np.ndarray) -> Figure | None:
         """A picture of a checked decision, where the problem draws one beside or in place of a timeline."""
         return None

@@ -1,4 +1,4 @@
-"""Searches that work on any problem: they see only ``sample``, ``neighbour`` and ``costs``.
+"""Searches that work on any problem: they see only ``sample``, ``neighbour``, ``crossover`` and ``costs``.
 
 Invalid decisions have a finite price (see ``Problem.costs``), so every search may pass through them.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.problem import Problem
 from graphopt_gym.registration import ENVIRONMENTS
 from graphopt_gym.search.solve import Evaluator, Method
 
@@ -38,6 +39,14 @@ SMOOTHING = 0.5
 START_WEIGHT = 0.9
 LEAST_CHANGES = 1.0
 MOST_IDLE_ROUNDS = 12
+# Evolution: members of the population and at most what share of the budget they are, members in a tournament, the share
+# of children that have two parents, and the most moves that follow.
+POPULATION = 64
+POPULATION_SHARE = 0.1
+TOURNAMENT = 16
+CROSSOVER_SHARE = 0.25
+MOST_MUTATIONS = 3
+CHILDREN_AT_ONCE = 8
 
 
 def random_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -206,8 +215,55 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
     return run
 
 
+def evolution_from(start: Start | None) -> Callable[[Evaluator, np.random.Generator], None]:
+    """Regularized evolution (Real et al. 2019): the winner of a tournament has a child, and the oldest member dies.
+
+    Beyond the paper, some children have two parents, each the winner of a tournament, whose decisions the problem
+    crosses; the best member never dies. A few children are made, and evaluated, at once. The population begins with
+    random decisions, or with random moves away from the start.
+    """
+
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        problem = evaluator.problem
+        size = int(np.clip(POPULATION_SHARE * evaluator.budget, 4, POPULATION))
+        if start is None:
+            members = [problem.sample(rng) for _ in range(size)]
+            costs = evaluator.costs(np.stack(members)).tolist()
+        else:
+            decision, cost = start(evaluator, rng)
+            members, costs = [decision], [cost]
+            while len(members) < size:
+                members.append(mutated(problem, decision, rng))
+            costs += evaluator.costs(np.stack(members[1:])).tolist()
+        rivals = max(2, size * TOURNAMENT // POPULATION)
+
+        def winner() -> np.ndarray:
+            return members[min(rng.integers(len(members), size=rivals).tolist(), key=costs.__getitem__)]
+
+        while True:
+            children = []
+            for _ in range(min(CHILDREN_AT_ONCE, size // 2)):
+                child = winner()
+                if rng.random() < CROSSOVER_SHARE:
+                    child = problem.crossover(child, winner(), rng)
+                children.append(mutated(problem, child, rng))
+            best = int(np.argmin(costs))
+            # the oldest come first; the best is young again
+            members = [*members[:best], *members[best + 1 :], members[best], *children]
+            costs = [*costs[:best], *costs[best + 1 :], costs[best], *evaluator.costs(np.stack(children)).tolist()]
+            members, costs = members[len(children) :], costs[len(children) :]
+
+    def mutated(problem: Problem, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        for _ in range(int(rng.integers(1, MOST_MUTATIONS + 1))):
+            decision = problem.neighbour(decision, rng)
+        return decision
+
+    return run
+
+
 KIRKPATRICK = "Kirkpatrick et al., Science 220, 1983; calibrated as in Johnson et al., Oper. Res. 37(6), 1989"
 LOURENCO = "Lourenço et al., Iterated local search, in: Handbook of Metaheuristics, 2003"
+REAL = "Real et al., AAAI 33, 2019 (regularized evolution), with crossover"
 RUBINSTEIN = "Rubinstein, Methodology and Computing in Applied Probability 1, 1999"
 
 # From the best of the task's cheap heuristics, as one would use them; ``_random``: from nothing, as papers compare.
@@ -234,6 +290,13 @@ METHODS: dict[str, Method] = {
             KIRKPATRICK,
         ),
         ("annealing_random", annealing_from(random_start), "simulated annealing, from a random decision", KIRKPATRICK),
+        (
+            "evolution",
+            evolution_from(good_start),
+            "regularized evolution with crossover, around the best of the cheap heuristics",
+            REAL,
+        ),
+        ("evolution_random", evolution_from(None), "regularized evolution with crossover, from random decisions", REAL),
         (
             "cross_entropy",
             cross_entropy_from(good_start),

@@ -218,6 +218,18 @@ class ChipletProblem(Problem):
                 changed -= changed > joined
         return self.corrector.fix(changed, rng, first=np.flatnonzero(changed != decision)).decision
 
+    def crossover(self, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The first decision up to an op, the second from there on, made valid by a correction.
+
+        The second's chips are counted on from those of the first, so that the chips follow each other at the joint.
+        """
+        if self.num_ops == 1:
+            return first.copy()
+        at = int(rng.integers(1, self.num_ops))
+        rest = second[at:] + (int(first[:at].max()) - int(second[:at].max()))
+        candidate = np.concatenate([first[:at], np.clip(rest, 0, self.num_chips - 1)])
+        return self.corrector.fix(candidate, rng).decision
+
     def _op_to_move(self, decision: np.ndarray, rng: np.random.Generator) -> int:
         if rng.random() >= AT_BOTTLENECK:
             return int(rng.integers(self.num_ops))
