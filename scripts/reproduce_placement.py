@@ -20,32 +20,46 @@ networks are kept too, and trained when a run needs them. The results, with deci
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-import gzip
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-for folder in (ROOT, ROOT / "agents"):
+for folder in (ROOT, ROOT / "agents", ROOT / "scripts"):
     sys.path.insert(0, str(folder))
 
 import numpy as np  # noqa: E402
+from experiment import (  # noqa: E402
+    ALMOST,
+    Job,
+    Runs,
+    best_known,
+    claim,
+    cost_after,
+    draw_curves,
+    geometric_mean,
+    mean_cost,
+    read_runs,
+    reductions,
+    run_jobs,
+    ship_checkpoint,
+    store_runs,
+    stored_runs,
+)
 
 from graphopt_gym.data import data_path  # noqa: E402
 from graphopt_gym.envs.placement.instances import Instance  # noqa: E402
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
-from graphopt_gym.files import write_file, write_text  # noqa: E402
+from graphopt_gym.files import write_text  # noqa: E402
 from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO, held_out  # noqa: E402
 from graphopt_gym.problem import Solution  # noqa: E402
 from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
 
+ROOM = "placement"  # of envs_data
 CALLS = 12_800  # simulator calls of a run: 200 updates of GDP
 HDP_CALLS = 1_600  # of a run of HDP: a placement takes it 15 to 100 ms, and its policy has long decided by then
 SEEDS = (0, 1, 2)
@@ -124,26 +138,6 @@ TRANSFER.remove("gdp_tuned_untrained")
 ABLATIONS = [name for name in METHODS if name.startswith("gdp_no_")]
 
 
-class Busy(Exception):
-    """Another process is at it."""
-
-
-@contextlib.contextmanager
-def claim(path: Path) -> Iterator[None]:
-    """A file that tells other processes to keep off. Raises Busy where another one has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        if time.time() - path.stat().st_mtime < 3600:
-            raise Busy from None
-        path.touch()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def pretrained(out: Path, family: str | None, superposition: bool, seed: int, **arguments: Any) -> Path:
     """The folder of a network that was trained on all families but one (None: all); trains it where it is missing."""
     from graphopt_agents.train_gdp import Args, train
@@ -178,24 +172,8 @@ def pretrained(out: Path, family: str | None, superposition: bool, seed: int, **
 
 def ship(out: Path) -> None:
     """Train the policy that is shipped, on all families, and write it without what only training needs."""
-    from graphopt_agents import checkpoints, train_gdp
-
     folder = pretrained(out, None, True, 0, updates=SHIPPED_UPDATES)
-    kept = checkpoints.load_checkpoint(folder, train_gdp.AGENT)
-    target = data_path("checkpoints", "gdp.pt")
-    target.parent.mkdir(exist_ok=True)
-    facts = {
-        "command": "python scripts/reproduce_placement.py --ship",
-        "evaluations": sum(int(task["trials"]) for task in kept.state["tasks"].values()),
-        "wall_s": round(float(kept.state["wall_s"]), 1),
-    }
-    checkpoints.save_checkpoint(target, kept.agent, kept.args, {"network": kept.state["network"]}, facts)
-    write_text(
-        target.with_suffix(".json"), json.dumps({**facts, "args": kept.args, "libraries": kept.libraries}) + "\n"
-    )
-    curve = (folder / "curve.csv").read_bytes()
-    write_file(target.with_suffix(".csv.gz"), gzip.compress(curve, mtime=0))
-    print(f"wrote {target}", file=sys.stderr)
+    ship_checkpoint(folder, "gdp", "python scripts/reproduce_placement.py --ship")
 
 
 def transfer(out: Path, graph: str, name: str, seed: int) -> tuple[Run, int]:
@@ -237,7 +215,7 @@ def run_method(out: Path, problem: PlacementProblem, graph: str, name: str, seed
     return solve(problem, method, budget=calls, seconds=seconds, seed=seed)
 
 
-def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[tuple[str, str, int]]:
+def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[Job]:
     """All runs, a seed of everything before the next, so that an early end leaves whole tables."""
     for seed in seeds:
         for name in methods:
@@ -249,69 +227,18 @@ def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
 
 
 def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> None:
-    problems: dict[str, PlacementProblem] = {}
-    todo = list(jobs(graphs, methods, seeds))
-    waiting = 0
-    for number, (graph, name, seed) in enumerate(todo, 1):
-        target = out / graph / f"{name}-{seed}.json"
-        if graph not in problems:
-            problems[graph] = PlacementProblem(graph, ZOO[graph].cluster)
-        problem = problems[graph]
-        if target.exists() and json.loads(target.read_text())["fingerprints"] == problem.fingerprints():
-            continue
-        try:
-            with claim(target.with_suffix(".claim")):
-                solution = run_method(out, problem, graph, name, seed)
-                solution.save(target)
-        except Busy:
-            waiting += 1
-            continue
-        cost = f"{solution.outcome.cost:.4f} s" if solution.outcome.valid else "out of memory"
-        print(
-            f"[{number}/{len(todo)}] {graph} {name} seed {seed}: {cost}, "
-            f"{solution.evaluations:,} calls, {solution.wall_s:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-    if waiting:
-        print(f"{waiting} runs are being made by other processes, or wait for one", file=sys.stderr)
+    run_jobs(
+        out,
+        list(jobs(graphs, methods, seeds)),
+        lambda graph: PlacementProblem(graph, ZOO[graph].cluster),
+        lambda problem, job: run_method(out, problem, *job),  # type: ignore[arg-type]
+    )
 
 
 # ---- tables
 
 
-def read_runs(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Finished runs by (graph, method, seed)."""
-    runs = {}
-    for path in sorted(out.glob("*/*.json")):
-        name, _, seed = path.stem.rpartition("-")
-        runs[path.parent.name, name, int(seed)] = json.loads(path.read_text(encoding="utf-8"))
-    return runs
-
-
-def mean_cost(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str, method: str) -> float | None:
-    """Mean over seeds of the best step time, seconds; inf where a seed found nothing valid, None where none was run."""
-    costs = [run["cost"] for (g, m, _), run in runs.items() if (g, m) == (graph, method)]
-    if not costs:
-        return None
-    return float("inf") if None in costs else float(np.mean(costs))
-
-
-def calls_to_reach(run: dict[str, Any], cost: float) -> int | None:
-    """Simulator calls until a run was at ``cost`` or below."""
-    return next((calls for calls, _, best in run["history"] if best <= cost), None)
-
-
-def cost_after(run: dict[str, Any], calls: int) -> float:
-    """Best step time of a run after so many simulator calls; inf where nothing was valid by then."""
-    return next((cost for at, _, cost in reversed(run["history"]) if at <= calls), float("inf"))
-
-
-def geometric_mean(values: list[float]) -> float | None:
-    return float(np.exp(np.mean(np.log(values)))) if values else None
-
-
-def to_reach_hdp(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str) -> dict[str, Any]:
+def to_reach_hdp(runs: Runs, graph: str) -> dict[str, Any]:
     """Calls and seconds until GDP and HDP reached HDP's best, their ratios, and GDP's cost at as many calls."""
     calls, seconds, missed, costs = [], [], 0, []
     for seed in SEEDS:
@@ -336,7 +263,7 @@ def to_reach_hdp(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str) -
     }
 
 
-def transfer_row(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str, suffix: str) -> dict[str, Any]:
+def transfer_row(runs: Runs, graph: str, suffix: str) -> dict[str, Any]:
     """Means over seeds of pre-trained policies on a graph of the family that was held out."""
 
     def mean(method: str, calls: int) -> float | None:
@@ -353,25 +280,7 @@ def transfer_row(runs: dict[tuple[str, str, int], dict[str, Any]], graph: str, s
     }
 
 
-def reductions(rows: list[dict[str, Any]], method: str, baseline: str) -> dict[str, Any]:
-    """Over the rows where both are valid: 1 - geometric mean of the ratio of step times, and the wins."""
-    pairs = [
-        (row[method], row[baseline]) for row in rows if row.get(method) is not None and row.get(baseline) is not None
-    ]
-    ratios = [mine / theirs for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
-    return {
-        "method": method,
-        "against": baseline,
-        "rows": len(pairs),
-        "wins": sum(mine < theirs * (1 - ALMOST) for mine, theirs in pairs),
-        "losses": sum(mine > theirs * (1 + ALMOST) for mine, theirs in pairs),
-        "out_of_memory": sum(not np.isfinite(mine) for mine, _ in pairs),
-        "baseline_out_of_memory": sum(not np.isfinite(theirs) for _, theirs in pairs),
-        "reduction": 1 - float(np.exp(np.mean(np.log(ratios)))) if ratios else None,
-    }
-
-
-def summarise(runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
+def summarise(runs: Runs) -> dict[str, Any]:
     published = {row["model"]: row for row in csv.DictReader(data_path("published", "go_table1_placement.csv").open())}
     names = [name for name in METHODS if any(method == name for _, method, _ in runs)]
     rows = []
@@ -380,7 +289,7 @@ def summarise(runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any
         row |= {name: mean_cost(runs, graph, name) for name in names}
         bounds = PlacementProblem(graph, ZOO[graph].cluster).bounds()
         row["bound"] = max(bounds.values())
-        row["best_known"] = min(run["cost"] for (g, _, _), run in runs.items() if g == graph and run["valid"])
+        row["best_known"] = best_known(runs, graph)
         expert = row.get("expert")
         row["no_room"] = expert is not None and expert <= 1.01 * row["best_known"]
         row["to_reach_hdp"] = to_reach_hdp(runs, graph)
@@ -467,7 +376,6 @@ SHOWN_ALSO = {
     "tuned_untrained": f"from scratch in the same way, {TUNING_CALLS:,} evaluations",
     "scratch": "GDP-one",
 }
-ALMOST = 0.0005  # two step times are shown as equal within this share
 
 
 def document(summary: dict[str, Any]) -> str:
@@ -631,80 +539,26 @@ def document(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_curves(runs: dict[tuple[str, str, int], dict[str, Any]], path: Path) -> None:
-    """Best step time against simulator calls, a panel a graph: mean over seeds, and their range."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    methods = {"gdp": "C0", "gdp_search": "C2", "annealing": "C1", "hdp": "C3"}
-    figure, axes = plt.subplots(4, 4, figsize=(15, 12))
-    at = np.unique(np.geomspace(1, CALLS, 80).astype(int))
-    for axis, graph in zip(axes.flat, SPLITS["papers"], strict=False):
-        for name, colour in methods.items():
-            mine = [run for (g, m, _), run in runs.items() if (g, m) == (graph, name)]
-            if not mine:
-                continue
-            calls = at[at <= max(run["evaluations"] for run in mine)]
-            curves = np.array([[cost_after(run, call) for call in calls] for run in mine])
-            known = np.isfinite(curves).all(axis=0)
-            axis.plot(calls[known], curves[:, known].mean(axis=0), color=colour, label=SHOWN[name])
-            axis.fill_between(calls[known], *np.quantile(curves[:, known], (0, 1), axis=0), color=colour, alpha=0.2)
-        expert = runs.get((graph, "expert", 0))
-        if expert and expert["valid"]:
-            axis.axhline(expert["cost"], color="black", linestyle=":", label="expert")
-        axis.set_xscale("log")
-        axis.set_title(graph, fontsize=10)
-    axes.flat[0].legend(fontsize=8)
-    for axis in axes.flat[len(SPLITS["papers"]) :]:
-        axis.axis("off")
-    figure.supxlabel("simulator calls")
-    figure.supylabel("best step time so far, simulated (s)")
-    figure.tight_layout()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=80)
-    plt.close(figure)
-    write_file(path, image.getvalue(), make_folders=True)
-
-
-def stored_runs() -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The runs in ``envs_data``, by (graph, method, seed)."""
-    kept = json.loads(gzip.decompress(data_path("placement", "runs.json.gz").read_bytes()))
-    return {(run["graph"], run["name"], run["seed"]): run for run in kept}
-
-
 def write_tables(out: Path) -> None:
     runs = read_runs(out)
     if not runs:
         print(f"no runs under {out}: the tables of those that are stored", file=sys.stderr)
-        runs = stored_runs()
+        runs = stored_runs(ROOM)
     summary = summarise(runs)
-    folder = data_path("placement")
-    kept = [
-        {"graph": graph, "name": name, **{key: run[key] for key in KEPT}}
-        for (graph, name, _), run in sorted(runs.items())
-    ]
-    text = json.dumps(kept, separators=(",", ":")).encode()
-    write_file(folder / "runs.json.gz", gzip.compress(text, mtime=0), make_folders=True)
-    write_text(folder / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
-    draw_curves(runs, ROOT / "docs" / "images" / "placement_curves.png")
+    store_runs(ROOM, runs, summary)
+    draw_curves(
+        runs,
+        SPLITS["papers"],
+        {"gdp": (SHOWN["gdp"], "C0"), "gdp_search": (SHOWN["gdp_search"], "C2")}
+        | {"annealing": (SHOWN["annealing"], "C1"), "hdp": (SHOWN["hdp"], "C3")},
+        ROOT / "docs" / "images" / "placement_curves.png",
+        columns=4,
+        calls=CALLS,
+        labels=("simulator calls", "best step time so far, simulated (s)"),
+        line=("expert", "expert"),
+    )
     write_text(ROOT / "docs" / "placement.md", document(summary))
-    print(f"wrote {folder} and {ROOT / 'docs' / 'placement.md'}", file=sys.stderr)
-
-
-KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: out of memory is written as the text OOM."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return "OOM" if isinstance(value, float) and not np.isfinite(value) else value
+    print(f"wrote {data_path(ROOM)} and {ROOT / 'docs' / 'placement.md'}", file=sys.stderr)
 
 
 def main() -> None:

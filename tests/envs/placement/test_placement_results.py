@@ -37,4 +37,4 @@ def test_document__says_what_the_stored_runs_say():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     written = (root / "docs" / "placement.md").read_text(encoding="utf-8")
-    assert script.document(script.summarise(script.stored_runs())) == written
+    assert script.document(script.summarise(script.stored_runs(script.ROOM))) == written
