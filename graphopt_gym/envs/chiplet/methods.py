@@ -9,14 +9,20 @@ import numpy as np
 from numba import njit
 
 from graphopt_gym.envs.chiplet.corrector import memory_facts
+from graphopt_gym.envs.chiplet.exact import best_partition
 from graphopt_gym.envs.chiplet.ops import HOST
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import Propagator, make_rules
+from graphopt_gym.errors import InputError
 from graphopt_gym.search.solve import Evaluator, Method
 
 # What the greedy heuristic believes of a chip's memory, one after the other until a partition is valid: its account
 # leaves out what lives and dies within a chip.
 BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+# z3's optimum: the largest instances that it is tried on, and how long.
+EXACT_SIZE = 160
+EXACT_SECONDS = 120.0
 
 
 def greedy_decision(problem: ChipletProblem) -> np.ndarray:
@@ -212,6 +218,25 @@ def _contiguous(evaluator: Evaluator, rng: np.random.Generator) -> None:
     evaluator.cost(np.zeros(problem.num_ops, np.int32) if decision is None else decision)
 
 
+def _exact(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    problem = _chiplet_problem(evaluator)
+    what = f"graph {problem.graph.name!r} on {problem.package.name!r} has {problem.num_ops} ops on {problem.num_chips}"
+    if problem.num_ops * problem.num_chips > EXACT_SIZE:
+        raise InputError(
+            f"method 'exact' takes at most {EXACT_SIZE} ops times chips; {what} chips: use 'annealing', and lower_bound"
+        )
+    seconds = evaluator.seconds or EXACT_SECONDS
+    verdict = best_partition(problem, seconds)
+    if verdict.proved and verdict.decision is None:
+        raise InputError(
+            f"method 'exact': z3 proved that {what} chips, and no partition that keeps to rules and memory"
+        )
+    if not verdict.proved:
+        found = "none found" if verdict.decision is None else f"best {problem.evaluate(verdict.decision).cost:.4g} s"
+        raise InputError(f"method 'exact': z3 proved no optimum in {seconds:.0f} s ({what} chips; {found}); give more")
+    evaluator.cost(verdict.decision)
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -227,6 +252,12 @@ METHODS: dict[str, Method] = {
             _contiguous,
             "the best cut of the topological order into one slice a chip, by dynamic programming",
             "after the linear partition problem; see Tarnawski et al., NeurIPS 2020, for pipelines",
+        ),
+        Method(
+            "exact",
+            _exact,
+            f"the optimum, proved by z3 or refused; up to {EXACT_SIZE} ops times chips",
+            "z3 (de Moura and Bjørner, TACAS 2008) on the rules stated in clauses",
         ),
     )
 }

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.checker import RULES
 from graphopt_gym.envs.chiplet.exact import Exact, best_partition
 from graphopt_gym.envs.chiplet.methods import METHODS, STARTS, contiguous_decision, greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, layered_dag
 from graphopt_gym.hardware.package import Chip, Package, load_package
 from graphopt_gym.search.methods import METHODS as SEARCHES
@@ -156,12 +158,12 @@ def test_methods__run_through_solve():
     problem = ChipletProblem(chain(6), package_of(3))
     assert set(STARTS) <= set(METHODS)
     for method in METHODS.values():
-        solution = solve(problem, method, budget=5)
+        solution = solve(problem, method, budget=5)  # exact among them
         assert solution.outcome.valid
         assert solution.evaluations == 1
 
 
-@pytest.mark.parametrize("search", ["random", "hill_climbing", "annealing"])
+@pytest.mark.parametrize("search", ["random", "hill_climbing", "annealing", "evolution", "evolution_random"])
 def test_searches__find_the_optimum_of_a_small_instance(search):
     problem = ChipletProblem(layered_dag(13, seed=4, width=2), package_of(3))
     cost, _ = all_valid(problem)
@@ -188,3 +190,87 @@ def test_memory_rule__what_the_corrector_excludes_z3_excludes():
             assert verdict.decision is None
             said["excluded"] += 1
     assert min(said.values()) > 2
+
+
+def test_lower_bound__is_under_every_valid_partition_and_often_reached():
+    rng = np.random.default_rng(3)
+    reached = checked = simple = 0
+    for seed in range(40):
+        chips = tuple(Chip("toy", 1e12 * s, 1e11 * s, 2**40) for s in rng.choice([0.5, 1.0, 2.0], 3))
+        speed = 10.0 ** rng.uniform(8.5, 11)
+        problem = ChipletProblem(layered_dag(13, seed=seed, width=2), Package("toy", chips, "ring", speed))
+        if problem.num_ops > 9:
+            continue
+        best, bound = all_valid(problem)[0], lower_bound(problem)
+        assert bound <= best * (1 + 1e-12)
+        checked += 1
+        reached += bound > best * (1 - 1e-9)
+        simple += problem.op_seconds.min(axis=0).max() > best * (1 - 1e-9)
+    assert checked > 20
+    assert reached > max(checked / 2, simple)
+
+
+def test_lower_bound__is_under_z3s_optimum():
+    for seed in range(3):
+        problem = ChipletProblem(layered_dag(36, seed=seed, width=2), package_of(4))
+        solution = solve(problem, "exact")
+        assert solution.outcome.valid
+        assert lower_bound(problem) <= solution.outcome.cost * (1 + 1e-12)
+
+
+def test_lower_bound__is_reached_on_a_chain_spread_evenly():
+    assert lower_bound(ChipletProblem(chain(12), package_of(4))) == pytest.approx(3e-3)
+    # the last op can be no farther than the first edges allow, however many chips there are
+    assert lower_bound(ChipletProblem(chain(3), package_of(36))) == pytest.approx(1e-3)
+
+
+def test_exact__refuses_what_is_too_large_and_what_fits_nowhere_in_one_line():
+    with pytest.raises(InputError, match="213 ops on 36 chips: use 'annealing'") as caught:
+        solve(ChipletProblem("bert_base_b1", "mcm36"), "exact")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"z3 proved that .* no partition"):
+        solve(ChipletProblem(chain(6, output_bytes=1000), package_of(3, 500)), "exact")
+    with pytest.raises(InputError, match=r"z3 proved no optimum in 0 s .*; give more"):
+        solve(ChipletProblem(layered_dag(60, seed=3, width=2), package_of(4)), "exact", seconds=0.01)
+
+
+@pytest.mark.parametrize("method", ["hill_climbing_random", "annealing_random", "evolution_random"])
+def test_searches__from_nothing_come_near_the_bound_on_a_real_network(method):
+    problem = ChipletProblem("gnmt_l2_t2_b1", "mcm36")
+    solution = solve(problem, method, budget=1000)
+    assert solution.outcome.valid
+    assert solution.outcome.cost <= 1.05 * lower_bound(problem)
+
+
+def test_crossover__takes_from_both_and_keeps_to_the_rules():
+    rng = np.random.default_rng(4)
+    problem = ChipletProblem("resnet18_b1", "mcm16")
+    first, second = problem.sample(rng), problem.sample(rng)
+    mixed = 0
+    for _ in range(20):
+        child = problem.crossover(first, second, rng)
+        assert {one.rule for one in problem.violations(child)} <= {RULES[3]}
+        assert (problem.crossover(first, first, rng) == first).all()
+        mixed += (child != first).any() and (child != second).any()
+    assert mixed > 10
+
+
+def test_neighbour__of_each_kind_begins_at_the_bottleneck_as_often_as_it_says(monkeypatch):
+    problem = ChipletProblem("resnet18_b1", "mcm16")
+    rng = np.random.default_rng(5)
+    decision = problem.sample(rng)
+    seconds, link_bytes, _, _ = problem.measure(decision)
+    link_s = link_bytes / problem.package.link_bytes_per_s
+    if seconds.max() >= link_s.max():
+        slow = set(np.flatnonzero(decision == seconds.argmax()).tolist())
+    else:
+        a, b = problem.package.links[int(link_s.argmax())]
+        slow = {
+            op
+            for u, v in problem.ops.edges.tolist()
+            if decision[u] <= a and decision[v] >= b
+            for op in (u, v)
+        }  # fmt: skip
+    drawn = [problem._op_to_move(decision, rng) in slow for _ in range(2000)]
+    expected = 0.5 + 0.5 * len(slow) / problem.num_ops
+    assert abs(np.mean(drawn) - expected) < 0.05
