@@ -23,7 +23,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ import torch
 
 from graphopt_agents import checkpoints, training
 from graphopt_agents.gdp import check_share
-from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork
+from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork, Proposal
 from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages, stop_on_interrupt
 from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
@@ -51,6 +51,7 @@ ADVANTAGES = ("rank", "baseline")
 DEFAULT_PACKAGE = "mcm36"
 SHARPENED = 4  # how much sharper than in training the policy is drawn from, at most, when a graph is partitioned
 PLACE_BATCH = 8
+MOST_LIMIT = 4.0  # a period that is aimed at to the least that there can be, at most
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Args(ChipletConfig):
 
 def paper_arguments() -> dict[str, Any]:
     """The arguments that follow the paper where its choices are known."""
-    return {"advantage": "baseline", "mutants": 0.0, "elites": 0, "anchored": False}
+    return {"advantage": "baseline", "mutants": 0.0, "elites": 0, "anchored": False, "guided": False}
 
 
 def args_from(given: dict[str, Any]) -> Args:
@@ -141,14 +142,33 @@ class Task(training.Task):
         """The period of the greedy heuristic's partition: what throughput is relative to."""
         return float(self.problem.costs(greedy_decision(self.problem)[None])[0][0])
 
+    @cached_property
+    def least_s(self) -> float:
+        """No period is shorter: the heaviest op where it is fastest, all work spread evenly."""
+        seconds = self.problem.op_seconds
+        return max(float(seconds.min(axis=0).max()), 1.0 / float((1.0 / seconds.sum(axis=1)).sum()), 1e-15)
+
+    @property
+    def aims_s(self) -> tuple[float, float]:
+        """Between which periods those lie that partitions are to reach: up to the best so far."""
+        most = MOST_LIMIT * self.least_s
+        best = min(self.best_cost, most) if self.best_valid else most
+        return max(self.least_s, 0.5 * best), max(self.least_s, best)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Partitions int32 [B, N] and the sets of chips, as bits int64 [B, N], that each chip was chosen from; 0 where an
-    op had no choice."""
+    """B partitions, and what each op's chip was chosen from."""
 
-    decisions: np.ndarray
-    drawn_from: np.ndarray
+    decisions: np.ndarray  # int32 [B, N]
+    drawn_from: np.ndarray  # int64 [B, N] sets of chips, as bits; 0 where an op had no choice
+    limits_s: np.ndarray  # float64 [B] the period that each aimed at
+
+    @classmethod
+    def join(cls, parts: Sequence[Batch]) -> Batch:
+        """Several as one."""
+        fields = ([getattr(part, one.name) for part in parts] for one in dataclasses.fields(cls))
+        return cls(*map(np.concatenate, fields))
 
 
 def make_task(
@@ -191,14 +211,14 @@ class Trainer(training.Trainer):
             task.keep_elites(batch.decisions, costs, rewards, args.elites)
             batch, advantages = self._with_elites(task, batch, rewards)
             task.count(rewards)
-            choices = Choices.of(batch, task.problem.num_chips)
+            choices = Choices.of(batch, task.problem)
             batches.append((task, choices, torch.from_numpy(advantages).float(), choices.log_probs(old)))
             rows.append(self.row(task, costs, valid, rewards))
         for _ in range(args.epochs):
             self.optimizer.zero_grad()
             for (task, choices, gains, before), row in zip(batches, rows, strict=True):
-                logits = self.network(task.graph)
-                loss, measures = ppo_loss(logits, choices, gains, before, args.clip, args.entropy)
+                proposal = self.network(task.graph)
+                loss, measures = ppo_loss(proposal, choices, gains, before, args.clip, args.entropy)
                 (loss / len(batches)).backward()
                 row |= measures
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), args.max_grad_norm)
@@ -211,31 +231,26 @@ class Trainer(training.Trainer):
             return -costs
         return np.where(valid, task.greedy_s / costs, 0.0)
 
-    def _try(self, task: Task, logits: torch.Tensor) -> tuple[Batch, np.ndarray, np.ndarray]:
+    def _try(self, task: Task, proposal: Proposal) -> tuple[Batch, np.ndarray, np.ndarray]:
         """(batch, costs, valid): partitions from the policy, and changed ones of the best so far."""
         args = self.args
         mutants = round(args.samples * args.mutants) if task.elites else 0
-        chances = logits.softmax(1).double().numpy()
-        drawn = sample(task.problem, chances, args.samples - mutants, self.rng, args.solver)
+        drawn = sample(task, proposal, args.samples - mutants, self.rng, args)
         prices = [task.evaluate(drawn.decisions, self.wall_s)]
         parts = [drawn]
         for _ in range(mutants):  # one at a time, so that one can build on another
             task.keep_elites(parts[-1].decisions, prices[-1][0], self._rewards(task, *prices[-1]), args.elites)
             changed = task.problem.neighbour(task.elite(self.rng), self.rng)[None]
-            parts.append(Batch(changed, np.full(changed.shape, every_chip(task.problem.num_chips))))
-            prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts[:-1])))
+            prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts)))
+            parts.append(_as_drawn(task, changed, prices[-1][0]))
         costs, valid = (np.concatenate(part) for part in zip(*prices, strict=True))
-        batch = Batch(
-            np.concatenate([part.decisions for part in parts]), np.concatenate([part.drawn_from for part in parts])
-        )
-        return batch, costs, valid
+        return Batch.join(parts), costs, valid
 
     def _with_elites(self, task: Task, batch: Batch, rewards: np.ndarray) -> tuple[Batch, np.ndarray]:
         """The batch with the task's best partitions so far, and an advantage for each row."""
         if task.elites:
             best = np.stack([one[2] for one in task.elites])
-            every = np.full(best.shape, every_chip(task.problem.num_chips))
-            batch = Batch(np.concatenate([batch.decisions, best]), np.concatenate([batch.drawn_from, every]))
+            batch = Batch.join([batch, _as_drawn(task, best, np.array([one[0] for one in task.elites]))])
             rewards = np.concatenate([rewards, [one[1] for one in task.elites]])
         if self.args.advantage == "rank":
             return batch, rank_advantages(rewards)
@@ -243,81 +258,100 @@ class Trainer(training.Trainer):
         return batch, (rewards - baseline) / (rewards.std() + 1e-8)
 
 
-def every_chip(count: int) -> np.int64:
-    """The set of all chips, as bits."""
-    return np.int64((1 << count) - 1)
+def _as_drawn(task: Task, decisions: np.ndarray, costs: np.ndarray) -> Batch:
+    """Partitions int32 [B, N] as if they had been drawn in the order of the ops, aiming at what they cost."""
+    return Batch(
+        decisions,
+        np.stack([task.problem.corrector.choices_of(one) for one in decisions]),
+        np.clip(costs, task.least_s, MOST_LIMIT * task.least_s),
+    )
 
 
 def sample(
-    problem: ChipletProblem, chances: np.ndarray, count: int, rng: np.random.Generator, solver: bool = True
+    task: Task, proposal: Proposal, count: int, rng: np.random.Generator, config: Any, sharp: float = 1.0
 ) -> Batch:
-    """Partitions drawn from float64 [N, C]: through the corrector, or each op by itself."""
-    if solver:
-        corrections = [problem.corrector.sample(chances, rng) for _ in range(count)]
-        return Batch(np.stack([one.decision for one in corrections]), np.stack([one.drawn_from for one in corrections]))
-    above = rng.random((count, problem.num_ops, 1)) * chances.sum(1)[:, None] > np.cumsum(chances, axis=1)[:, :-1]
-    decisions = above.sum(axis=2, dtype=np.int32)
-    return Batch(decisions, np.full(decisions.shape, every_chip(problem.num_chips)))
+    """Partitions drawn from a proposal: through the corrector, guided or not, or each op by itself.
+
+    ``config``: has ``solver`` and ``guided``. ``sharp``: what the logarithms of chances are multiplied with.
+    """
+    problem, corrector = task.problem, task.problem.corrector
+    logits = (sharp * proposal.logits).double()
+    low, high = np.log(task.aims_s)
+    limits_s = np.exp(rng.uniform(low, high, count))
+    if not config.solver:
+        chances = logits.softmax(1).numpy()
+        above = rng.random((count, problem.num_ops, 1)) > np.cumsum(chances, axis=1)[:, :-1]
+        decisions = above.sum(axis=2, dtype=np.int32)
+        every = np.int64((1 << problem.num_chips) - 1)
+        return Batch(decisions, np.full(decisions.shape, every), limits_s)
+    if config.guided:
+        log_weights, coefficients = logits.numpy(), (sharp * proposal.coefficients).double().numpy()
+        drawn = [corrector.guided(log_weights, problem.guide(coefficients, limit), rng) for limit in limits_s]
+    else:
+        chances = logits.softmax(1).numpy()
+        drawn = [corrector.sample(chances, rng) for _ in range(count)]
+    return Batch(np.stack([one.decision for one in drawn]), np.stack([one.drawn_from for one in drawn]), limits_s)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen in a batch of partitions, and what from."""
+    """The M choices in a batch of partitions: an op of a partition that could get one of several chips."""
 
-    chips: torch.Tensor  # int64 [B, N, 1]
-    left_out: torch.Tensor  # bool [B, N, C] chips that an op could not choose; none of an op without choice
-    chosen: torch.Tensor  # bool [B, N] ops that had a choice
+    row: torch.Tensor  # int64 [M] the partition
+    op: torch.Tensor  # int64 [M]
+    chip: torch.Tensor  # int64 [M]
+    left_out: torch.Tensor  # bool [M, C] chips that could not be chosen
+    views: torch.Tensor  # float32 [M, C, K] see VIEWS
 
     @classmethod
-    def of(cls, batch: Batch, num_chips: int) -> Choices:
-        free = torch.from_numpy((batch.drawn_from[:, :, None] >> np.arange(num_chips) & 1).astype(bool))
-        chosen = free.sum(2) > 1
-        return cls(torch.from_numpy(batch.decisions).long().unsqueeze(2), ~free & chosen.unsqueeze(2), chosen)
-
-    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
-        """float32 [B, N]: the log-probability of each op's chip among those it could choose, of logits [N, C]."""
-        lowest = torch.finfo(logits.dtype).min
-        return (
-            logits.expand_as(self.left_out)
-            .masked_fill(self.left_out, lowest)
-            .log_softmax(2)
-            .gather(2, self.chips)[..., 0]
+    def of(cls, batch: Batch, problem: ChipletProblem) -> Choices:
+        free = (batch.drawn_from[:, :, None] >> np.arange(problem.num_chips) & 1).astype(bool)
+        row, op = np.nonzero(free.sum(axis=2) > 1)
+        views = problem.views(batch.decisions, batch.drawn_from, batch.limits_s)
+        return cls(
+            torch.from_numpy(row),
+            torch.from_numpy(op),
+            torch.from_numpy(batch.decisions[row, op]).long(),
+            torch.from_numpy(~free[row, op]),
+            torch.from_numpy(views[row, op]).float(),
         )
+
+    def log_probs(self, proposal: Proposal) -> torch.Tensor:
+        """float32 [M]: the log-probability of each choice."""
+        scores = proposal.logits[self.op] + (proposal.coefficients[self.op, None] * self.views).sum(2)
+        scores = scores.masked_fill(self.left_out, torch.finfo(scores.dtype).min)
+        return scores.log_softmax(1).gather(1, self.chip[:, None])[:, 0]
 
 
 def ppo_loss(
-    logits: torch.Tensor,
+    proposal: Proposal,
     choices: Choices,
     advantages: torch.Tensor,
     before: torch.Tensor,
     clip: float,
     entropy: float,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """PPO's clipped loss with one ratio for each op that had a choice, and the entropy bonus.
+    """PPO's clipped loss with one ratio for each choice, and the entropy bonus.
 
     Args:
-        logits: float32 [N, C].
-        choices: of B partitions; ``before``: float32 [B, N], their log-probabilities when drawn.
-        advantages: float32 [B], the same for all ops of a partition.
+        proposal: of the network now.
+        choices: M of them in B partitions; ``before``: float32 [M], their log-probabilities when drawn.
+        advantages: float32 [B], the same for all choices of a partition.
 
     Returns:
-        The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios, divergence, share
-        of ops that had a choice.
+        The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios, divergence.
     """
-    log_ratio = choices.log_probs(logits) - before
-    ratio, gains = log_ratio.exp(), advantages.unsqueeze(1)
-    gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains)
-    count = choices.chosen.sum().clamp(min=1)
-    gain = gain.where(choices.chosen, torch.zeros_like(gain)).sum() / count
-    log_probs = logits.log_softmax(1)
+    log_ratio = choices.log_probs(proposal) - before
+    ratio, gains = log_ratio.exp(), advantages[choices.row]
+    count = max(1, len(choices.row))
+    gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains).sum() / count
+    log_probs = proposal.logits.log_softmax(1)
     mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
     with torch.no_grad():
-        chosen = log_ratio[choices.chosen]
         measures = {
             "entropy": float(mean_entropy),
-            "clipped_share": float(((chosen.exp() - 1).abs() > clip).float().mean()) if len(chosen) else 0.0,
-            "divergence": float((chosen.exp() - 1 - chosen).mean()) if len(chosen) else 0.0,
-            "chosen_share": float(choices.chosen.float().mean()),
+            "clipped_share": float(((ratio - 1).abs() > clip).float().sum() / count),
+            "divergence": float((ratio - 1 - log_ratio).sum() / count),
         }
     return -gain - entropy * mean_entropy, measures
 
@@ -391,14 +425,18 @@ def place(network: ChipletNetwork, task: Task, samples: int = 1, seed: int = 0) 
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
-        log_probs = network(task.graph).log_softmax(1).double()
-    likeliest = log_probs.argmax(1).numpy().astype(np.int32)
-    tried = [task.problem.corrector.fix(likeliest, rng).decision[None]]
+        proposal = network(task.graph)
+    likeliest = proposal.logits.argmax(1).numpy().astype(np.int32)
+    config = dataclasses.replace(Args(), **dataclasses.asdict(network.config))
+    if network.config.guided:
+        first = sample(task, proposal, 1, rng, config, SHARPENED).decisions
+    else:
+        first = task.problem.corrector.fix(likeliest, rng).decision[None]
     done = 1
-    _price(task, tried[0], started)
+    _price(task, first, started)
     while done < samples:
         sharp = float(rng.uniform(1, SHARPENED))
-        drawn = sample(task.problem, (log_probs * sharp).softmax(1).numpy(), min(PLACE_BATCH, samples - done), rng)
+        drawn = sample(task, proposal, min(PLACE_BATCH, samples - done), rng, config, sharp)
         _price(task, drawn.decisions, started)
         done += len(drawn.decisions)
     return task.solution(f"{AGENT} zero-shot", seed, time.perf_counter() - started)

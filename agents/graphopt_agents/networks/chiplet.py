@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ PLACE_COLUMNS = [_OP.index(name) for name in ("work_before", "work_above", "work
 WORK_BEFORE, TIME, PARAMETERS = _OP.index("work_before"), _OP.index("time_to_average"), _OP.index("parameters")
 SPEED, PLACE = _CHIP.index("speed"), _CHIP.index("place")
 FEEDBACK = 9  # what a pass is told of an op by the pass before
+VIEW_SCALES = (4.0, 20.0, 20.0, 20.0, 10.0)  # of the coefficients of VIEWS: what a state of 1 means
 LIMIT = 12.0  # of a logit: no chip's chance vanishes for good
 
 
@@ -44,14 +45,16 @@ class ChipletConfig:
     passes: int = 3
     waves: int = 5  # frequencies, each twice the one before, that tell places apart
     anchored: bool = True
+    guided: bool = True  # whether a chip's chance depends on the ops before, see Corrector.guided
 
     def __post_init__(self) -> None:
         for name, least in {"width": 4, "layers": 0, "passes": 1, "waves": 0}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
-        if not isinstance(self.anchored, bool):
-            raise InputError(f"anchored is {self.anchored!r}; give true or false")
+        for name in ("anchored", "guided"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,15 @@ class ChipletInput:
         return share.cumsum(0) - share / 2
 
 
+class Proposal(NamedTuple):
+    """What the network proposes for N ops on C chips."""
+
+    logits: Tensor  # float32 [N, C]
+    coefficients: Tensor  # float32 [N, K] of VIEWS; zeros without a guide
+
+
 class ChipletNetwork(nn.Module):
-    """Logits float32 [N, C] of a graph's ops over a package's chips; weights fit any number of both."""
+    """A proposal for a graph's ops on a package's chips; the weights fit any number of both."""
 
     def __init__(self, config: ChipletConfig) -> None:
         super().__init__()
@@ -125,11 +135,12 @@ class ChipletNetwork(nn.Module):
         self.again = nn.Sequential(nn.Linear(width + FEEDBACK, width), nn.ReLU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
         self.place = _zero(nn.Linear(width, 2))  # a shift along the row of chips, and how sure
+        self.look = _zero(nn.Linear(width, len(VIEW_SCALES)))
         self.query = _zero(nn.Linear(width, width))
         chips = len(_CHIP) + 2 * config.waves
         self.key = nn.Sequential(nn.Linear(chips, width), nn.ReLU(), nn.Linear(width, width), nn.LayerNorm(width))
 
-    def forward(self, graph: ChipletInput) -> Tensor:
+    def forward(self, graph: ChipletInput) -> Proposal:
         count, waves = graph.num_chips, self.config.waves
         package = graph.chips.mean(0).expand(graph.num_ops, -1)
         features = torch.cat([graph.nodes, *_waves(graph.nodes[:, PLACE_COLUMNS], waves), package], dim=1)
@@ -151,7 +162,8 @@ class ChipletNetwork(nn.Module):
             score = score + self.query(state) @ key.t() / math.sqrt(key.shape[1])
             logits = LIMIT * (score / LIMIT).tanh()
             feedback = _feedback(logits.softmax(1), work, held, centres, speed, before)
-        return logits
+        coefficients = self.look(state) * state.new_tensor(VIEW_SCALES)
+        return Proposal(logits, coefficients if self.config.guided else torch.zeros_like(coefficients))
 
 
 def _feedback(chances: Tensor, work: Tensor, held: Tensor, centres: Tensor, speed: Tensor, before: Tensor) -> Tensor:
