@@ -24,6 +24,10 @@ BENCHMARKS = {
         "graphopt_gym.benchmarks.agent:agent_report",
         "seconds and memory of the GDP network, up to 80,000 ops",
     ),
+    "corrector": (
+        "graphopt_gym.benchmarks.corrector:corrector_report",
+        "corrections of chiplet partitions a second, beside z3 alone",
+    ),
     "cost-model": (
         "graphopt_gym.hardware.validation:cost_model_report",
         "the cost model's error on kernels it was not fitted on, and on whole models",

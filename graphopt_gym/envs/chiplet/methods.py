@@ -234,6 +234,7 @@ def _exact(evaluator: Evaluator, rng: np.random.Generator) -> None:
     if not verdict.proved:
         found = "none found" if verdict.decision is None else f"best {problem.evaluate(verdict.decision).cost:.4g} s"
         raise InputError(f"method 'exact': z3 proved no optimum in {seconds:.0f} s ({what} chips; {found}); give more")
+    assert verdict.decision is not None
     evaluator.cost(verdict.decision)
 
 

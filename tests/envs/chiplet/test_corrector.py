@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt_gym.benchmarks.corrector import corrector_report
 from graphopt_gym.envs.chiplet.checker import violations
 from graphopt_gym.envs.chiplet.corrector import Corrector, _close_gaps
 from graphopt_gym.envs.chiplet.exact import Exact
@@ -281,3 +282,17 @@ def test_sample__tells_what_each_chip_was_drawn_from():
         assert words.argmax(axis=1).tolist() == correction.decision.tolist()
         chosen += int(drawn.sum())
     assert chosen > 100
+
+
+def test_benchmark__counts_corrections_and_says_where_z3_ran_out_of_time():
+    pytest.importorskip("z3")
+    report = corrector_report(("vgg11_b1",), "mcm4", seconds=0.03, limit_s=20.0)
+    assert [row["mode"] for row in report["rows"]] == ["SAMPLE", "FIX far", "FIX near"]
+    for row in report["rows"]:
+        assert set(row) == set(report["columns"])
+        assert row["corrections_per_s"] > 0
+        assert row["z3_ratio"] == pytest.approx(row["z3_s"] * row["corrections_per_s"])
+        assert (row["changed_share"] is None) == (row["mode"] == "SAMPLE")
+    hurried = corrector_report(("vgg11_b1",), "mcm4", seconds=0.03, limit_s=0.001)
+    assert {row["z3_s"] for row in hurried["rows"]} == {None}
+    assert "no answer within 0.001 s" in hurried["notes"][-1]

@@ -1,0 +1,149 @@
+"""Corrections a second of chiplet partitions, beside z3 alone on the same rules."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.envs.chiplet.corrector import Correction, Corrector
+from graphopt_gym.envs.chiplet.problem import ChipletProblem
+
+GRAPHS = ("bert_primitive", "bert_base_b1", "resnet50_b1", "gnmt_l2_t5_b8", "lstm_l2_w650_t5_b1", "vgg11_b1")
+SECONDS = 3.0  # a figure, in ROUNDS rounds; the best counts
+ROUNDS = 3
+LIMIT_S = 60.0  # what z3 may take for one correction, stating the rules included
+
+
+def corrector_report(
+    graphs: tuple[str, ...] = GRAPHS, package: str = "mcm36", seconds: float = SECONDS, limit_s: float = LIMIT_S
+) -> dict[str, Any]:
+    """The table behind ``graphopt bench corrector``. A row each for three kinds of proposals:
+
+    - SAMPLE: the same probability for every chip; z3's peer is to complete a partition of which nothing is given;
+    - FIX far: chips drawn evenly and sorted along the graph; z3's peer is the repair with the fewest changes;
+    - FIX near: a valid partition with one op on another chip, as the local searches ask; the peer is the same.
+    """
+    rows = []
+    with_z3 = importlib.util.find_spec("z3") is not None
+    for graph in graphs:
+        problem = ChipletProblem(graph, package)
+        corrector = Corrector.of(problem)
+        rng = np.random.default_rng(0)
+        for mode, propose in _proposals(problem, corrector, rng).items():
+            rate, made = _rate(corrector, mode, propose, rng, seconds)
+            row: dict[str, Any] = {
+                "graph": graph,
+                "ops": problem.num_ops,
+                "mode": mode,
+                "corrections_per_s": rate,
+                "backtracks": float(np.mean([one.backtracks for one in made])),
+                "chain_share": float(np.mean([one.chain for one in made])),
+                "changed_share": None,
+                "z3_s": None,
+                "z3_ratio": None,
+                "z3_changed_share": None,
+            }
+            if mode != "SAMPLE":
+                row["changed_share"] = float(np.mean([len(one.changed) for one in made])) / problem.num_ops
+            if with_z3:
+                taken, changed = _z3(graph, package, None if mode == "SAMPLE" else propose(), limit_s)
+                row["z3_s"] = taken
+                row["z3_ratio"] = None if taken is None else taken * rate
+                row["z3_changed_share"] = None if changed is None else changed / problem.num_ops
+            rows.append(row)
+    notes = [
+        f"package {package}; one core; the best of {ROUNDS} rounds of {seconds / ROUNDS:g} s",
+        "chain_share: corrections that ended under the rules of a chain; changed_share: ops whose chip is not the "
+        "candidate's, of all",
+        f"z3_s: z3 alone on one such proposal, stating the rules included; none: no answer within {limit_s:g} s"
+        if with_z3
+        else 'z3 is not installed: pip install "graphopt-gym[solver]"',
+    ]
+    return {"title": f"Corrections for {package}", "columns": list(rows[0]), "rows": rows, "notes": notes}
+
+
+def _proposals(
+    problem: ChipletProblem, corrector: Corrector, rng: np.random.Generator
+) -> dict[str, Callable[[], np.ndarray]]:
+    """What is corrected, by mode."""
+    valid = [corrector.sample(None, rng).decision for _ in range(8)]
+
+    def near() -> np.ndarray:
+        candidate = valid[rng.integers(len(valid))].copy()
+        candidate[rng.integers(problem.num_ops)] = rng.integers(problem.num_chips)
+        return candidate
+
+    return {
+        "SAMPLE": lambda: np.full((problem.num_ops, problem.num_chips), 1.0 / problem.num_chips),
+        "FIX far": lambda: np.sort(rng.integers(0, problem.num_chips, problem.num_ops)),
+        "FIX near": near,
+    }
+
+
+def _rate(
+    corrector: Corrector, mode: str, propose: Callable[[], np.ndarray], rng: np.random.Generator, seconds: float
+) -> tuple[float, list[Correction]]:
+    """(corrections a second, the corrections)."""
+    correct = corrector.sample if mode == "SAMPLE" else corrector.fix
+    made, rates = [correct(propose(), rng)], []
+    for _ in range(ROUNDS):
+        done, spent = 0, 0.0
+        while spent < seconds / ROUNDS:
+            proposal = propose()
+            started = time.perf_counter()
+            made.append(correct(proposal, rng))
+            spent += time.perf_counter() - started
+            done += 1
+        rates.append(done / spent)
+    return max(rates), made
+
+
+def _z3(graph: str, package: str, candidate: np.ndarray | None, limit_s: float) -> tuple[float | None, int | None]:
+    """(seconds, changes) of z3's correction of a candidate, or of nothing given; (None, None) where time ran out.
+
+    In a process of its own, since z3's own limit does not cover stating the rules.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_run_z3, args=(graph, package, candidate, limit_s, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(30.0):  # it says when it has imported everything, so that this does not count
+            raise RuntimeError("the process for z3 did not start within 30 s")
+        ours.recv()
+        return ours.recv() if ours.poll(limit_s) else (None, None)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _run_z3(graph: str, package: str, candidate: np.ndarray | None, limit_s: float, answers: Connection) -> None:
+    import z3  # noqa: F401
+
+    from graphopt_gym.envs.chiplet.exact import Exact
+
+    problem = ChipletProblem(graph, package)
+    answers.send("ready")
+    started = time.perf_counter()
+    exact = Exact.of(problem, seconds=limit_s)
+    if candidate is None:
+        verdict = exact.complete(np.full(problem.num_ops, -1))
+    else:
+        verdict = exact.repair(candidate)
+    taken = time.perf_counter() - started
+    if verdict.decision is None:
+        answers.send((None, None))
+        return
+    broken = {one.rule for one in problem.violations(verdict.decision)} - {"memory"}
+    if broken:
+        raise RuntimeError(f"z3's partition breaks: {', '.join(sorted(broken))}")
+    changed = None if candidate is None else int((verdict.decision != candidate).sum())
+    answers.send((taken, changed))
