@@ -11,6 +11,7 @@ from graphopt_gym.benchmarks.corrector import corrector_report
 from graphopt_gym.envs.chiplet.checker import violations
 from graphopt_gym.envs.chiplet.corrector import Corrector, _close_gaps
 from graphopt_gym.envs.chiplet.exact import Exact
+from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import NODES, Propagator, make_rules
 from graphopt_gym.errors import InputError
 from tests.envs.chiplet.cases import random_edges, transformer_edges
@@ -55,55 +56,88 @@ def test_fix__leaves_a_valid_candidate_untouched(seed):
         assert not correction.chain
 
 
-def test_propagator__never_removes_what_z3_can_complete():
-    rng = np.random.default_rng(1)
-    removed = kept = 0
-    for _ in range(25):
-        num_ops, num_chips = int(rng.integers(4, 11)), int(rng.integers(3, 6))
-        edges = random_edges(rng, num_ops)
-        exact = Exact(num_ops, num_chips, edges)
-        propagator = Propagator(make_rules(num_ops, num_chips, edges))
-        assert propagator.feasible
-        partial = np.full(num_ops, -1)
-        for step in range(6):
-            domains = propagator.domains
-            for op in np.flatnonzero(partial < 0).tolist():
-                for chip in range(num_chips):
-                    trial = partial.copy()
-                    trial[op] = chip
-                    if not domains[op, chip]:
-                        assert not exact.is_completable(trial), (edges.tolist(), partial.tolist(), op, chip)
-                        removed += 1
-                    elif step < 2:
-                        kept += exact.is_completable(trial)
-            free = np.flatnonzero(partial < 0)
-            if not len(free):
-                break
-            op = int(rng.choice(free))
-            chip = int(rng.choice(np.flatnonzero(domains[op])))
-            if propagator.assign(op, chip):
-                partial[op] = chip
-            else:
+def hold_against_z3(num_ops, num_chips, edges, rng, probed=6):
+    """Assign ops at random; ask z3 about every value that is gone, for ``probed`` steps about what is left of the next
+    op, and about the whole. Returns how many (removed, left that can be completed, left that cannot)."""
+    exact = Exact(num_ops, num_chips, edges)
+    propagator = Propagator(make_rules(num_ops, num_chips, edges))
+    assert propagator.feasible
+    partial = np.full(num_ops, -1)
+    removed, left, asked = 0, [0, 0], set()
+    while True:
+        domains = propagator.domains
+        for op, chip in np.argwhere(~domains).tolist():
+            # what was gone before and is known not to be completable cannot be with more given
+            if partial[op] < 0 and (op, chip) not in asked:
                 trial = partial.copy()
                 trial[op] = chip
-                assert not exact.is_completable(trial)
-    assert removed > 1000
-    assert kept > 1000
+                assert not exact.is_completable(trial), (edges.tolist(), partial.tolist(), op, chip)
+                removed += 1
+                asked.add((op, chip))
+        free = np.flatnonzero(partial < 0)
+        if not len(free):
+            assert exact.is_completable(partial)
+            assert is_valid(partial, edges)
+            return removed, *left
+        op = int(rng.choice(free))
+        for chip in np.flatnonzero(domains[op]).tolist() if probed else ():
+            trial = partial.copy()
+            trial[op] = chip
+            left[not exact.is_completable(trial)] += 1
+        probed -= probed > 0
+        for chip in rng.permutation(np.flatnonzero(domains[op])).tolist():
+            partial[op] = chip
+            if propagator.assign(op, chip):
+                break
+            assert not exact.is_completable(partial)
+            partial[op] = -1
+        else:
+            partial[op] = -1
+            assert not exact.is_completable(partial)
+            return removed, *left
+
+
+def real_slices(names, length, rng):
+    """(ops, edges) of one slice of each graph's order, with ways around it as edges no more."""
+    for name in names:
+        problem = ChipletProblem(name, "mcm36")
+        begin = int(rng.integers(0, problem.num_ops - length))
+        edges = problem.ops.edges - begin
+        yield length, edges[((edges >= 0) & (edges < length)).all(axis=1)]
+
+
+def test_propagator__never_removes_what_z3_can_complete():
+    rng = np.random.default_rng(1)
+    cases = []
+    for _ in range(110):
+        num_ops = int(rng.integers(4, 13))
+        cases.append((num_ops, random_edges(rng, num_ops, int(rng.integers(1, 4)), int(rng.integers(2, 9)))))
+    cases += real_slices(("bert_base_b1", "lstm_l2_w200_t10_b4", "googlenet_b1", "unet_w32_b1"), 14, rng)
+    counts = np.zeros(3, int)
+    for num_ops, edges in cases:
+        counts += hold_against_z3(num_ops, int(rng.integers(3, 7)), edges, rng)
+    assert len(cases) > 110
+    assert counts[0] > 1500
+    assert counts[1] > 1000
+    assert 0 < counts[2] < 0.2 * counts[1]  # it is not complete: about a tenth of what is left here is a dead end
 
 
 def test_propagator__what_it_accepts_whole_z3_accepts_and_the_other_way_round():
     rng = np.random.default_rng(2)
-    answers = set()
-    for _ in range(150):
-        num_ops, num_chips = int(rng.integers(2, 9)), 5
+    answers = {True: 0, False: 0}
+    for case in range(150):
+        num_ops, num_chips = int(rng.integers(2, 12)), 5
         edges = random_edges(rng, num_ops)
         decision = np.sort(rng.integers(0, num_chips, num_ops))
+        if case % 2:  # or no more than one op away from valid
+            decision = Corrector(num_ops, num_chips, edges).sample(None, rng).decision
+            decision[rng.integers(num_ops)] = rng.integers(num_chips)
         propagator = Propagator(make_rules(num_ops, num_chips, edges))
         accepted = all(propagator.assign(op, int(decision[op])) for op in rng.permutation(num_ops).tolist())
         assert accepted == is_valid(decision, edges)
         assert accepted == Exact(num_ops, num_chips, edges).is_completable(decision)
-        answers.add(accepted)
-    assert answers == {True, False}
+        answers[accepted] += 1
+    assert min(answers.values()) > 30
 
 
 def test_propagator__takes_back_exactly_what_was_assigned():
