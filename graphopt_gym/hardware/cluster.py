@@ -33,10 +33,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,6 +45,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import DTYPES
+from graphopt_gym.hardware.fields import known_keys, not_negative, positive
 
 T = TypeVar("T")
 CATALOG = Path(__file__).resolve().parent / "catalog"
@@ -84,16 +84,16 @@ class Device:
         where = f"device {self.name!r}"
         if self.kind not in DEVICE_KINDS:
             raise unknown_name(f"{where}: kind", self.kind, DEVICE_KINDS)
-        _positive(where, "memory_bytes", self.memory_bytes)
-        _positive(where, "memory_bytes_per_s", self.memory_bytes_per_s)
-        _not_negative(where, "compute_units", self.compute_units)
-        _not_negative(where, "cache_bytes", self.cache_bytes)
+        positive(where, "memory_bytes", self.memory_bytes)
+        positive(where, "memory_bytes_per_s", self.memory_bytes_per_s)
+        not_negative(where, "compute_units", self.compute_units)
+        not_negative(where, "cache_bytes", self.cache_bytes)
         if "float32" not in self.peak_flops:
             raise InputError(f"{where}: peak_flops has no 'float32'; give the float32 peak, e.g. {{float32 = 14}}")
         for dtype, value in self.peak_flops.items():
             if dtype not in DTYPES:
                 raise unknown_name(f"{where}: peak_flops dtype", dtype, DTYPES)
-            _positive(where, f"peak_flops.{dtype}", value)
+            positive(where, f"peak_flops.{dtype}", value)
 
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s in a dtype, or that of float32 where the datasheet has none."""
@@ -117,8 +117,8 @@ class Link:
     type: str = ""
 
     def __post_init__(self) -> None:
-        _not_negative(f"link {self.name!r}", "latency_s", self.latency_s)
-        _positive(f"link {self.name!r}", "bytes_per_s", self.bytes_per_s)
+        not_negative(f"link {self.name!r}", "latency_s", self.latency_s)
+        positive(f"link {self.name!r}", "bytes_per_s", self.bytes_per_s)
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
     Raises:
         InputError: one line naming the field, the value and the fix.
     """
-    _known_keys(where, table, ("name", "about", "hosts", "network", "devices", "links"))
+    known_keys(where, table, ("name", "about", "hosts", "network", "devices", "links"))
     devices = _catalog_devices() | _table_of(where, table, "devices", _device)
     links = _catalog_links() | _table_of(where, table, "links", _link_type)
 
@@ -352,7 +352,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
         at = f"{where}: hosts[{index}]"
         if not isinstance(host, Mapping):
             raise InputError(f"{at} is {host!r}; expected a [[hosts]] table")
-        _known_keys(at, host, ("device", "count", "devices", "interconnect"))
+        known_keys(at, host, ("device", "count", "devices", "interconnect"))
         if ("device" in host) == ("devices" in host):
             raise InputError(f"{at}: give either 'device' (with 'count') or 'devices' (a list of names)")
         if "device" in host:
@@ -378,7 +378,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
         at = f"{where}: network"
         if not isinstance(table["network"], Mapping):
             raise InputError(f"{at} is {table['network']!r}; expected a [network] table with 'link'")
-        _known_keys(at, table["network"], ("link",))
+        known_keys(at, table["network"], ("link",))
         if "link" not in table["network"]:
             raise InputError(f"{at}: 'link' is missing; name the link between hosts, e.g. 'ethernet_25g'")
         network = named("link", f"{at}.link", links, table["network"]["link"])
@@ -427,7 +427,7 @@ def _connect(
 
 def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
     optional = ("architecture", "compute_units", "cache_mib", "sources")
-    _known_keys(where, table, ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops", *optional))
+    known_keys(where, table, ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops", *optional))
     for required in ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops"):
         if required not in table:
             raise InputError(f"{where}: '{required}' is missing")
@@ -450,22 +450,22 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
     return Device(
         name=name,
         kind=table["kind"],
-        memory_bytes=round(_positive(where, "memory_gib", table["memory_gib"]) * 2**30),
-        memory_bytes_per_s=_positive(where, "memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
-        peak_flops={dtype: _positive(where, f"peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
+        memory_bytes=round(positive(where, "memory_gib", table["memory_gib"]) * 2**30),
+        memory_bytes_per_s=positive(where, "memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
+        peak_flops={dtype: positive(where, f"peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
         architecture=architecture,
         compute_units=units,
-        cache_bytes=round(_not_negative(where, "cache_mib", table.get("cache_mib", 0)) * 2**20),
+        cache_bytes=round(not_negative(where, "cache_mib", table.get("cache_mib", 0)) * 2**20),
         sources=_sources(where, table),
     )
 
 
 def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
-    _known_keys(where, table, ("latency_us", "gb_per_s", "efficiency", "shared_by", "sources"))
+    known_keys(where, table, ("latency_us", "gb_per_s", "efficiency", "shared_by", "sources"))
     for required in ("latency_us", "gb_per_s"):
         if required not in table:
             raise InputError(f"{where}: '{required}' is missing")
-    efficiency = _positive(where, "efficiency", table.get("efficiency", 1.0))
+    efficiency = positive(where, "efficiency", table.get("efficiency", 1.0))
     if efficiency > 1:
         raise InputError(f"{where}: efficiency is {efficiency}; give a share of gb_per_s, above 0 and at most 1")
     shared_by = table.get("shared_by", "pair")
@@ -473,8 +473,8 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
         raise unknown_name(f"{where}: shared_by", shared_by, SHARING)
     return LinkType(
         name=name,
-        latency_s=_not_negative(where, "latency_us", table["latency_us"]) / 1e6,
-        peak_bytes_per_s=_positive(where, "gb_per_s", table["gb_per_s"]) * 1e9,
+        latency_s=not_negative(where, "latency_us", table["latency_us"]) / 1e6,
+        peak_bytes_per_s=positive(where, "gb_per_s", table["gb_per_s"]) * 1e9,
         efficiency=efficiency,
         shared_by=shared_by,
         sources=_sources(where, table),
@@ -485,7 +485,7 @@ def _sources(where: str, table: Mapping[str, Any]) -> dict[str, str]:
     sources = table.get("sources", {})
     if not isinstance(sources, Mapping) or not all(isinstance(value, str) for value in sources.values()):
         raise InputError(f"{where}: sources is {sources!r}; give a table of texts by field")
-    _known_keys(f"{where}: sources", sources, tuple(key for key in table if key != "sources"))
+    known_keys(f"{where}: sources", sources, tuple(key for key in table if key != "sources"))
     return dict(sources)
 
 
@@ -506,34 +506,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a text file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _known_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
-    for key in table:
-        if key not in known:
-            raise unknown_name(f"{where}: key", key, known)
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"{where}: {name} is {value!r}; give a number")
-    if not math.isfinite(value):
-        raise InputError(f"{where}: {name} is {value}; give a finite number")
-    return float(value)
-
-
-def _positive(where: str, name: str, value: Any) -> float:
-    number = _number(where, name, value)
-    if number <= 0:
-        raise InputError(f"{where}: {name} is {value}; it must be above 0")
-    return number
-
-
-def _not_negative(where: str, name: str, value: Any) -> float:
-    number = _number(where, name, value)
-    if number < 0:
-        raise InputError(f"{where}: {name} is {value}; it must not be negative")
-    return number
 
 
 @cache

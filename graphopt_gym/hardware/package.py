@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.hardware.cluster import _known_keys, _positive, catalog_names, from_catalog
+from graphopt_gym.hardware.cluster import catalog_names, from_catalog
+from graphopt_gym.hardware.fields import known_keys, positive
 
 TOPOLOGIES = ("ring", "mesh")
 MAX_CHIPS = 62  # a set of chips is one word
@@ -57,7 +58,7 @@ class Chip:
 
     def __post_init__(self) -> None:
         for field in ("flops_per_s", "memory_bytes_per_s", "sram_bytes"):
-            _positive(f"chip {self.name!r}", field, getattr(self, field))
+            positive(f"chip {self.name!r}", field, getattr(self, field))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Package:
             raise InputError(f"{where} has {len(self.chips)} chips; give 1 to {MAX_CHIPS}")
         if self.topology not in TOPOLOGIES:
             raise unknown_name(f"{where}: topology", self.topology, TOPOLOGIES)
-        _positive(where, "link_bytes_per_s", self.link_bytes_per_s)
+        positive(where, "link_bytes_per_s", self.link_bytes_per_s)
         if self.rows < 1 or len(self.chips) % self.rows:
             raise InputError(f"{where}: {len(self.chips)} chips do not fill {self.rows} rows")
 
@@ -189,7 +190,7 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
     Raises:
         InputError: one line naming the field, the value and the fix.
     """
-    _known_keys(where, table, ("name", "about", "topology", "chips", "rows", "columns", "chip", "link", "kinds"))
+    known_keys(where, table, ("name", "about", "topology", "chips", "rows", "columns", "chip", "link", "kinds"))
     topology = _needed(where, table, "topology", "'ring' or 'mesh'")
     if topology not in TOPOLOGIES:
         raise unknown_name(f"{where}: topology", topology, TOPOLOGIES)
@@ -224,8 +225,8 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
     link = _needed(where, table, "link", "a table [link] with gb_per_s")
     if not isinstance(link, Mapping):
         raise InputError(f"{where}: link is {link!r}; give a table [link] with gb_per_s")
-    _known_keys(f"{where}: link", link, ("gb_per_s",))
-    speed = _positive(f"{where}: link", "gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
+    known_keys(f"{where}: link", link, ("gb_per_s",))
+    speed = positive(f"{where}: link", "gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
     for key in ("name", "about"):
         if not isinstance(table.get(key, ""), str):
             raise InputError(f"{where}: {key} is {table[key]!r}; give a text in quotes")
@@ -241,8 +242,8 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
 
 def _chip(where: str, name: str, table: Mapping[str, Any]) -> Chip:
     fields = ("tflops", "memory_gb_per_s", "sram_mib")
-    _known_keys(where, table, fields)
-    values = [_positive(where, field, _needed(where, table, field, "a number above 0")) for field in fields]
+    known_keys(where, table, fields)
+    values = [positive(where, field, _needed(where, table, field, "a number above 0")) for field in fields]
     sram_bytes = round(values[2] * 2**20)
     if sram_bytes < 1:
         raise InputError(f"{where}: sram_mib is {values[2]}, less than a byte; give more")
