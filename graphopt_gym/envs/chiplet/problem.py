@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -176,24 +176,27 @@ class ChipletProblem(Problem):
         link_bytes = np.zeros(self.package.num_links)
         memory = np.zeros(self.num_chips, np.int64)
         violated = np.zeros(4)
-        _measure(decision, *self._arrays, seconds, link_bytes, memory, violated)  # type: ignore[call-arg]
+        _measure(decision, self._tables, seconds, link_bytes, memory, violated)
         return seconds, link_bytes, memory, violated
 
     @cached_property
-    def _arrays(self) -> tuple[Any, ...]:
-        ops = self.ops
-        return (
-            self.op_seconds,
-            ops.edges,
-            ops.tensor_op,
-            ops.tensor_bytes,
-            ops.reader_ptr,
-            ops.reader,
-            ops.param_bytes,
-            ops.param_ptr,
-            ops.param_reader,
-            *self.package.routes,
-            self.package.sram_bytes,
+    def _tables(self) -> Tables:
+        ops, package = self.ops, self.package
+        return Tables(
+            op_seconds=self.op_seconds,
+            edges=ops.edges,
+            tensor_op=ops.tensor_op,
+            tensor_bytes=ops.tensor_bytes,
+            reader_ptr=ops.reader_ptr,
+            reader=ops.reader,
+            param_bytes=ops.param_bytes,
+            param_ptr=ops.param_ptr,
+            param_reader=ops.param_reader,
+            route_ptr=package.routes[0],
+            route_link=package.routes[1],
+            capacity=package.sram_bytes,
+            link_bytes_per_s=float(package.link_bytes_per_s),
+            num_links=package.num_links,
         )
 
     def figure(self, decision: np.ndarray) -> Figure:
@@ -206,9 +209,7 @@ class ChipletProblem(Problem):
         decisions = np.ascontiguousarray(decisions, np.int32)
         costs = np.empty(len(decisions))
         valid = np.empty(len(decisions), bool)
-        _price(  # type: ignore[call-arg]
-            decisions, *self._arrays, self.package.link_bytes_per_s, self.package.num_links, self.serial_s, costs, valid
-        )
+        _price(decisions, self._tables, self.serial_s, costs, valid)
         return costs, valid
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
@@ -302,26 +303,39 @@ class ChipletProblem(Problem):
         return {**super().fingerprints(), "op_times": times}
 
 
+class Tables(NamedTuple):
+    """What the compiled functions read, see ``ChipOps`` and ``Package``. N ops, C chips, E edges, T tensors."""
+
+    op_seconds: np.ndarray  # float64 [C, N]
+    edges: np.ndarray  # int32 [E, 2]
+    tensor_op: np.ndarray  # int32 [T]
+    tensor_bytes: np.ndarray  # int64 [T]
+    reader_ptr: np.ndarray  # int32 [T+1]
+    reader: np.ndarray  # int32
+    param_bytes: np.ndarray  # int64 [P]
+    param_ptr: np.ndarray  # int32 [P+1]
+    param_reader: np.ndarray  # int32
+    route_ptr: np.ndarray  # int32 [C*C+1]
+    route_link: np.ndarray  # int32
+    capacity: np.ndarray  # int64 [C]
+    link_bytes_per_s: float
+    num_links: int
+
+
 @njit(cache=True, nogil=True)
 def _measure(
     chip_of,  # int32 [N]
-    op_seconds,  # float64 [C, N]
-    edges,  # int32 [E, 2]
-    tensor_op,
-    tensor_bytes,
-    reader_ptr,
-    reader,
-    param_bytes,
-    param_ptr,
-    param_reader,
-    route_ptr,  # int32 [C*C+1]
-    route_link,
-    capacity,  # int64 [C]
+    tables,
     seconds,  # float64 [C], filled
     link_bytes,  # float64 [L], filled
     memory,  # int64 [C], filled
     violated,  # float64 [4], filled
 ):
+    op_seconds, edges, capacity = tables.op_seconds, tables.edges, tables.capacity
+    tensor_op, tensor_bytes = tables.tensor_op, tables.tensor_bytes
+    reader_ptr, reader = tables.reader_ptr, tables.reader
+    param_bytes, param_ptr, param_reader = tables.param_bytes, tables.param_ptr, tables.param_reader
+    route_ptr, route_link = tables.route_ptr, tables.route_link
     num_ops = chip_of.shape[0]
     num_chips = capacity.shape[0]
     num_tensors = tensor_op.shape[0]
@@ -427,53 +441,22 @@ def _measure(
 
 @njit(cache=True, nogil=True)
 def _price(
-    decisions,
-    op_seconds,
-    edges,
-    tensor_op,
-    tensor_bytes,
-    reader_ptr,
-    reader,
-    param_bytes,
-    param_ptr,
-    param_reader,
-    route_ptr,
-    route_link,
-    capacity,
-    link_bytes_per_s,
-    num_links,
+    decisions,  # int32 [B, N]
+    tables,
     serial_s,
     costs,  # float64 [B], filled
     valid,  # bool [B], filled
 ):
-    num_chips = capacity.shape[0]
+    edges, num_chips, num_links = tables.edges, tables.capacity.shape[0], tables.num_links
     seconds, link_bytes = np.empty(num_chips), np.empty(num_links)
     memory, violated = np.empty(num_chips, np.int64), np.empty(4)
     for row in range(decisions.shape[0]):
-        _measure(
-            decisions[row],
-            op_seconds,
-            edges,
-            tensor_op,
-            tensor_bytes,
-            reader_ptr,
-            reader,
-            param_bytes,
-            param_ptr,
-            param_reader,
-            route_ptr,
-            route_link,
-            capacity,
-            seconds,
-            link_bytes,
-            memory,
-            violated,
-        )
+        _measure(decisions[row], tables, seconds, link_bytes, memory, violated)
         period = 0.0
         for chip in range(num_chips):
             period = max(period, seconds[chip])
         for link in range(num_links):
-            period = max(period, link_bytes[link] / link_bytes_per_s)
+            period = max(period, link_bytes[link] / tables.link_bytes_per_s)
         # as shares, so that no rule drowns the others
         violation = (
             violated[0] / (num_chips * max(edges.shape[0], 1))

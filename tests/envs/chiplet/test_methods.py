@@ -40,7 +40,7 @@ def test_contiguous__is_the_optimum_on_chains(seed):
     graph = chain(8, output_bytes=10**7)
     problem = ChipletProblem(graph, package_of(4))
     problem.op_seconds = problem.op_seconds * rng.uniform(0.1, 1.0, problem.num_ops)
-    problem.__dict__.pop("_arrays", None)
+    problem.__dict__.pop("_tables", None)
     decision = contiguous_decision(problem)
     outcome = problem.evaluate(decision)
     assert outcome.valid
