@@ -30,13 +30,17 @@ def greedy_decision(problem: ChipletProblem) -> np.ndarray:
 
     A chip is full when it has its share of the work (what is left, by what is left of the chips' speed) or when the
     next op's parameters and buffers do not fit. The next chip is taken as soon as the rules allow it. The first
-    partition that fits the memory; where none does, or the way along the graph ends where no chip is left for an op,
-    what the corrector makes of the filling that knows no memory.
+    partition that fits the memory; where none does (memory is tight, or the way along the graph ends where no chip is
+    left for an op), :func:`contiguous_decision`; where there is none either, what the corrector makes of the filling
+    that knows no memory.
     """
     for share in BELIEVED_CAPACITIES:
         found = _fill(problem, share)
         if found is not None and problem.costs(found[None])[1][0]:
             return found
+    cut = contiguous_decision(problem)
+    if cut is not None:
+        return cut
     without = _fill(problem, None)
     assert without is not None
     return problem.corrector.fix(without, np.random.default_rng(0)).decision

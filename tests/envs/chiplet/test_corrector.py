@@ -200,6 +200,35 @@ def test_fix__changes_are_counted_against_the_fewest_possible():
     assert several <= 1.1 * fewest
 
 
+@pytest.mark.parametrize("kind", ["random", "real"])
+def test_fix__on_20_to_60_ops_the_best_of_many_orders_comes_near_the_fewest_possible(kind):
+    """Candidates drawn evenly and sorted, and valid ones with five ops moved. (On 40 such instances, against z3's
+    proof: one order made 21 % more changes than needed, the best of 16 orders 0.8 %, the best of 64 none.)"""
+    rng = np.random.default_rng(5)
+    names = ("bert_base_b1", "lstm_l2_w200_t10_b4", "googlenet_b1", "unet_w32_b1", "gnmt_l2_t5_b8", "t5_tiny_b8")
+    made = several = fewest = 0
+    for case, name in enumerate(names):
+        num_ops, num_chips = int(rng.integers(20, 61)), int(rng.choice([4, 6]))
+        if kind == "real":
+            num_ops, edges = next(real_slices([name], num_ops, rng))
+        else:
+            edges = random_edges(rng, num_ops)
+        corrector = Corrector(num_ops, num_chips, edges)
+        candidate = np.sort(rng.integers(0, num_chips, num_ops))
+        if case % 2:
+            candidate = corrector.sample(None, rng).decision
+            candidate[rng.integers(0, num_ops, 5)] = rng.integers(0, num_chips, 5)
+        exact = Exact(num_ops, num_chips, edges).repair(candidate)
+        assert exact.proved
+        assert is_valid(exact.decision, edges)
+        fewest += int((exact.decision != candidate).sum())
+        made += len(corrector.fix(candidate, rng).changed)
+        several += len(corrector.fix(candidate, rng, tries=16).changed)
+    assert 0 < fewest <= several <= made
+    assert made <= 2 * fewest
+    assert several <= 1.1 * fewest
+
+
 def test_corrector__out_of_time_it_answers_by_the_rules_of_a_chain():
     rng = np.random.default_rng(9)
     num_ops = 300

@@ -11,7 +11,14 @@ import pytest
 from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.checker import RULES
 from graphopt_gym.envs.chiplet.exact import Exact, best_partition
-from graphopt_gym.envs.chiplet.methods import METHODS, STARTS, contiguous_decision, greedy_decision
+from graphopt_gym.envs.chiplet.methods import (
+    BELIEVED_CAPACITIES,
+    METHODS,
+    STARTS,
+    _fill,
+    contiguous_decision,
+    greedy_decision,
+)
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, layered_dag
@@ -152,6 +159,25 @@ def test_greedy__keeps_to_memory_where_it_can():
     tight = ChipletProblem(graph, package_of(4, 500))
     outcome = tight.evaluate(greedy_decision(tight))
     assert {reason.split(":")[0] for reason in outcome.reasons} == {RULES[3]}
+
+
+def test_greedy__falls_back_to_a_cut_where_memory_is_tight():
+    fallen = 0
+    for seed in range(30):
+        graph = layered_dag(24, seed=seed, width=2)
+        free = ChipletProblem(graph, package_of(4))
+        most = int(free.measure(np.zeros(free.num_ops, np.int32))[2][0])
+        for share in (0.5, 0.6, 0.7):
+            problem = ChipletProblem(graph, package_of(4, int(most * share)))
+            cut = contiguous_decision(problem)
+            if cut is not None:
+                greedy = greedy_decision(problem)
+                assert problem.evaluate(greedy).valid
+                fallen += all(
+                    (found := _fill(problem, believed)) is None or not problem.costs(found[None])[1][0]
+                    for believed in BELIEVED_CAPACITIES
+                )
+    assert fallen > 0
 
 
 def test_methods__run_through_solve():
