@@ -51,6 +51,7 @@ ADVANTAGES = ("rank", "baseline")
 DEFAULT_PACKAGE = "mcm36"
 SHARPENED = 4  # how much sharper than in training the policy is drawn from, at most, when a graph is partitioned
 PLACE_BATCH = 8
+STRAIN_POWER = 8
 MOST_LIMIT = 4.0  # a period that is aimed at to the least that there can be, at most
 
 
@@ -72,6 +73,7 @@ class Args(ChipletConfig):
     entropy: float = 0.003  # bonus for the mean entropy of an op
     max_grad_norm: float = 1.0
     advantage: str = "rank"  # in the batch; or "baseline"
+    local: float = 0.5  # weight of what an op feels of the strain in its advantage, beside the partition's rank
     mutants: float = 0.5  # share of the batch that changes one of the best
     elites: int = 8  # the best partitions of a graph so far, learned from in each of its updates; 0: none
     starts: bool = False  # whether the first of them are those of cheap heuristics, one evaluation each
@@ -89,7 +91,7 @@ class Args(ChipletConfig):
         training.one_cluster_each(self.graphs, self.clusters)
         least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
         training.check_whole(self, {**least, "checkpoint_every": 1})
-        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy",))
+        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local"))
         training.check_flags(self)
         check_share("mutants", self.mutants)
         if self.mutants and not self.elites:
@@ -201,13 +203,13 @@ class Trainer(training.Trainer):
         for task in self.next_tasks():
             if args.starts and args.elites and not task.trials:
                 decisions, costs, valid = task.starts(self.rng, self.wall_s)
-                rewards = self._rewards(task, costs, valid)
+                rewards = self._rewards(task, decisions, costs, valid)
                 task.keep_elites(decisions, costs, rewards, args.elites)
                 task.count(rewards)
             with torch.no_grad():
                 old = self.network(task.graph)
             batch, costs, valid = self._try(task, old)
-            rewards = self._rewards(task, costs, valid)
+            rewards = self._rewards(task, batch.decisions, costs, valid)
             task.keep_elites(batch.decisions, costs, rewards, args.elites)
             batch, advantages = self._with_elites(task, batch, rewards)
             task.count(rewards)
@@ -225,10 +227,10 @@ class Trainer(training.Trainer):
             self.optimizer.step()
         return self.finish_update(rows)
 
-    def _rewards(self, task: Task, costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """float64 [B]: minus the cost for ranks; else throughput relative to greedy's, none where invalid."""
+    def _rewards(self, task: Task, decisions: np.ndarray, costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float64 [B]: minus the strain for ranks; else throughput relative to greedy's, none where invalid."""
         if self.args.advantage == "rank":
-            return -costs
+            return -strain(task, decisions)[0]
         return np.where(valid, task.greedy_s / costs, 0.0)
 
     def _try(self, task: Task, proposal: Proposal) -> tuple[Batch, np.ndarray, np.ndarray]:
@@ -239,7 +241,9 @@ class Trainer(training.Trainer):
         prices = [task.evaluate(drawn.decisions, self.wall_s)]
         parts = [drawn]
         for _ in range(mutants):  # one at a time, so that one can build on another
-            task.keep_elites(parts[-1].decisions, prices[-1][0], self._rewards(task, *prices[-1]), args.elites)
+            task.keep_elites(
+                parts[-1].decisions, prices[-1][0], self._rewards(task, parts[-1].decisions, *prices[-1]), args.elites
+            )
             changed = task.problem.neighbour(task.elite(self.rng), self.rng)[None]
             prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts)))
             parts.append(_as_drawn(task, changed, prices[-1][0]))
@@ -253,9 +257,42 @@ class Trainer(training.Trainer):
             batch = Batch.join([batch, _as_drawn(task, best, np.array([one[0] for one in task.elites]))])
             rewards = np.concatenate([rewards, [one[1] for one in task.elites]])
         if self.args.advantage == "rank":
-            return batch, rank_advantages(rewards)
+            gains = np.repeat(rank_advantages(rewards)[:, None], task.problem.num_ops, axis=1)
+            local = -strain(task, batch.decisions)[1]
+            return batch, gains + self.args.local * (local - local.mean(0)) / (local.std(0) + 0.05)
         baseline = task.reward_mean if task.trials else float(rewards.mean())
-        return batch, (rewards - baseline) / (rewards.std() + 1e-8)
+        gains = (rewards - baseline) / (rewards.std() + 1e-8)
+        return batch, np.repeat(gains[:, None], task.problem.num_ops, axis=1)
+
+
+def strain(task: Task, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float64 [B], float64 [B, N]): how strained the package is by partitions, and what each op feels of it.
+
+    The first is a power mean of all chips' and links' times to the least period: the slowest counts most, but the next
+    ones count too, which the period itself does not see. The second is the largest of the op's chip's time and those
+    of the links that its own tensors take. Memory beyond a chip's capacity counts as time beyond the period.
+    """
+    problem = task.problem
+    package, edges = problem.package, problem.ops.edges
+    sources, targets = np.array(package.links, np.int64).reshape(-1, 2).T
+    whole, parts = np.empty(len(decisions)), np.empty(decisions.shape)
+    for row, decision in enumerate(decisions):
+        compute_s, link_bytes, memory, violated = problem.measure(decision)
+        chips = compute_s / task.least_s
+        over = np.maximum(memory / package.sram_bytes - 1.0, 0.0)
+        links = link_bytes / package.link_bytes_per_s / task.least_s
+        times = np.concatenate([chips, links])
+        whole[row] = np.mean(times**STRAIN_POWER) ** (1 / STRAIN_POWER) + 4.0 * over.sum() + 4.0 * violated[:3].sum()
+        felt = np.where(over > 0, chips.max() + over, chips)[decision]
+        leaving, coming = np.zeros(problem.num_chips), np.zeros(problem.num_chips)
+        np.maximum.at(leaving, sources, links)
+        np.maximum.at(coming, targets, links)
+        a, b = edges.T
+        across = decision[a] != decision[b]
+        np.maximum.at(felt, a[across], leaving[decision[a[across]]])
+        np.maximum.at(felt, b[across], coming[decision[b[across]]])
+        parts[row] = felt
+    return whole, parts
 
 
 def _as_drawn(task: Task, decisions: np.ndarray, costs: np.ndarray) -> Batch:
@@ -336,13 +373,13 @@ def ppo_loss(
     Args:
         proposal: of the network now.
         choices: M of them in B partitions; ``before``: float32 [M], their log-probabilities when drawn.
-        advantages: float32 [B], the same for all choices of a partition.
+        advantages: float32 [B, N], of each op's choice in each partition.
 
     Returns:
         The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios, divergence.
     """
     log_ratio = choices.log_probs(proposal) - before
-    ratio, gains = log_ratio.exp(), advantages[choices.row]
+    ratio, gains = log_ratio.exp(), advantages[choices.row, choices.op]
     count = max(1, len(choices.row))
     gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains).sum() / count
     log_probs = proposal.logits.log_softmax(1)

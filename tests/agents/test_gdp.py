@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from graphopt_agents import checkpoints, train_gdp
-from graphopt_agents.gdp import Blocks, GDPPolicy, GraphBaseline, draw_placements, mutate_placements
+from graphopt_agents.gdp import Blocks, GDPPolicy, draw_placements, mutate_placements
 from graphopt_agents.networks import NetworkConfig, PlacementNetwork
 from graphopt_agents.train_gdp import (
     Args,
@@ -26,6 +26,7 @@ from graphopt_agents.train_gdp import (
     rank_advantages,
     train,
 )
+from graphopt_agents.whole_graph_policy import GraphBaseline
 from stable_baselines3 import PPO
 
 import graphopt_gym  # noqa: F401 - registers the environments

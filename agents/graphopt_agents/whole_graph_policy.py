@@ -1,0 +1,226 @@
+"""Policies that decide a whole graph at once, for Stable-Baselines3's own loop.
+
+Such a policy is one categorical over devices (or chips) for each group (or op), all decided together: one batched
+distribution of [batch, groups, devices], not one object a group.
+
+**Which log-probability goes into PPO's ratio.** PPO clips the ratio of new to old probability at 1 ± 0.2. The joint
+probability of a placement is a product over hundreds of groups: if each group's log-probability moves by 0.01, the
+joint ratio of 209 groups is e^2 = 8, so nearly every sample is clipped after the first step and the rest is noise.
+Three ways out, all here:
+
+- ``ratio="mean"`` (the default, for SB3's own loop, which knows one ratio an action): the mean
+  over groups of the log-probability in place of the sum, so the clip bounds the geometric mean of the groups' ratios,
+  as GSPO does for tokens (Zheng et al., Group Sequence Policy Optimization, 2025). The gradient is the true one times
+  1 / groups, which Adam does not see. Entropy is the mean over groups alike.
+- ``ratio="joint"``: the sum, the true log-probability. Needs a small learning rate and ``target_kl``.
+- a ratio and a clip for each group, in the trainer of our own (``train_gdp``): what learns best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+from graphopt_gym.errors import InputError, unknown_name
+
+RATIOS = ("mean", "joint")
+
+
+def observation_key(observation: Mapping[str, Any], row: int) -> bytes:
+    """Which graph on which cluster an observation of a batch shows: equal keys, equal graphs."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(observation):
+        digest.update(np.ascontiguousarray(np.asarray(observation[name][row]), np.float32).tobytes())
+    return digest.digest()
+
+
+class WholeGraphPolicy(ActorCriticPolicy):
+    """A network over whole graphs as the policy of Stable-Baselines3's PPO and A2C on a one-shot environment.
+
+    ``PPO(policy, env, n_steps=1, ...)`` with many environments trains with SB3's own loop, callbacks, saving and
+    loading. A batch is mostly the same few graphs again and again: the network runs once for each of them. The
+    weights do not depend on the sizes that an environment pads to, so they can be carried to another one.
+
+    Give the callback :class:`GraphBaseline` to ``learn``: it puts the mean reward of each graph's earlier trials in
+    the place of the value head as the baseline.
+
+    Args:
+        network: fields of ``config_class``.
+        ratio: ``"mean"`` or ``"joint"``, see the module's text.
+
+    Raises:
+        InputError: spaces that are not those of the one-shot environment, an unknown field or ratio.
+    """
+
+    keys: ClassVar[tuple[str, ...]]  # of the observation, all of what the network sees
+    config_class: ClassVar[type[Any]]
+    graph_width: ClassVar[int]  # of graph_features
+    wrong_environment: ClassVar[str]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        network: Mapping[str, Any] | None = None,
+        ratio: str = "mean",
+        **unused: Any,
+    ) -> None:
+        known = isinstance(observation_space, spaces.Dict) and set(self.keys) <= set(observation_space.spaces)
+        if not known or not isinstance(action_space, spaces.MultiDiscrete):
+            raise InputError(self.wrong_environment)
+        if ratio not in RATIOS:
+            raise unknown_name("ratio", ratio, RATIOS)
+        fields = self.config_class.__dataclass_fields__
+        for name in network or {}:
+            if name not in fields:
+                raise unknown_name("argument of the network", name, fields)
+        self.ratio = ratio
+        self.network_config = self.config_class(**(network or {}))
+        super().__init__(observation_space, action_space, lr_schedule, **unused)
+
+    @abstractmethod
+    def new_network(self) -> nn.Module:
+        """A network of ``network_config``."""
+
+    @abstractmethod
+    def graph_input(self, observation: Mapping[str, Tensor]) -> Any:
+        """What the network takes, from one observation; it has ``num_groups`` or ``num_ops`` rows."""
+
+    @abstractmethod
+    def logits(self, graph: Any) -> Tensor:
+        """float32 [groups, devices] of a graph."""
+
+    @abstractmethod
+    def graph_features(self, graph: Any) -> Tensor:
+        """float32 [graph_width]: what the value head sees."""
+
+    def draw(self, log_probs: Tensor) -> Tensor:
+        """int64 [B, groups] drawn from float32 [B, groups, devices]: each group by itself, unless a subclass knows
+        better."""
+        uniform = torch.rand_like(log_probs).clamp(1e-7, 1 - 1e-7)
+        return (log_probs - (-uniform.log()).log()).argmax(2)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self.network = self.new_network()
+        self.value_net = nn.Sequential(  # type: ignore[assignment]
+            nn.Linear(self.graph_width, 32), nn.Tanh(), nn.Linear(32, 1)
+        )
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        return data | {"network": vars(self.network_config), "ratio": self.ratio}
+
+    def _graphs(self, obs: Mapping[str, Tensor]) -> tuple[list[Any], Tensor]:
+        """The different graphs of a batch, and int64 [B], which is whose."""
+        arrays = {name: value.cpu().numpy() for name, value in obs.items()}
+        seen: dict[bytes, int] = {}
+        graphs: list[Any] = []
+        which: list[int] = []
+        for row in range(len(obs["node_mask"])):
+            key = observation_key({name: arrays[name] for name in self.keys}, row)
+            if key not in seen:
+                seen[key] = len(graphs)
+                graphs.append(self.graph_input({name: obs[name][row] for name in self.keys}))
+            which.append(seen[key])
+        return graphs, torch.tensor(which, device=self.device)
+
+    def _log_probs(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(float32 [B, max_groups, max_devices] of log-probabilities, bool [B, max_groups] of groups, values [B]).
+
+        Padded groups are on device 0 with certainty; devices that are not there have the least number.
+        """
+        graphs, which = self._graphs(obs)
+        max_groups, max_devices = obs["node_mask"].shape[1], obs["action_mask"].shape[1]
+        lowest = torch.finfo(torch.float32).min
+        padded, values = [], []
+        for graph in graphs:
+            rows = self.logits(graph).log_softmax(-1)
+            rows = nn.functional.pad(rows, (0, max_devices - rows.shape[1]), value=lowest)
+            certain = rows.new_full((max_groups - len(rows), max_devices), lowest)
+            certain[:, 0] = 0
+            padded.append(torch.cat([rows, certain]))
+            values.append(self.value_net(self.graph_features(graph)))
+        return torch.stack(padded)[which], obs["node_mask"] > 0, torch.cat(values)[which]
+
+    def _score(self, log_probs: Tensor, real: Tensor, actions: Tensor) -> Tensor:
+        """float32 [B]: sum or mean over real groups of the chosen devices' log-probabilities."""
+        chosen = log_probs.gather(2, actions.long().unsqueeze(2)).squeeze(2)
+        total = chosen.where(real, torch.zeros_like(chosen)).sum(1)
+        return total / real.sum(1) if self.ratio == "mean" else total
+
+    def _act(self, log_probs: Tensor, deterministic: bool) -> Tensor:
+        """int64 [B, max_groups]: the likeliest devices, or drawn ones."""
+        return log_probs.argmax(2) if deterministic else self.draw(log_probs)
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """(actions int64 [B, max_groups], values float32 [B, 1], log-probabilities float32 [B])."""
+        log_probs, real, values = self._log_probs(obs)
+        actions = self._act(log_probs, deterministic)
+        return actions, values.unsqueeze(1), self._score(log_probs, real, actions)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(values float32 [B, 1], log-probabilities float32 [B], entropies float32 [B]), over real groups only."""
+        log_probs, real, values = self._log_probs(obs)
+        entropy = -(log_probs.exp() * log_probs).sum(2).where(real, torch.zeros_like(log_probs[..., 0])).sum(1)
+        if self.ratio == "mean":
+            entropy = entropy / real.sum(1)
+        return values.unsqueeze(1), self._score(log_probs, real, actions), entropy
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """float32 [B, 1]: the value head, from the graph's pooled features."""
+        graphs, which = self._graphs(obs)
+        return torch.stack([self.value_net(self.graph_features(graph)) for graph in graphs])[which]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self._act(self._log_probs(observation)[0], deterministic)
+
+    def get_distribution(self, obs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} scores whole decisions: use forward() or evaluate_actions()")
+
+
+class GraphBaseline(BaseCallback):
+    """The mean reward of each graph's earlier trials as the baseline of SB3's PPO, in place of the value head.
+
+    One-shot episodes are one step, so an advantage is a reward minus its baseline. A graph's first
+    rollout has no earlier trials: its own mean is taken. GDP's baseline [recalled].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: dict[bytes, tuple[int, float]] = {}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
+        steps, envs = buffer.rewards.shape
+        keys = [
+            [observation_key({name: array[step] for name, array in buffer.observations.items()}, env)
+             for env in range(envs)]
+            for step in range(steps)
+        ]  # fmt: skip
+        flat = np.array([[hash(key) for key in row] for row in keys])
+        for key in {key for row in keys for key in row}:
+            mine = flat == hash(key)
+            rewards = buffer.rewards[mine].astype(np.float64)
+            count, mean = self.means.get(key, (0, float(rewards.mean())))
+            buffer.advantages[mine] = rewards - mean
+            total = count + len(rewards)
+            self.means[key] = (total, (mean * count + float(rewards.sum())) / total)
+        self.logger.record("train/graphs", len(self.means))
