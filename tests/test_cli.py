@@ -95,7 +95,8 @@ def test_chiplet_partition__solved_compared_validated_and_drawn(graphopt, tmp_pa
     code, out, _ = graphopt("compare", *chosen, "--budget", 5, "--seeds", 1, "--out", runs, "--json")
     names = gg.methods("ChipletPartition-v0")
     assert code == 0
-    assert [row["method"] for row in only_json(out)["rows"]] == names
+    assert [row["method"] for row in only_json(out)["rows"]] == [name for name in names if name != "exact"]
+    assert "exact" in names  # takes small instances alone
     assert not [name for name in names if name.startswith("cross_entropy")]  # entries depend on each other
     assert [name for name in gg.methods("Placement-v0") if name.startswith("cross_entropy")]
     code, out, _ = graphopt("report", runs)

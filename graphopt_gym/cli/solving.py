@@ -66,7 +66,8 @@ def compare(
     graph: GraphOption = None,
     cluster: ClusterOption = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names, with commas between; all classical ones if left out.")
+        str | None,
+        typer.Option("--methods", help="Names, with commas between; if left out, all classical ones for any size."),
     ] = None,
     settings: SetOption = None,
     budget: BudgetOption = 1000,
@@ -79,9 +80,13 @@ def compare(
     from graphopt_gym.report.tables import comparison_table
     from graphopt_gym.report.units import format_cost
     from graphopt_gym.search.solve import compare as run
+    from graphopt_gym.search.solve import find_method
     from graphopt_gym.search.solve import methods as all_methods
 
-    names = all_methods(env) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    if methods is None:
+        names = [name for name in all_methods(env) if not find_method(env, name).small]
+    else:
+        names = [name.strip() for name in methods.split(",") if name.strip()]
     common.check_folder(out)
     problem = common.build_problem(env, graph, cluster, settings)
     with common.progress_bar("", budget) as update:

@@ -30,7 +30,7 @@ class Method:
 
     ``run(evaluator, rng)`` proposes decisions to ``evaluator.costs`` until it is done or the budget is spent; the
     evaluator keeps the best. ``random``: whether the seed matters. ``free_entries``: whether it needs decisions whose
-    entries are free of each other (a problem with ``num_choices``).
+    entries are free of each other (a problem with ``num_choices``). ``small``: whether it refuses large instances.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Method:
     source: str
     random: bool = False
     free_entries: bool = False
+    small: bool = False
 
 
 class Evaluator:
