@@ -9,12 +9,17 @@ we chose:
 
 - The ratio of new to old probability is that of each op's choice *among the chips that the corrector left it*, clipped
   for each op by itself. Ops whose chip followed from others' choices are left out: nothing was chosen there.
-- The advantage is the rank of a partition's cost in its batch; one that does not fit the memory is priced by
-  ``ChipletProblem.costs``, so that less overflow is better. ``advantage="baseline"`` is the paper's [recalled]: the
-  throughput relative to the greedy heuristic, 0 where invalid, minus the mean of the graph's earlier trials.
+- The advantage is the rank of a partition's *strain* in its batch (``strain``: the slowest chip or link counts most,
+  but the next ones count too, and memory beyond capacity), and to it comes what each op feels of the strain: its own
+  chip's time and its own links'. ``advantage="baseline"`` is the paper's [recalled]: the throughput relative to the
+  greedy heuristic, 0 where invalid, minus the mean of the graph's earlier trials.
+- ``relaxed``: the network is trained on the expected strain of its own probabilities, too, which is smooth and costs
+  no evaluation (``networks.chiplet.relaxed_strain``). It knows of the cost model what the observation tells.
 - ``mutants``: a share of the batch that is not drawn from the policy but changes one of the best partitions so far by
   the problem's own move, through the corrector's FIX; the policy learns from these and from the best themselves as if
-  it had drawn them. 0: PPO alone.
+  it had drawn them. 0: what the policy draws alone.
+
+``paper_arguments()`` leaves all of it out.
 """
 
 from __future__ import annotations
@@ -33,8 +38,9 @@ import torch
 
 from graphopt_agents import checkpoints, training
 from graphopt_agents.gdp import check_share
-from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork, Proposal
+from graphopt_agents.networks.chiplet import STRAIN_POWER, ChipletConfig, ChipletInput, ChipletNetwork, relaxed_strain
 from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages, stop_on_interrupt
+from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError, unknown_name
@@ -51,8 +57,6 @@ ADVANTAGES = ("rank", "baseline")
 DEFAULT_PACKAGE = "mcm36"
 SHARPENED = 4  # how much sharper than in training the policy is drawn from, at most, when a graph is partitioned
 PLACE_BATCH = 8
-STRAIN_POWER = 8
-MOST_LIMIT = 4.0  # a period that is aimed at to the least that there can be, at most
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,12 @@ class Args(ChipletConfig):
     graphs_per_update: int = 4  # at most; each graph in turn
     epochs: int = 4  # PPO steps an update
     learning_rate: float = 1e-3
+    decay: bool = False  # whether it falls linearly to 0 over all updates
     clip: float = 0.2
     entropy: float = 0.003  # bonus for the mean entropy of an op
     max_grad_norm: float = 1.0
     advantage: str = "rank"  # in the batch; or "baseline"
+    relaxed: float = 1.0  # weight of relaxed_strain in the loss, beside PPO's
     local: float = 0.5  # weight of what an op feels of the strain in its advantage, beside the partition's rank
     mutants: float = 0.5  # share of the batch that changes one of the best
     elites: int = 8  # the best partitions of a graph so far, learned from in each of its updates; 0: none
@@ -91,7 +97,7 @@ class Args(ChipletConfig):
         training.one_cluster_each(self.graphs, self.clusters)
         least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
         training.check_whole(self, {**least, "checkpoint_every": 1})
-        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local"))
+        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local", "relaxed"))
         training.check_flags(self)
         check_share("mutants", self.mutants)
         if self.mutants and not self.elites:
@@ -120,7 +126,7 @@ class Args(ChipletConfig):
 
 def paper_arguments() -> dict[str, Any]:
     """The arguments that follow the paper where its choices are known."""
-    return {"advantage": "baseline", "mutants": 0.0, "elites": 0, "anchored": False, "guided": False}
+    return {"advantage": "baseline", "mutants": 0.0, "elites": 0, "anchored": False, "relaxed": 0.0, "local": 0.0}
 
 
 def args_from(given: dict[str, Any]) -> Args:
@@ -146,16 +152,8 @@ class Task(training.Task):
 
     @cached_property
     def least_s(self) -> float:
-        """No period is shorter: the heaviest op where it is fastest, all work spread evenly."""
-        seconds = self.problem.op_seconds
-        return max(float(seconds.min(axis=0).max()), 1.0 / float((1.0 / seconds.sum(axis=1)).sum()), 1e-15)
-
-    @property
-    def aims_s(self) -> tuple[float, float]:
-        """Between which periods those lie that partitions are to reach: up to the best so far."""
-        most = MOST_LIMIT * self.least_s
-        best = min(self.best_cost, most) if self.best_valid else most
-        return max(self.least_s, 0.5 * best), max(self.least_s, best)
+        """No period is shorter, see :func:`bounds.lower_bound`."""
+        return max(lower_bound(self.problem), 1e-15)
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,6 @@ class Batch:
 
     decisions: np.ndarray  # int32 [B, N]
     drawn_from: np.ndarray  # int64 [B, N] sets of chips, as bits; 0 where an op had no choice
-    limits_s: np.ndarray  # float64 [B] the period that each aimed at
 
     @classmethod
     def join(cls, parts: Sequence[Batch]) -> Batch:
@@ -216,11 +213,16 @@ class Trainer(training.Trainer):
             choices = Choices.of(batch, task.problem)
             batches.append((task, choices, torch.from_numpy(advantages).float(), choices.log_probs(old)))
             rows.append(self.row(task, costs, valid, rewards))
+        share_left = 1 - self.updates / args.updates if args.decay else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.learning_rate * share_left
         for _ in range(args.epochs):
             self.optimizer.zero_grad()
             for (task, choices, gains, before), row in zip(batches, rows, strict=True):
-                proposal = self.network(task.graph)
-                loss, measures = ppo_loss(proposal, choices, gains, before, args.clip, args.entropy)
+                logits = self.network(task.graph)
+                loss, measures = ppo_loss(logits, choices, gains, before, args.clip, args.entropy)
+                if args.relaxed:
+                    loss = loss + args.relaxed * relaxed_strain(logits, task.graph)
                 (loss / len(batches)).backward()
                 row |= measures
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), args.max_grad_norm)
@@ -233,11 +235,11 @@ class Trainer(training.Trainer):
             return -strain(task, decisions)[0]
         return np.where(valid, task.greedy_s / costs, 0.0)
 
-    def _try(self, task: Task, proposal: Proposal) -> tuple[Batch, np.ndarray, np.ndarray]:
+    def _try(self, task: Task, logits: torch.Tensor) -> tuple[Batch, np.ndarray, np.ndarray]:
         """(batch, costs, valid): partitions from the policy, and changed ones of the best so far."""
         args = self.args
         mutants = round(args.samples * args.mutants) if task.elites else 0
-        drawn = sample(task, proposal, args.samples - mutants, self.rng, args)
+        drawn = sample(task.problem, logits, args.samples - mutants, self.rng, args.solver)
         prices = [task.evaluate(drawn.decisions, self.wall_s)]
         parts = [drawn]
         for _ in range(mutants):  # one at a time, so that one can build on another
@@ -246,7 +248,7 @@ class Trainer(training.Trainer):
             )
             changed = task.problem.neighbour(task.elite(self.rng), self.rng)[None]
             prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts)))
-            parts.append(_as_drawn(task, changed, prices[-1][0]))
+            parts.append(_as_drawn(task, changed))
         costs, valid = (np.concatenate(part) for part in zip(*prices, strict=True))
         return Batch.join(parts), costs, valid
 
@@ -254,7 +256,7 @@ class Trainer(training.Trainer):
         """The batch with the task's best partitions so far, and an advantage for each row."""
         if task.elites:
             best = np.stack([one[2] for one in task.elites])
-            batch = Batch.join([batch, _as_drawn(task, best, np.array([one[0] for one in task.elites]))])
+            batch = Batch.join([batch, _as_drawn(task, best)])
             rewards = np.concatenate([rewards, [one[1] for one in task.elites]])
         if self.args.advantage == "rank":
             gains = np.repeat(rank_advantages(rewards)[:, None], task.problem.num_ops, axis=1)
@@ -295,39 +297,22 @@ def strain(task: Task, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return whole, parts
 
 
-def _as_drawn(task: Task, decisions: np.ndarray, costs: np.ndarray) -> Batch:
-    """Partitions int32 [B, N] as if they had been drawn in the order of the ops, aiming at what they cost."""
-    return Batch(
-        decisions,
-        np.stack([task.problem.corrector.choices_of(one) for one in decisions]),
-        np.clip(costs, task.least_s, MOST_LIMIT * task.least_s),
-    )
+def _as_drawn(task: Task, decisions: np.ndarray) -> Batch:
+    """Partitions int32 [B, N] as if they had been drawn in the order of the ops."""
+    return Batch(decisions, np.stack([task.problem.corrector.choices_of(one) for one in decisions]))
 
 
 def sample(
-    task: Task, proposal: Proposal, count: int, rng: np.random.Generator, config: Any, sharp: float = 1.0
+    problem: ChipletProblem, logits: torch.Tensor, count: int, rng: np.random.Generator, solver: bool = True
 ) -> Batch:
-    """Partitions drawn from a proposal: through the corrector, guided or not, or each op by itself.
-
-    ``config``: has ``solver`` and ``guided``. ``sharp``: what the logarithms of chances are multiplied with.
-    """
-    problem, corrector = task.problem, task.problem.corrector
-    logits = (sharp * proposal.logits).double()
-    low, high = np.log(task.aims_s)
-    limits_s = np.exp(rng.uniform(low, high, count))
-    if not config.solver:
-        chances = logits.softmax(1).numpy()
-        above = rng.random((count, problem.num_ops, 1)) > np.cumsum(chances, axis=1)[:, :-1]
-        decisions = above.sum(axis=2, dtype=np.int32)
-        every = np.int64((1 << problem.num_chips) - 1)
-        return Batch(decisions, np.full(decisions.shape, every), limits_s)
-    if config.guided:
-        log_weights, coefficients = logits.numpy(), (sharp * proposal.coefficients).double().numpy()
-        drawn = [corrector.guided(log_weights, problem.guide(coefficients, limit), rng) for limit in limits_s]
-    else:
-        chances = logits.softmax(1).numpy()
-        drawn = [corrector.sample(chances, rng) for _ in range(count)]
-    return Batch(np.stack([one.decision for one in drawn]), np.stack([one.drawn_from for one in drawn]), limits_s)
+    """Partitions drawn from logits [N, C]: through the corrector, or each op by itself."""
+    chances = logits.double().softmax(1).numpy()
+    if solver:
+        drawn = [problem.corrector.sample(chances, rng) for _ in range(count)]
+        return Batch(np.stack([one.decision for one in drawn]), np.stack([one.drawn_from for one in drawn]))
+    above = rng.random((count, problem.num_ops, 1)) > np.cumsum(chances, axis=1)[:, :-1]
+    decisions = above.sum(axis=2, dtype=np.int32)
+    return Batch(decisions, np.full(decisions.shape, np.int64((1 << problem.num_chips) - 1)))
 
 
 @dataclass(frozen=True)
@@ -338,30 +323,26 @@ class Choices:
     op: torch.Tensor  # int64 [M]
     chip: torch.Tensor  # int64 [M]
     left_out: torch.Tensor  # bool [M, C] chips that could not be chosen
-    views: torch.Tensor  # float32 [M, C, K] see VIEWS
 
     @classmethod
     def of(cls, batch: Batch, problem: ChipletProblem) -> Choices:
         free = (batch.drawn_from[:, :, None] >> np.arange(problem.num_chips) & 1).astype(bool)
         row, op = np.nonzero(free.sum(axis=2) > 1)
-        views = problem.views(batch.decisions, batch.drawn_from, batch.limits_s)
         return cls(
             torch.from_numpy(row),
             torch.from_numpy(op),
             torch.from_numpy(batch.decisions[row, op]).long(),
             torch.from_numpy(~free[row, op]),
-            torch.from_numpy(views[row, op]).float(),
         )
 
-    def log_probs(self, proposal: Proposal) -> torch.Tensor:
+    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
         """float32 [M]: the log-probability of each choice."""
-        scores = proposal.logits[self.op] + (proposal.coefficients[self.op, None] * self.views).sum(2)
-        scores = scores.masked_fill(self.left_out, torch.finfo(scores.dtype).min)
+        scores = logits[self.op].masked_fill(self.left_out, torch.finfo(logits.dtype).min)
         return scores.log_softmax(1).gather(1, self.chip[:, None])[:, 0]
 
 
 def ppo_loss(
-    proposal: Proposal,
+    logits: torch.Tensor,
     choices: Choices,
     advantages: torch.Tensor,
     before: torch.Tensor,
@@ -371,18 +352,18 @@ def ppo_loss(
     """PPO's clipped loss with one ratio for each choice, and the entropy bonus.
 
     Args:
-        proposal: of the network now.
+        logits: float32 [N, C] of the network now.
         choices: M of them in B partitions; ``before``: float32 [M], their log-probabilities when drawn.
         advantages: float32 [B, N], of each op's choice in each partition.
 
     Returns:
         The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios, divergence.
     """
-    log_ratio = choices.log_probs(proposal) - before
+    log_ratio = choices.log_probs(logits) - before
     ratio, gains = log_ratio.exp(), advantages[choices.row, choices.op]
     count = max(1, len(choices.row))
     gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains).sum() / count
-    log_probs = proposal.logits.log_softmax(1)
+    log_probs = logits.log_softmax(1)
     mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
     with torch.no_grad():
         measures = {
@@ -462,18 +443,13 @@ def place(network: ChipletNetwork, task: Task, samples: int = 1, seed: int = 0) 
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
-        proposal = network(task.graph)
-    likeliest = proposal.logits.argmax(1).numpy().astype(np.int32)
-    config = dataclasses.replace(Args(), **dataclasses.asdict(network.config))
-    if network.config.guided:
-        first = sample(task, proposal, 1, rng, config, SHARPENED).decisions
-    else:
-        first = task.problem.corrector.fix(likeliest, rng).decision[None]
+        logits = network(task.graph)
+    likeliest = logits.argmax(1).numpy().astype(np.int32)
     done = 1
-    _price(task, first, started)
+    _price(task, task.problem.corrector.fix(likeliest, rng).decision[None], started)
     while done < samples:
         sharp = float(rng.uniform(1, SHARPENED))
-        drawn = sample(task, proposal, min(PLACE_BATCH, samples - done), rng, config, sharp)
+        drawn = sample(task.problem, sharp * logits, min(PLACE_BATCH, samples - done), rng)
         _price(task, drawn.decisions, started)
         done += len(drawn.decisions)
     return task.solution(f"{AGENT} zero-shot", seed, time.perf_counter() - started)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 _OP, _CHIP = list(OP_FEATURES), list(CHIP_FEATURES)
 PLACE_COLUMNS = [_OP.index(name) for name in ("work_before", "work_above", "work_below", "parameters_before")]
 WORK_BEFORE, TIME, PARAMETERS = _OP.index("work_before"), _OP.index("time_to_average"), _OP.index("parameters")
-SPEED, PLACE = _CHIP.index("speed"), _CHIP.index("place")
+SPEED, PLACE, CARRIED = _CHIP.index("speed"), _CHIP.index("place"), _CHIP.index("carried")
 FEEDBACK = 9  # what a pass is told of an op by the pass before
-VIEW_SCALES = (4.0, 20.0, 20.0, 20.0, 10.0)  # of the coefficients of VIEWS: what a state of 1 means
+STRAIN_POWER = 8  # of the mean of times: the slowest counts most, but the next ones count too
+FULL = 0.9  # of a chip's memory: expectations leave some out
+BROKEN_WEIGHT = 5.0
 LIMIT = 12.0  # of a logit: no chip's chance vanishes for good
 
 
@@ -45,16 +47,14 @@ class ChipletConfig:
     passes: int = 3
     waves: int = 5  # frequencies, each twice the one before, that tell places apart
     anchored: bool = True
-    guided: bool = True  # whether a chip's chance depends on the ops before, see Corrector.guided
 
     def __post_init__(self) -> None:
         for name, least in {"width": 4, "layers": 0, "passes": 1, "waves": 0}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
-        for name in ("anchored", "guided"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
+        if not isinstance(self.anchored, bool):
+            raise InputError(f"anchored is {self.anchored!r}; give true or false")
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,12 @@ class ChipletInput:
 
     def work(self) -> Tensor:
         """float32 [N]: each op's share of the work."""
-        ratio = self.nodes[:, TIME].clamp(max=1 - 1e-6)
-        time = ratio / (1 - ratio)
+        time = _ratio(self.nodes[:, TIME])
         return time / time.sum().clamp(min=1e-12)
 
     def held(self) -> Tensor:
         """float32 [N]: each op's parameters to an average chip's memory."""
-        ratio = self.nodes[:, PARAMETERS].clamp(max=1 - 1e-6)
-        return ratio / (1 - ratio) / self.num_chips
+        return _ratio(self.nodes[:, PARAMETERS]) / self.num_chips
 
     def centres(self) -> Tensor:
         """float32 [C]: the middle of each chip's share of the work, by speed, along 0 to 1."""
@@ -117,15 +115,8 @@ class ChipletInput:
         return share.cumsum(0) - share / 2
 
 
-class Proposal(NamedTuple):
-    """What the network proposes for N ops on C chips."""
-
-    logits: Tensor  # float32 [N, C]
-    coefficients: Tensor  # float32 [N, K] of VIEWS; zeros without a guide
-
-
 class ChipletNetwork(nn.Module):
-    """A proposal for a graph's ops on a package's chips; the weights fit any number of both."""
+    """Logits float32 [N, C] of a graph's ops over a package's chips; the weights fit any number of both."""
 
     def __init__(self, config: ChipletConfig) -> None:
         super().__init__()
@@ -135,12 +126,11 @@ class ChipletNetwork(nn.Module):
         self.again = nn.Sequential(nn.Linear(width + FEEDBACK, width), nn.ReLU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
         self.place = _zero(nn.Linear(width, 2))  # a shift along the row of chips, and how sure
-        self.look = _zero(nn.Linear(width, len(VIEW_SCALES)))
         self.query = _zero(nn.Linear(width, width))
         chips = len(_CHIP) + 2 * config.waves
         self.key = nn.Sequential(nn.Linear(chips, width), nn.ReLU(), nn.Linear(width, width), nn.LayerNorm(width))
 
-    def forward(self, graph: ChipletInput) -> Proposal:
+    def forward(self, graph: ChipletInput) -> Tensor:
         count, waves = graph.num_chips, self.config.waves
         package = graph.chips.mean(0).expand(graph.num_ops, -1)
         features = torch.cat([graph.nodes, *_waves(graph.nodes[:, PLACE_COLUMNS], waves), package], dim=1)
@@ -162,8 +152,7 @@ class ChipletNetwork(nn.Module):
             score = score + self.query(state) @ key.t() / math.sqrt(key.shape[1])
             logits = LIMIT * (score / LIMIT).tanh()
             feedback = _feedback(logits.softmax(1), work, held, centres, speed, before)
-        coefficients = self.look(state) * state.new_tensor(VIEW_SCALES)
-        return Proposal(logits, coefficients if self.config.guided else torch.zeros_like(coefficients))
+        return logits
 
 
 def _feedback(chances: Tensor, work: Tensor, held: Tensor, centres: Tensor, speed: Tensor, before: Tensor) -> Tensor:
@@ -189,6 +178,39 @@ def _feedback(chances: Tensor, work: Tensor, held: Tensor, centres: Tensor, spee
     )
     own = torch.stack([(mean - before) * count, spread * count, work * count, held], dim=1)
     return torch.cat([chances @ columns, own], dim=1).clamp(-5, 5)
+
+
+def relaxed_strain(logits: Tensor, graph: ChipletInput) -> Tensor:
+    """A scalar that is small where partitions drawn from logits [N, C] are good, smooth in the logits: nothing drawn.
+
+    As if each op were drawn by itself: the logarithm of a power mean of the expected times of chips and links, the
+    expected memory beyond capacity, and the chance that an edge goes back or farther than to the next chip. A graph
+    network can be trained by such an expectation alone (Karalias and Loukas, Erdos goes neural, NeurIPS 2020).
+    """
+    chances = logits.softmax(1)
+    source, target = graph.edge_index
+    carried = _ratio(graph.edge_bytes)
+    load = chances.t() @ graph.work() / (graph.chips[:, SPEED] / graph.chips[:, SPEED].sum())
+    up_to = chances.cumsum(1)
+    links = (carried[:, None] * up_to[source] * (1 - up_to[target])).sum(0)[:-1]
+    times = torch.cat([load, links]).clamp(min=1e-6)
+    strain = (times**STRAIN_POWER).sum() ** (1 / STRAIN_POWER)
+    here, there = chances[source], chances[target]
+    # a sender keeps a tensor until it is sent, a receiver has room for two
+    buffers = (carried[:, None] * (here * (1 - there) + 2 * there * (1 - here))).sum(0) * _ratio(
+        graph.chips[0, CARRIED]
+    )
+    memory = chances.t() @ graph.held() + buffers
+    back = (there * (1 - up_to[source])).sum(1)
+    far = (here[:, :-2] * (1 - up_to[target][:, 1:-1])).sum(1) if graph.num_chips > 2 else torch.zeros_like(back)
+    broken = (back + far).mean() if len(back) else logits.sum() * 0
+    return strain.log() + torch.relu(memory - FULL).sum() + BROKEN_WEIGHT * broken
+
+
+def _ratio(squashed: Tensor) -> Tensor:
+    """x of x / (1 + x)."""
+    squashed = squashed.clamp(max=1 - 1e-6)
+    return squashed / (1 - squashed)
 
 
 def _waves(places: Tensor, count: int) -> list[Tensor]:

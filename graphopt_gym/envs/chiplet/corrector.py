@@ -12,7 +12,6 @@ unless memory is a rule.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,7 @@ import numpy as np
 from graphopt_gym.envs.chiplet.propagator import (
     DONE,
     EXHAUSTED,
-    NO_GUIDE,
     NODES,
-    Guide,
     begin,
     make_rules,
     make_state,
@@ -46,7 +43,6 @@ MOST_BACKTRACKS = 60
 FAILURES_PER_OP = 1
 LEAST_FAILURES = 100
 FIRST_SHARE = 0.25
-GUIDED_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -147,51 +143,13 @@ class Corrector:
         order = np.arange(self.num_ops, dtype=np.int32)
         restore(self._state, *self._begun[True][1:])
         _, _, depth = search(
-            self.rules, self._state, self._even[:0], NO_GUIDE, decision, order, np.random.default_rng(0), self._levels,
+            self.rules, self._state, self._even[:0], decision, order, np.random.default_rng(0), self._levels,
             self._snapshots, 0, 0,
         )  # fmt: skip
         drawn_from = np.zeros(self.num_ops, np.int64)
         if (_chips_of(self._state.store[: self.num_ops]) == decision).all():
             drawn_from[self._levels[:depth, 3]] = self._levels[:depth, 4]
         return drawn_from
-
-    def guided(self, log_weights: np.ndarray, guide: Guide, rng: np.random.Generator) -> Correction:
-        """SAMPLE in the order of the ops, each drawn with regard to the chips of those before it.
-
-        A chip's weight is ``exp(log_weights[op, chip] + guide.coefficients[op] . views)``, see ``propagator.VIEWS``.
-        ``drawn_from`` is empty for ops that were drawn otherwise, as all are where this order meets dead ends only.
-
-        Args:
-            log_weights: float64 [N, C], finite.
-            guide: from :meth:`ChipletProblem.guide`.
-        """
-        order = np.arange(self.num_ops, dtype=np.int32)
-        feasible, store, chips = self._begun[True]
-        backtracks = nodes = attempts = 0
-        while feasible and attempts < GUIDED_ATTEMPTS:
-            attempts += 1
-            restore(self._state, store, chips)
-            status, taken_back, depth = search(
-                self.rules, self._state, log_weights, guide, order[:0], order, rng, self._levels, self._snapshots,
-                int(FIRST_SHARE * MOST_BACKTRACKS),
-                int(FIRST_SHARE * (FAILURES_PER_OP * self.num_ops + LEAST_FAILURES)),
-            )  # fmt: skip
-            backtracks += int(taken_back)
-            nodes += int(self._state.counts[NODES])
-            if status == DONE:
-                found = _chips_of(self._state.store[: self.num_ops])
-                if not self.rules.memory or (self._measure(found) <= self.rules.capacity).all():
-                    levels = self._levels[:depth]
-                    return self._correction(found, None, backtracks, nodes, attempts, False, levels)
-        weights = np.exp(np.maximum(log_weights - log_weights.max(axis=1, keepdims=True), -300.0))
-        otherwise = self._run(weights, None, rng, None)
-        return dataclasses.replace(
-            otherwise,
-            drawn_from=np.zeros(self.num_ops, np.int64),
-            backtracks=otherwise.backtracks + backtracks,
-            nodes=otherwise.nodes + nodes,
-            attempts=otherwise.attempts + attempts,
-        )
 
     def fix(
         self, candidate: Any, rng: np.random.Generator, *, first: np.ndarray | None = None, tries: int = 1
@@ -246,7 +204,7 @@ class Corrector:
             restore(self._state, store, chips)
             patience = FIRST_SHARE if attempts <= len(ORDERS) and rules.cover else 1.0
             status, taken_back, depth = search(
-                rules, self._state, weights, NO_GUIDE, given, order, rng, self._levels, self._snapshots,
+                rules, self._state, weights, given, order, rng, self._levels, self._snapshots,
                 int(patience * MOST_BACKTRACKS), int(patience * (FAILURES_PER_OP * self.num_ops + LEAST_FAILURES)),
             )  # fmt: skip
             backtracks += int(taken_back)

@@ -48,6 +48,7 @@ CHIP_FEATURES = {
     "heaviest": "time of the heaviest op to a chip's even share of the work, squashed",
     "transfer": "time of all tensors on one link to the whole work, squashed",
     "chips": "chips to ops, squashed",
+    "carried": "bytes that a link carries in a chip's even share of the work to an average chip's memory, squashed",
 }
 
 
@@ -121,6 +122,7 @@ def chip_features(problem: ChipletProblem) -> np.ndarray:
     out[:, 5] = _squash(float(work.max()) * chips / total)
     out[:, 6] = _squash(float(problem.ops.tensor_bytes.sum()) / package.link_bytes_per_s / total)
     out[:, 7] = _squash(chips / problem.num_ops)
+    out[:, 8] = _squash(total / chips * package.link_bytes_per_s / package.sram_bytes.mean())
     return out.clip(0.0, 1.0).astype(np.float32)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from numba import njit
 
 from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
-from graphopt_gym.envs.chiplet.corrector import Corrector, memory_facts
+from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
-from graphopt_gym.envs.chiplet.propagator import VIEWS, Guide, Rules, make_rules, views_of
 from graphopt_gym.problem import Outcome, Problem, check_integers
 
 if TYPE_CHECKING:
@@ -88,36 +87,6 @@ class ChipletProblem(Problem):
     def corrector(self) -> Corrector:
         """Makes any proposal valid."""
         return Corrector.of(self)
-
-    def guide(self, coefficients: np.ndarray, limit_s: float) -> Guide:
-        """What :meth:`Corrector.guided` draws by: each op's coefficients float64 [N, K] of ``propagator.VIEWS``, and
-        the period that is aimed at."""
-        facts, held = self._guide_facts
-        return Guide(
-            coefficients=np.ascontiguousarray(coefficients, np.float64),
-            op_seconds=self.op_seconds,
-            held_bytes=held,
-            capacity=self.package.sram_bytes.astype(np.float64),
-            input_ptr=facts.input_ptr,
-            input_tensor=facts.input_tensor,
-            tensor_op=facts.tensor_op,
-            tensor_seconds=facts.tensor_bytes / self.package.link_bytes_per_s,
-            limit_s=float(limit_s),
-        )
-
-    def views(self, decisions: np.ndarray, drawn_from: np.ndarray, limits_s: np.ndarray) -> np.ndarray:
-        """float64 [B, N, C, K]: what each op saw of each chip that it could be drawn to, in guided decisions [B, N]."""
-        views = np.empty((len(decisions), self.num_ops, self.num_chips, len(VIEWS)))
-        for row, limit_s in enumerate(limits_s):
-            views_of(self.guide(np.zeros((0, len(VIEWS))), limit_s), decisions[row], drawn_from[row], views[row])
-        return views
-
-    @cached_property
-    def _guide_facts(self) -> tuple[Rules, np.ndarray]:
-        """(tables by op, bytes of parameters that each op reads)."""
-        facts = make_rules(self.num_ops, self.num_chips, self.ops.edges, chain=True, memory=memory_facts(self, 1.0))
-        held = np.add.reduceat(np.append(facts.param_bytes[facts.op_param], 0.0), facts.op_param_ptr[:-1])
-        return facts, np.where(np.diff(facts.op_param_ptr) > 0, held, 0.0)
 
     @cached_property
     def holdings(self) -> Holdings:

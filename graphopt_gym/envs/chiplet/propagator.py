@@ -97,44 +97,6 @@ TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES, REVIEW, NUM_COUNTS = range(8)
 DONE, GAVE_UP, EXHAUSTED = range(3)  # how a search ends
 
 
-class Guide(NamedTuple):
-    """What makes the weights of a drawn chip depend on the chips of the ops before it: see :data:`VIEWS`.
-
-    With an empty ``coefficients`` nothing does.
-    """
-
-    coefficients: np.ndarray  # float64 [N, K] of each op's views
-    op_seconds: np.ndarray  # float64 [C, N]
-    held_bytes: np.ndarray  # float64 [N] parameters that each op reads
-    capacity: np.ndarray  # float64 [C]
-    input_ptr: np.ndarray  # int32 [N+1] tensors that each op reads
-    input_tensor: np.ndarray
-    tensor_op: np.ndarray  # int32 [T] or -1
-    tensor_seconds: np.ndarray  # float64 [T] on a link
-    limit_s: float  # the period that is aimed at
-
-
-# What an op sees of a chip, given the chips of all ops before it: name and meaning.
-VIEWS = {
-    "same": "1: the chip of the latest of its producers (of the op before it, where it has none)",
-    "full": "minus the share of the limit by which the chip's work, with the op, is above it",
-    "no_room": "minus the share of the chip's memory by which its parameters, with the op's, are above it",
-    "busy": "minus the share of the limit by which what comes into the chip, with the op's inputs, is above it",
-    "transfer": "minus the time of what would have to come in for the op, to the limit",
-}
-NO_GUIDE = Guide(
-    np.zeros((0, len(VIEWS))),
-    np.zeros((0, 0)),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0, np.int32),
-    np.zeros(0, np.int32),
-    np.zeros(0, np.int32),
-    np.zeros(0),
-    1.0,
-)
-
-
 def check_graph(num_ops: int, num_chips: int, edges: np.ndarray) -> np.ndarray:
     """Edges as int32 [E, 2], or InputError."""
     edges = np.asarray(edges)
@@ -881,86 +843,8 @@ def _nearest(chip, domain, num_chips):
 
 
 @njit(cache=True, nogil=True)
-def _incoming(guide, op, chip, chip_of, sent):
-    """Seconds on a link of what an op's inputs would bring to a chip that is not there yet."""
-    seconds = 0.0
-    for k in range(guide.input_ptr[op], guide.input_ptr[op + 1]):
-        tensor = guide.input_tensor[k]
-        producer = guide.tensor_op[tensor]
-        if producer >= 0 and chip_of[producer] != chip and not sent[tensor] >> chip & 1:
-            seconds += guide.tensor_seconds[tensor]
-    return seconds
-
-
-@njit(cache=True, nogil=True)
-def _take(guide, op, chip_of, loads, sent):
-    """Count an op that has a chip. ``loads`` float64 [3, C]: seconds of work, bytes held, seconds that come in."""
-    chip = chip_of[op]
-    loads[0, chip] += guide.op_seconds[chip, op]
-    loads[1, chip] += guide.held_bytes[op]
-    loads[2, chip] += _incoming(guide, op, chip, chip_of, sent)
-    for k in range(guide.input_ptr[op], guide.input_ptr[op + 1]):
-        tensor = guide.input_tensor[k]
-        if guide.tensor_op[tensor] >= 0:
-            sent[tensor] |= np.int64(1) << chip
-
-
-@njit(cache=True, nogil=True)
-def _view(guide, op, domain, chip_of, loads, sent, views):
-    """Fill ``views`` float64 [C, K] for the chips of a domain: VIEWS, of the ops that were taken."""
-    latest = chip_of[op - 1] if op > 0 else 0
-    highest = -1
-    for k in range(guide.input_ptr[op], guide.input_ptr[op + 1]):
-        producer = guide.tensor_op[guide.input_tensor[k]]
-        if producer >= 0:
-            highest = max(highest, chip_of[producer])
-    if highest >= 0:
-        latest = highest
-    for chip in range(guide.capacity.shape[0]):
-        if not domain >> chip & 1:
-            continue
-        transfer = _incoming(guide, op, chip, chip_of, sent)
-        views[chip, 0] = 1.0 if chip == latest else 0.0
-        views[chip, 1] = -max(0.0, (loads[0, chip] + guide.op_seconds[chip, op]) / guide.limit_s - 1.0)
-        views[chip, 2] = -max(0.0, (loads[1, chip] + guide.held_bytes[op]) / guide.capacity[chip] - 1.0)
-        views[chip, 3] = -max(0.0, (loads[2, chip] + transfer) / guide.limit_s - 1.0)
-        views[chip, 4] = -transfer / guide.limit_s
-
-
-@njit(cache=True, nogil=True)
-def views_of(guide, decision, drawn_from, views):
-    """Fill ``views`` float64 [N, C, K]: what each op that was drawn saw, in a whole decision."""
-    n, chips = decision.shape[0], guide.capacity.shape[0]
-    loads = np.zeros((3, chips))
-    sent = np.zeros(guide.tensor_op.shape[0], np.int64)
-    views[:] = 0.0
-    for op in range(n):
-        if drawn_from[op]:
-            _view(guide, op, drawn_from[op], decision, loads, sent, views[op])
-        _take(guide, op, decision, loads, sent)
-
-
-@njit(cache=True, nogil=True)
-def _guided(guide, log_weights, op, domain, chip_of, loads, sent, views, row):
-    """Fill ``row`` float64 [C]: the weights of a domain's chips, exp(log weight + coefficients . views)."""
-    _view(guide, op, domain, chip_of, loads, sent, views)
-    highest = -np.inf
-    for chip in range(row.shape[0]):
-        if domain >> chip & 1:
-            row[chip] = log_weights[op, chip]
-            for k in range(views.shape[1]):
-                row[chip] += guide.coefficients[op, k] * views[chip, k]
-            highest = max(highest, row[chip])
-    for chip in range(row.shape[0]):
-        row[chip] = np.exp(row[chip] - highest)
-
-
-@njit(cache=True, nogil=True)
-def search(rules, state, weights, guide, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
+def search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
     """Assign op after op from a begun state. Returns (status, times that choices were taken back, levels).
-
-    With a guide, ``weights`` are logarithms and the order is that of the ops. What goes out of turn is drawn without
-    the guide, and its level has an empty domain.
 
     A level is (trail, position, round, op, the domain that its chip was taken from). Where an op has no chip left,
     choices are taken back until it has, twice as many each time, and it goes before them: what made it fail is mostly
@@ -977,13 +861,6 @@ def search(rules, state, weights, guide, candidate, order, rng, levels, snapshot
     failures = 0
     urgent = np.int64(-1)
     steps = 1
-    guided = guide.coefficients.shape[0] > 0
-    taken = 0  # ops that the loads count
-    loads = np.zeros((3, rules.num_chips))
-    sent = np.zeros(guide.tensor_op.shape[0], np.int64)
-    chip_of = np.zeros(n if guided else 0, np.int64)
-    views = np.zeros((rules.num_chips, guide.coefficients.shape[1]))
-    row = np.zeros(rules.num_chips)
     while True:
         while position < n and store[3 * n + order[position]]:
             position += 1
@@ -1007,21 +884,6 @@ def search(rules, state, weights, guide, candidate, order, rng, levels, snapshot
                     position += 1
                     continue
                 chip = np.int64(_nearest(chip, domain, rules.num_chips))
-        elif guided:
-            if position < taken:
-                taken = 0
-                loads[:] = 0.0
-                sent[:] = 0
-            while taken < position:
-                chip_of[taken] = _lowest(store[taken])
-                _take(guide, taken, chip_of, loads, sent)
-                taken += 1
-            if op == position:
-                _guided(guide, weights, op, domain, chip_of, loads, sent, views, row)
-            else:
-                row[:] = np.exp(weights[op] - weights[op].max())
-                domain = np.int64(0)
-            chip = np.int64(_draw(row, store[op], rules.num_chips, rng))
         else:
             chip = np.int64(_draw(weights[op], domain, rules.num_chips, rng))
         trail = count[TRAIL]
