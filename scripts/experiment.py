@@ -23,7 +23,7 @@ from graphopt_gym.data import data_path
 from graphopt_gym.files import write_file, write_text
 from graphopt_gym.problem import Problem, Solution
 
-KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision")
+KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision", "valid_share")
 ALMOST = 0.0005  # two costs are shown as equal within this share
 
 Job = tuple[str, str, int]  # graph, method, seed
@@ -103,7 +103,7 @@ def store_runs(room: str, runs: Runs, summary: Mapping[str, Any]) -> None:
     """Write runs and summary into ``envs_data``."""
     folder = data_path(room)
     kept = [
-        {"graph": graph, "name": name, **{key: run[key] for key in KEPT}}
+        {"graph": graph, "name": name, **{key: run[key] for key in KEPT if key in run}}
         for (graph, name, _), run in sorted(runs.items())
     ]
     text = json.dumps(kept, separators=(",", ":")).encode()

@@ -6,18 +6,18 @@ Nothing here imports torch; a method does so when it runs.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import numpy as np
 
 from graphopt_gym.search.solve import Evaluator, Method
 
 
-def _method(module: str, summary: str, source: str) -> Method:
+def _method(module: str, summary: str, source: str, name: str | None = None, **arguments: Any) -> Method:
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        importlib.import_module(f"graphopt_agents.{module}").method_run()(evaluator, rng)
+        importlib.import_module(f"graphopt_agents.{module}").method_run(**arguments)(evaluator, rng)
 
-    name = module.removeprefix("train_")
-    return Method(name, run, summary, source, random=True)
+    return Method(name or module.removeprefix("train_"), run, summary, source, random=True)
 
 
 GDP_PAPER = "Zhou et al., GDP, arXiv:1910.01578, 2019"
@@ -27,4 +27,19 @@ hdp = _method(
     "hdp",
     "HDP's grouper and placer, trained on this graph alone until the budget is spent",
     "Mirhoseini et al., ICLR 2018",
+)
+
+MCM_PAPER = "after Xie et al., MLSys 2022"
+rl = _method(
+    "train_chiplet",
+    "the policy of chiplet partition, trained on this graph alone until the budget is spent",
+    MCM_PAPER,
+    "rl",
+)
+rl_pretrained = _method(
+    "train_chiplet",
+    "the shipped policy of chiplet partition, fine-tuned on this graph until the budget is spent",
+    MCM_PAPER,
+    "rl_pretrained",
+    start_from="chiplet",
 )

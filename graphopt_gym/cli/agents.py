@@ -69,6 +69,15 @@ AGENTS = {
         row=("update", "mean_cost_s", "best_cost_s"),
         transfers=True,
     ),
+    "chiplet": Agent(
+        "train_chiplet",
+        "a graph network that proposes partitions over the chips of a package, through the corrector",
+        "Xie et al., MLSys 2022",
+        unit="updates",
+        arguments=("graphs", "clusters", "updates"),
+        row=("update", "mean_cost_s", "best_cost_s"),
+        transfers=True,
+    ),
 }
 
 AgentSet = Annotated[
@@ -81,8 +90,8 @@ GraphsOption = Annotated[
         "--graph",
         "-g",
         metavar="NAME|FILE|SPLIT",
-        help="Graphs, with commas between or repeated; a split (train, validation, test, papers, all) is its graphs. "
-        "Only gdp takes several.",
+        help="Graphs, with commas between or repeated; a split (such as train, papers, inference_train) is its graphs. "
+        "Only gdp and chiplet take several.",
     ),
 ]
 ClustersOption = Annotated[
@@ -92,7 +101,8 @@ ClustersOption = Annotated[
         "--cluster",
         "-c",
         metavar="NAME|FILE",
-        help="One for all graphs or one each; v100x4 if left out, for gdp and a paper's graph the paper's.",
+        help="Clusters or packages: one for all graphs or one each. Left out: v100x4; gdp: the paper's of a paper's "
+        "graph; chiplet: mcm36.",
     ),
 ]
 
@@ -116,12 +126,12 @@ def train(
         typer.Option("--held-out", metavar="FAMILY", help="In place of graphs: the papers' without one family."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", "--updates", help="How long: decisions (gdp: updates).")
+        int | None, typer.Option("--steps", "--updates", help="How long: decisions (gdp, chiplet: updates).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of all random choices; 0 if left out.")] = None,
     settings: AgentSet = None,
     start_from: Annotated[
-        Path | None, typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp).")
+        Path | None, typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp, chiplet).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoint, curve and solutions.")] = None,
     resume: Annotated[
@@ -192,12 +202,15 @@ def evaluate(
     graph: GraphOption = None,
     cluster: ClusterOption = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", help="Placements to try, the likeliest first; 1 if left out (gdp).")
+        int | None,
+        typer.Option("--samples", help="Decisions to try, the likeliest first; 1 if left out (gdp, chiplet)."),
     ] = None,
     updates: Annotated[
-        int | None, typer.Option("--updates", help="Fine-tune on the graph for so many updates (gdp).")
+        int | None, typer.Option("--updates", help="Fine-tune on the graph for so many updates (gdp, chiplet).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of samples and updates; 0 if left out (gdp).")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of samples and updates; 0 if left out (gdp, chiplet).")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

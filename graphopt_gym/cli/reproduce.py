@@ -21,6 +21,11 @@ TABLES = {
         ("placement", "summary.json"),
         "GDP, HDP and the classical methods on the fourteen graphs of GO's table 1; some hours, resumable",
     ),
+    "chiplet": (
+        "reproduce_chiplet.py",
+        ("chiplet", "summary.json"),
+        "a policy and classical searches partition test networks over 36 chips through one solver; an hour, resumable",
+    ),
     "placement-learning": (
         "train_placement.py",
         ("learning", "summary.json"),
