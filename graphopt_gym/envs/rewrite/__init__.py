@@ -1,0 +1,1 @@
+"""RewriteOrder: optimising tensor programs by rewrite rules."""

@@ -1,0 +1,108 @@
+"""What a program costs at inference: the sum of its operators' times by the cost model, as in TENSAT.
+
+Operators on weights alone are computed once, before inference, and cost nothing; views cost nothing (see
+:mod:`graphopt_gym.graphs.tensor_program.convert`). An operator's time depends on its parameters, the shapes of its
+operands, and which of them are constants, and is computed once for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from graphopt_gym.graphs.tensor_program.convert import CLASS_OF, GraphRows
+from graphopt_gym.graphs.tensor_program.ops import Params, Shape
+from graphopt_gym.graphs.tensor_program.program import Change, TensorProgram
+from graphopt_gym.hardware.cluster import Device, load_device
+from graphopt_gym.hardware.cost_model import CostModel, load_cost_model
+
+
+class Operation(NamedTuple):
+    """What an operator's time depends on."""
+
+    op: str
+    params: Params
+    shape: Shape
+    inputs: tuple[Shape, ...]
+    static: tuple[bool, ...]  # which operands are constants
+    same: tuple[int, ...]  # for each operand, the first operand that is the same tensor
+
+
+class ProgramCosts:
+    """Prices programs on one device; keeps the time of every operation it has seen.
+
+    Args:
+        device: a name of the hardware catalog, or a device.
+    """
+
+    def __init__(self, device: str | Device = "t4", model: CostModel | None = None) -> None:
+        self.device = load_device(device) if isinstance(device, str) else device
+        self.model = model or load_cost_model()
+        self._seconds: dict[Operation, float] = {}
+
+    def cost(self, program: TensorProgram) -> float:
+        """Seconds of one inference."""
+        return math.fsum(self.node_costs(program).values())
+
+    def node_costs(self, program: TensorProgram) -> dict[int, float]:
+        """Seconds of each node that takes any, by id; their ``math.fsum`` is the cost."""
+        return self._priced(program, program.nodes)
+
+    def update(self, before: Mapping[int, float], program: TensorProgram, change: Change) -> dict[int, float]:
+        """The node costs of an edited program, from those before the edit, and what the edit changed."""
+        folding = {user for node in change.folded | change.added for user in program.users(node)}
+        again = change.added | change.rewired | change.folded | folding
+        costs = dict(before)
+        for node in change.removed | again:
+            costs.pop(node, None)
+        return costs | self._priced(program, again)
+
+    def seconds(self, operations: Sequence[Operation]) -> list[float]:
+        """Seconds of operations, whatever program they are in; new ones are priced together."""
+        new = [operation for operation in dict.fromkeys(operations) if operation not in self._seconds]
+        if new:
+            rows = GraphRows()
+            at = []
+            for op, params, shape, inputs, static, same in new:
+                sources: list[int] = []
+                for index, (size, constant) in enumerate(zip(inputs, static, strict=True)):
+                    first = same[index]
+                    kind = "parameter" if constant else "input"
+                    sources.append(sources[first] if first < index else rows.source(kind, size))
+                at.append(rows.op(op, params, shape, sources))
+            times = self.model.op_times(rows.graph("operations", {}), self.device)
+            self._seconds.update(zip(new, times[at].tolist(), strict=True))
+        return [self._seconds[operation] for operation in operations]
+
+    def _priced(self, program: TensorProgram, nodes: Iterable[int]) -> dict[int, float]:
+        counted = [
+            node
+            for node in nodes
+            if not program.is_static(node) and CLASS_OF.get(program.nodes[node].op, "view") != "view"
+        ]
+        return dict(zip(counted, self.seconds([operation_of(program, node) for node in counted]), strict=True))
+
+
+def operation_of(program: TensorProgram, node: int) -> Operation:
+    """What the time of a node of a program depends on."""
+    op, params, inputs, shape = program.nodes[node]
+    return Operation(
+        op,
+        params,
+        shape,
+        tuple([program.nodes[source].shape for source in inputs]),
+        tuple([program.is_static(source) for source in inputs]),
+        tuple([inputs.index(source) for source in inputs]),
+    )
+
+
+@cache
+def _costs_on(device: str) -> ProgramCosts:
+    return ProgramCosts(device)
+
+
+def program_cost(program: TensorProgram, device: Any = "t4") -> float:
+    """Seconds of one inference on a device of the hardware catalog: the sum of operator times."""
+    return (_costs_on(device) if isinstance(device, str) else ProgramCosts(device)).cost(program)
