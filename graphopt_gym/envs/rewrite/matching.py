@@ -35,7 +35,7 @@ class CompiledRule:
     Attributes:
         sources: for each source pattern: (nodes, root) -> values of ``names`` of that pattern, or None.
         names: for each source pattern, the variables that it binds, tensors first.
-        holds: (nodes, roots, *binding) -> whether the condition holds, and the computed parameters of the source are right.
+        holds: (nodes, roots, *binding) -> whether the condition holds, and the source's computed parameters are right.
         build: (builder, *binding) -> (ids of the targets, ids of all ops of the targets).
         build_source: the same for the source, computed parameters computed.
     """

@@ -202,9 +202,8 @@ def _expression(node: ast.expr, where: str) -> Expr:
     for part in ast.walk(node):
         if not isinstance(part, _ALLOWED):
             raise at(where, part, f"{type(part).__name__} is not allowed in an expression of shapes")
-        if isinstance(part, ast.Call):
-            if not isinstance(part.func, ast.Name) or part.func.id not in FUNCTIONS or part.keywords:
-                raise at(where, part, unknown_name("function", ast.unparse(part.func), FUNCTIONS))
+        if isinstance(part, ast.Call) and (ast.unparse(part.func) not in FUNCTIONS or part.keywords):
+            raise at(where, part, unknown_name("function", ast.unparse(part.func), FUNCTIONS))
     return Expr(text, "computed")
 
 

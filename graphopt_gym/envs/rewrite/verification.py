@@ -97,11 +97,11 @@ def _try(report: RuleReport, matcher: Matcher, program: TensorProgram, match: Ma
     report.held += 1
     values = random_values(program, seed=report.drawn)
     for before, after in zip(execute(program, values), execute(rewritten, values), strict=True):
-        error = np.abs(before - after).max() / max(np.abs(before).max(), 1e-3)
-        report.worst = max(report.worst, float(error))
-        if not error <= RELATIVE_ERROR:  # so that a NaN fails
+        apart = float(np.abs(before - after).max() / max(np.abs(before).max(), 1e-3))
+        report.worst = max(report.worst, apart)
+        if not apart <= RELATIVE_ERROR:  # so that a NaN fails
             report.failure = (
-                f"both sides differ by {error:.3g} of the largest value:\n{program_text(program)}\n"
+                f"both sides differ by {apart:.3g} of the largest value:\n{program_text(program)}\n"
                 f"{program_text(rewritten)}"
             )
             return

@@ -255,8 +255,9 @@ class ProgramBuilder:
         Raises:
             InputError: the shapes of a node and of its replacement differ.
         """
-        nodes, users, moved = self._nodes, self._users, dict(by)
-        waiting = list(by.items())
+        nodes, users = self._nodes, self._users
+        moved = {old: new for old, new in by.items() if old != new}
+        waiting = list(moved.items())
         while waiting:
             old, new = waiting.pop()
             while new in moved:  # what was to replace it has itself been merged into another
