@@ -268,3 +268,26 @@ def _evaluate(value: Expr, params: Mapping[str, Any], shapes: Mapping[str, Shape
     if value.kind == "name":
         return params[value.text]
     return eval(value.text, dict(FUNCTIONS), {**shapes, **params})
+
+
+def _main() -> None:
+    """Verifies the whole table, with as many trials a rule as the first argument says."""
+    import sys
+
+    from graphopt_gym.envs.rewrite.rules import rules
+
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    reports = [verify_rule(rule, trials, seed=1, draws=400 * trials) for rule in rules()]
+    for report in reports:
+        if report.failure:
+            print(f"{report.rule.name}: {report.failure}")
+        elif report.held < trials:
+            print(f"{report.rule.name}: held in {report.held} trials only")
+    held, refused = sum(report.held for report in reports), sum(report.refused for report in reports)
+    worst = max(report.worst for report in reports)
+    print(f"{len(reports)} rules, {held} trials held, {refused} refused, largest relative difference {worst:.2g}")
+    raise SystemExit(1 if any(report.failure for report in reports) else 0)
+
+
+if __name__ == "__main__":
+    _main()
