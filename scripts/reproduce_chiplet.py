@@ -114,6 +114,8 @@ METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
     "hill_climbing_random_seconds": (None, True),
 }
 PRETRAINED = ("zero_shot", "tuned", "tuned_long")
+ABLATIONS = ("rl_paper", "rl_no_search", "rl_no_relaxed", "rl_paper_no_solver", "rl_no_solver")
+ABLATED = ("densenet63_b2", "gnmt_l2_t2_b1", "bert_base_b1", "gmlp_tiny_b1", "unet_w32_b1", BERT)
 NO_SOLVER = ("rl_paper_no_solver", "rl_no_solver")
 
 
@@ -190,6 +192,8 @@ def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
     for seed in seeds:
         for name in methods:
             for graph in graphs:
+                if name in ABLATIONS and graph not in ABLATED:
+                    continue
                 if seed == seeds[0] or METHODS[name][1]:
                     yield graph, name, seed
 

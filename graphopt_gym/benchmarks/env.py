@@ -118,3 +118,75 @@ def _rate(work: Callable[[], int]) -> float:
             done += work()
         rates.append(done / spent)
     return max(rates)
+
+
+def chiplet_env_report(graph: str = "bert_base_b1", cluster: str = "mcm36") -> dict[str, Any]:
+    """``ChipletPartition-v0`` under a random policy, by mode: one environment, and the vector one on all cores.
+
+    ``alone_per_s`` is what the environment does at its core on the same proposals, one after the other: a correction
+    and its price; ``share`` what part of a step's time that is.
+    """
+    from graphopt_gym.envs.chiplet.problem import ChipletProblem
+    from graphopt_gym.simulator.simulator import cores
+
+    problem = ChipletProblem(graph, cluster)
+    shape = (problem.num_ops, problem.num_chips)
+    rng = np.random.default_rng(0)
+    chances = rng.random(shape).astype(np.float32)
+    candidate = rng.integers(0, problem.num_chips, problem.num_ops)
+
+    def corrected(mode: str) -> int:
+        corrector = problem.corrector
+        fixed = corrector.fix(candidate, rng) if mode == "fix" else corrector.sample(chances, rng)
+        problem.costs(fixed.decision[None])
+        return 1
+
+    rows = []
+    for mode in ("fix", "sample", "step"):
+        arguments: dict[str, Any] = {"graph": graph, "cluster": cluster, "mode": mode}
+        env = gym.make("ChipletPartition-v0", **arguments)
+        env.reset(seed=0)
+        envs = gym.make_vec(
+            "ChipletPartition-v0", num_envs=VECTOR_ENVS, vectorization_mode="vector_entry_point", **arguments
+        )
+        envs.reset(seed=0)
+        action = candidate if mode == "fix" else chances
+        actions = np.repeat(action[None], VECTOR_ENVS, axis=0)
+
+        def whole(env: Any = env, action: Any = action) -> int:
+            env.reset()
+            env.step(action)
+            return 1
+
+        def all_whole(envs: Any = envs, actions: Any = actions) -> int:
+            envs.reset()
+            envs.step(actions)
+            return VECTOR_ENVS
+
+        def walk(env: Any = env) -> int:
+            env.reset()
+            steps, done = 0, False
+            while not done:
+                allowed = np.flatnonzero(env.unwrapped.action_masks())
+                done = env.step(int(rng.choice(allowed)))[2]
+                steps += 1
+            return steps
+
+        alone = None if mode == "step" else _rate(lambda mode=mode: corrected(mode))  # type: ignore[misc]
+        rate = _rate(walk if mode == "step" else whole)
+        share = None if alone is None else rate / alone
+        rows.append({"mode": mode, "envs": 1, "steps_per_s": rate, "alone_per_s": alone, "share": share})
+        if mode != "step":
+            rate = _rate(all_whole)
+            rows.append({"mode": mode, "envs": VECTOR_ENVS, "steps_per_s": rate, "alone_per_s": None, "share": None})
+        env.close()
+        envs.close()
+    return {
+        "title": f"ChipletPartition-v0 on {graph}, {cluster}",
+        "columns": ["mode", "envs", "steps_per_s", "alone_per_s", "share"],
+        "rows": rows,
+        "notes": [
+            f"{problem.num_ops} ops, {problem.num_chips} chips; {cores()} cores; one random proposal again and again "
+            f"(its corrections differ), step: random legal actions; best of {ROUNDS} rounds",
+        ],
+    }

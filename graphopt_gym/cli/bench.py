@@ -19,7 +19,11 @@ BENCHMARKS = {
         "graphopt_gym.benchmarks.simulator:simulator_report",
         "seconds an evaluation, against a plain Python twin and other simulators",
     ),
-    "env": ("graphopt_gym.benchmarks.env:env_report", "environment steps a second, scalar and vector"),
+    "env": ("graphopt_gym.benchmarks.env:env_report", "steps a second of Placement-v0, scalar and vector"),
+    "chiplet-env": (
+        "graphopt_gym.benchmarks.env:chiplet_env_report",
+        "steps a second of ChipletPartition-v0 by mode, beside the corrector alone",
+    ),
     "agent": (
         "graphopt_gym.benchmarks.agent:agent_report",
         "seconds and memory of the GDP network, up to 80,000 ops",

@@ -14,6 +14,7 @@ from graphopt_gym.envs.chiplet.exact import Exact
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import NODES, Propagator, make_rules
 from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.zoo.registry import SPLITS
 from tests.envs.chiplet.cases import random_edges, transformer_edges
 
 
@@ -359,3 +360,17 @@ def test_benchmark__counts_corrections_and_says_where_z3_ran_out_of_time():
     hurried = corrector_report(("vgg11_b1",), "mcm4", seconds=0.03, limit_s=0.001)
     assert {row["z3_s"] for row in hurried["rows"]} == {None}
     assert "no answer within 0.001 s" in hurried["notes"][-1]
+
+
+@pytest.mark.parametrize("name", [*SPLITS["inference"], "bert_primitive"])
+def test_corrector__on_every_inference_graph_the_result_is_valid(name):
+    problem = ChipletProblem(name, "mcm36")
+    rng = np.random.default_rng(0)
+    drawn = problem.corrector.sample(rng.random((problem.num_ops, 36)) + 1e-9, rng)
+    fixed = problem.corrector.fix(rng.integers(0, 36, problem.num_ops), rng)
+    edges = problem.ops.edges
+    for correction in (drawn, fixed):
+        assert correction.valid
+        assert is_valid(correction.decision, edges)
+    again = problem.corrector.fix(drawn.decision, rng)
+    assert len(again.changed) == 0

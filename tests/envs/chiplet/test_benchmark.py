@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from graphopt_gym.benchmarks import env
+
+
+def test_chiplet_env_benchmark__has_a_rate_for_each_mode(monkeypatch):
+    monkeypatch.setattr(env, "SECONDS", 0.01)
+    monkeypatch.setattr(env, "VECTOR_ENVS", 2)
+    report = env.chiplet_env_report("vgg11_b1", "mcm4")
+    assert [(row["mode"], row["envs"]) for row in report["rows"]] == [
+        ("fix", 1), ("fix", 2), ("sample", 1), ("sample", 2), ("step", 1)
+    ]  # fmt: skip
+    assert all(row["steps_per_s"] > 0 for row in report["rows"])
+    assert all(set(row) == set(report["columns"]) for row in report["rows"])
