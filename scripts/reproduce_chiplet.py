@@ -71,7 +71,7 @@ OTHER_SECONDS = 5.0
 TUNING_CALLS = CALLS // 20
 ZERO_SHOT_CALLS = 20
 TUNING = {"samples": 10}
-PRETRAINING: dict[str, Any] = {"updates": 1200, "decay": True, "checkpoint_every": 100}
+PRETRAINING: dict[str, Any] = {"updates": 800, "decay": True, "relaxed_updates": 1000, "checkpoint_every": 100}
 PRETRAINING_PACKAGES = ("mcm36", "mcm16")
 Run = Callable[[Evaluator, np.random.Generator], None]
 

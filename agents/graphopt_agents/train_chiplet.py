@@ -57,6 +57,7 @@ ADVANTAGES = ("rank", "baseline")
 DEFAULT_PACKAGE = "mcm36"
 SHARPENED = 4  # how much sharper than in training the policy is drawn from, at most, when a graph is partitioned
 PLACE_BATCH = 8
+TIE = 1e-4  # share of a period that the strain makes up among the best
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Args(ChipletConfig):
     max_grad_norm: float = 1.0
     advantage: str = "rank"  # in the batch; or "baseline"
     relaxed: float = 1.0  # weight of relaxed_strain in the loss, beside PPO's
+    relaxed_updates: int = 10  # of a graph, after which it counts half
     local: float = 0.5  # weight of what an op feels of the strain in its advantage, beside the partition's rank
-    mutants: float = 0.5  # share of the batch that changes one of the best
+    mutants: float = 0.75  # share of the batch that changes one of the best
     elites: int = 8  # the best partitions of a graph so far, learned from in each of its updates; 0: none
     starts: bool = False  # whether the first of them are those of cheap heuristics, one evaluation each
     checkpoint_every: int = 20  # updates
@@ -95,7 +97,15 @@ class Args(ChipletConfig):
         if not self.clusters:
             object.__setattr__(self, "clusters", (DEFAULT_PACKAGE,))
         training.one_cluster_each(self.graphs, self.clusters)
-        least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
+        least = {
+            "seed": 0,
+            "updates": 1,
+            "samples": 2,
+            "graphs_per_update": 1,
+            "epochs": 1,
+            "elites": 0,
+            "relaxed_updates": 1,
+        }
         training.check_whole(self, {**least, "checkpoint_every": 1})
         training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local", "relaxed"))
         training.check_flags(self)
@@ -201,13 +211,13 @@ class Trainer(training.Trainer):
             if args.starts and args.elites and not task.trials:
                 decisions, costs, valid = task.starts(self.rng, self.wall_s)
                 rewards = self._rewards(task, decisions, costs, valid)
-                task.keep_elites(decisions, costs, rewards, args.elites)
+                self._keep(task, decisions, costs, rewards)
                 task.count(rewards)
             with torch.no_grad():
                 old = self.network(task.graph)
             batch, costs, valid = self._try(task, old)
             rewards = self._rewards(task, batch.decisions, costs, valid)
-            task.keep_elites(batch.decisions, costs, rewards, args.elites)
+            self._keep(task, batch.decisions, costs, rewards)
             batch, advantages = self._with_elites(task, batch, rewards)
             task.count(rewards)
             choices = Choices.of(batch, task.problem)
@@ -222,7 +232,8 @@ class Trainer(training.Trainer):
                 logits = self.network(task.graph)
                 loss, measures = ppo_loss(logits, choices, gains, before, args.clip, args.entropy)
                 if args.relaxed:
-                    loss = loss + args.relaxed * relaxed_strain(logits, task.graph)
+                    weight = args.relaxed / (1 + task.trials / args.samples / args.relaxed_updates)
+                    loss = loss + weight * relaxed_strain(logits, task.graph)
                 (loss / len(batches)).backward()
                 row |= measures
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), args.max_grad_norm)
@@ -243,14 +254,18 @@ class Trainer(training.Trainer):
         prices = [task.evaluate(drawn.decisions, self.wall_s)]
         parts = [drawn]
         for _ in range(mutants):  # one at a time, so that one can build on another
-            task.keep_elites(
-                parts[-1].decisions, prices[-1][0], self._rewards(task, parts[-1].decisions, *prices[-1]), args.elites
-            )
+            self._keep(task, parts[-1].decisions, prices[-1][0], self._rewards(task, parts[-1].decisions, *prices[-1]))
             changed = task.problem.neighbour(task.elite(self.rng), self.rng)[None]
             prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts)))
             parts.append(_as_drawn(task, changed))
         costs, valid = (np.concatenate(part) for part in zip(*prices, strict=True))
         return Batch.join(parts), costs, valid
+
+    def _keep(self, task: Task, decisions: np.ndarray, costs: np.ndarray, rewards: np.ndarray) -> None:
+        """Take partitions among the best so far; of equal periods, of which there are many, the less strained first."""
+        if self.args.advantage == "rank":
+            costs = costs * (1.0 - TIE * rewards / (1.0 - rewards))
+        task.keep_elites(decisions, costs, rewards, self.args.elites)
 
     def _with_elites(self, task: Task, batch: Batch, rewards: np.ndarray) -> tuple[Batch, np.ndarray]:
         """The batch with the task's best partitions so far, and an advantage for each row."""
