@@ -1,0 +1,32 @@
+"""Texts of programs for tests."""
+
+EVERY_OP = """"every op"
+x = input(name="x", shape=(2, 4, 7, 7))
+w = weight(name="w", shape=(8, 2, 1, 3))
+s = weight(name="s", shape=())
+c = conv2d(x, enlarge(smul(w, s), size=(3, 3)), stride=(2, 1), act=sigmoid)
+m = conv2d(x, merge(w, groups=2, count=2), stride=(2, 1), padding=valid, act=tanh)
+i = conv2d(c, identity_kernel(shape=(8, 4, 3, 3)))
+p = conv2d(i, pool_kernel(channels=8, kernel=(3, 3)))
+q = add(maxpool(p, kernel=(3, 3)), avgpool(p, kernel=(3, 3), stride=(1, 1)))
+f = reshape(maxpool(q, kernel=(2, 2), stride=(2, 2), padding=valid), shape=(2, 8, -1))
+t = transpose(f, perm=(0, 2, 1))
+g = matmul(f, t, act=relu)
+e = matmul(g, eye(n=8))
+n = layernorm(e, weight(name="scale", shape=(8,)), weight(name="bias", shape=(8,)))
+h = softmax(gelu(mul(n, tanh(sigmoid(n)))))
+return concat(split1(h, axis=2, at=3), relu(split0(h, axis=2, at=3)), h, axis=-1), m
+"""
+TEXTS = {
+    "two outputs": """
+x = input(name="x", shape=(1, 6))
+y = input(name="y", shape=(6,))
+a = add(x, y)
+return mul(a, a), x
+""",
+    "constant": """
+w = weight(name="w", shape=(3, 2))
+x = input(name="x", shape=(2, 3))
+return matmul(x, w), transpose(w, perm=(1, 0))
+""",
+}
