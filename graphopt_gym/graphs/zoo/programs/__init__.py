@@ -1,0 +1,136 @@
+"""Tensor programs by name: networks at their published sizes, small programs with a known best, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.graphs.tensor_program import TensorProgram, parse_program
+from graphopt_gym.graphs.zoo.programs import networks
+
+__all__ = ["PROGRAMS", "WORKLOADS", "ProgramEntry", "build_program", "load_program", "program_names"]
+
+
+@dataclass(frozen=True)
+class ProgramEntry:
+    """A program of the zoo.
+
+    Attributes:
+        build: makes it; takes sizes by name.
+        source: where its architecture comes from.
+        small: sizes at which it runs in a blink and keeps its structure, for execution.
+        sizes: what the builder is called with at the published size, where that is not its default.
+        of: ``network``, or ``small`` for those whose best is known.
+    """
+
+    build: Callable[..., TensorProgram]
+    source: str
+    small: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    of: str = "network"
+
+
+_TASO = "sizes: TASO, Jia et al., SOSP 2019, and TENSAT, Yang et al., MLSys 2021"
+_RNN = f"Zoph, Le: Neural Architecture Search with Reinforcement Learning, ICLR 2017; {_TASO}"
+WORKLOADS = ("bert", "nasrnn", "nasnet_a", "resnext50", "inception_v3", "squeezenet", "vgg19")
+PROGRAMS: dict[str, ProgramEntry] = {
+    "bert": ProgramEntry(
+        networks.bert,
+        f"Devlin, Chang, Lee, Toutanova: BERT, NAACL 2019; layers and sequence: {_TASO.removeprefix('sizes: ')}",
+        {"layers": 2, "width": 16, "heads": 4, "inner": 32, "sequence": 4},
+    ),
+    "nasrnn": ProgramEntry(networks.nasrnn, _RNN, {"steps": 2, "width": 8}),
+    "nasnet_a": ProgramEntry(
+        networks.nasnet_a,
+        f"Zoph, Vasudevan, Shlens, Le: Learning Transferable Architectures, CVPR 2018; {_TASO}",
+        {"channels": 4, "cells": 2, "stages": 2, "stem": 4, "size": 32},
+    ),
+    "resnext50": ProgramEntry(
+        networks.resnext50,
+        "Xie, Girshick, Dollar, Tu, He: Aggregated Residual Transformations, CVPR 2017 (32 x 4d)",
+        {"blocks": (1, 2), "width": 8, "groups": 4, "size": 32, "classes": 10},
+    ),
+    "inception_v3": ProgramEntry(
+        networks.inception_v3,
+        "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture, CVPR 2016",
+        {"width": 2, "size": 79, "classes": 10},
+    ),
+    "squeezenet": ProgramEntry(
+        networks.squeezenet,
+        "Iandola et al.: SqueezeNet, 2016 (version 1.1 of its release)",
+        {"width": 2, "size": 47, "classes": 10},
+    ),
+    "vgg19": ProgramEntry(
+        networks.vgg19,
+        "Simonyan, Zisserman: Very Deep Convolutional Networks, ICLR 2015 (E)",
+        {"width": 4, "inner": 16, "size": 32, "classes": 10},
+    ),
+    "bert_tensat": ProgramEntry(
+        networks.bert_tensat,
+        "the program that TENSAT's evaluation calls BERT (uwplse/tensat, src/bert.rs, MIT)",
+        {"layers": 2, "width": 16, "heads": 4, "sequence": 4},
+    ),
+    "nasrnn_tensat": ProgramEntry(
+        networks.nasrnn,
+        f"{_RNN}; as in TENSAT's evaluation, each step with weights of its own (uwplse/tensat, src/nasrnn.rs, MIT)",
+        {"steps": 2, "width": 8},
+        {"shared": False},
+    ),
+}
+
+
+def program_names(of: str | None = None) -> list[str]:
+    """Names that :func:`load_program` takes: all, or those ``of`` one sort: ``network`` or ``small``."""
+    return [name for name, entry in PROGRAMS.items() if of in (None, entry.of)]
+
+
+def build_program(name: str, **sizes: Any) -> TensorProgram:
+    """A program of the zoo at other sizes than the published ones.
+
+    Raises:
+        InputError: no such program, or no such size.
+    """
+    if name not in PROGRAMS:
+        raise unknown_name("program", name, PROGRAMS)
+    entry = PROGRAMS[name]
+    try:
+        return entry.build(**{**entry.sizes, **sizes})
+    except TypeError as error:
+        raise InputError(f"program {name!r} has no such size: {error}") from None
+
+
+_published = lru_cache(maxsize=None)(build_program)
+
+
+def load_program(program: str | os.PathLike[str] | TensorProgram) -> TensorProgram:
+    """A program by zoo name, by the path of its text form or of an ``.onnx`` file; a program is returned as it is.
+
+    Raises:
+        InputError: no such name or file, or a file that cannot be read as a program.
+    """
+    if isinstance(program, TensorProgram):
+        return program
+    if not isinstance(program, str | os.PathLike):
+        raise InputError(f"program is a {type(program).__name__}; give a name, a path or a TensorProgram")
+    name = os.fspath(program)
+    if name in PROGRAMS:
+        return _published(name)
+    path = Path(name)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(f"program file {name!r} does not exist")
+        raise unknown_name("program", name, PROGRAMS, "(or give the path of a program's text or of an .onnx file)")
+    if path.suffix == ".onnx":
+        from graphopt_gym.graphs.tensor_program.onnx import import_program
+
+        return import_program(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"program file {name!r} cannot be read: {error}") from None
+    return parse_program(text, name)
