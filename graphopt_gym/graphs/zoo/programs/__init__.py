@@ -126,9 +126,9 @@ def load_program(program: str | os.PathLike[str] | TensorProgram) -> TensorProgr
             raise InputError(f"program file {name!r} does not exist")
         raise unknown_name("program", name, PROGRAMS, "(or give the path of a program's text or of an .onnx file)")
     if path.suffix == ".onnx":
-        from graphopt_gym.graphs.tensor_program.onnx import import_program
+        from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx
 
-        return import_program(path)
+        return read_onnx(path)[0]
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,8 @@ As in TASO's and TENSAT's own benchmarks, convolutions and linear layers stand w
 a bias between a convolution and its activation would keep the two from being one operator. Batch norms count as folded
 into the convolution before them, which leaves a bias at most.
 
-Weights are named after their layer, and numbered by the order in which they are built.
+Activations are fused where TENSAT's own programs have them fused. SqueezeNet and VGG-19 come to TENSAT from ONNX files,
+where each stands by itself; so they do here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 
 
 class Net:
-    """Layers on a :class:`ProgramBuilder`; activations of layers without biases are fused."""
+    """Layers on a :class:`ProgramBuilder`; with ``fused``, activations are part of layers that have no bias."""
 
-    def __init__(self, name: str, biases: bool = False) -> None:
+    def __init__(self, name: str, biases: bool = False, fused: bool = True) -> None:
         self.builder = ProgramBuilder(name)
-        self.biases = biases
+        self.biases, self.fused = biases, fused and not biases
         self.op = self.builder.op
         self.input = self.builder.input
         self.weight = self.builder.weight
@@ -41,15 +42,17 @@ class Net:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
         w = self.weight(f"{name}.weight", (outputs, self.channels(x) // groups, *size))
         place = {"stride": (stride, stride), "padding": padding}
-        if not self.biases:
+        if self.fused:
             return self.op("conv2d", x, w, act=act, **place)
-        y = self.op("add", self.op("conv2d", x, w, **place), self.weight(f"{name}.bias", (1, outputs, 1, 1)))
+        y = self.op("conv2d", x, w, **place)
+        if self.biases:
+            y = self.op("add", y, self.weight(f"{name}.bias", (1, outputs, 1, 1)))
         return y if act == "none" else self.op(act, y)
 
     def linear(self, x: int, name: str, outputs: int, act: str = "none") -> int:
         """``act`` may be ``gelu``, which is never fused. The weight is [inputs, outputs]."""
         w = self.weight(f"{name}.weight", (self.builder.shape(x)[-1], outputs))
-        fused = act if act != "gelu" and not self.biases else "none"
+        fused = act if act != "gelu" and self.fused else "none"
         y = self.op("matmul", x, w, act=fused)
         if self.biases:
             y = self.op("add", y, self.weight(f"{name}.bias", (outputs,)))
@@ -252,7 +255,7 @@ def resnext50(
 
 def squeezenet(size: int = 224, classes: int = 1000, width: int = 16, biases: bool = False) -> TensorProgram:
     """SqueezeNet (Iandola et al. 2016), version 1.1 of its release, which TENSAT takes too; ``width`` 16 is its own."""
-    net = Net("squeezenet", biases)
+    net = Net("squeezenet", biases, fused=False)
     x = net.conv(net.input("image", (1, 3, size, size)), "stem", 4 * width, 3, 2, "valid")
     x = net.maxpool(x, 3, 2)
     for index, factor in enumerate((1, 1, 2, 2, 3, 3, 4, 4)):
@@ -277,7 +280,7 @@ def vgg19(
     biases: bool = False,
 ) -> TensorProgram:
     """VGG-19 (Simonyan and Zisserman 2015, table 1, E)."""
-    net = Net("vgg19", biases)
+    net = Net("vgg19", biases, fused=False)
     x = net.input("image", (1, 3, size, size))
     for stage, count in enumerate(stages):
         for layer in range(count):
