@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from graphopt_gym.problem import Solution
     from graphopt_gym.simulator.timeline import Timeline
 
-HUMAN_EXPERT = "expert"  # the method that others are compared against, where it is among them
+# What others are compared against: the first of these that is among them.
+REFERENCES = ("expert", "greedy")
 
 # longest first: a column belongs to the first suffix that it ends with
 _SUFFIXES: dict[str, Callable[[Any], str]] = {
@@ -162,7 +163,7 @@ def _suffix(column: str) -> str:
 
 
 def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
-    """A row a method: its cost (the mean over its seeds), against the human expert, memory, calls and seconds.
+    """A row a method: its cost (the mean over its seeds), against the reference, memory, calls and seconds.
 
     A method some of whose seeds are invalid has its valid seeds' mean, and says how many failed.
     """
@@ -173,7 +174,9 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
     name = solutions[0].problem.cost_name if solutions else "step time"
     cost_column = f"{name.replace(' ', '_')}_s" if unit == "s" else f"cost ({unit})"
     means = {method: _mean([s.outcome.cost for s in runs if s.outcome.valid]) for method, runs in by_method.items()}
-    expert = means.get(HUMAN_EXPERT)
+    reference = next((method for method in REFERENCES if method in means), REFERENCES[0])
+    usual = means.get(reference)
+    with_memory = any("peak_bytes" in solution.outcome.metrics for solution in solutions)
     several = any(len(runs) > 1 for runs in by_method.values())
     rows = []
     for method, runs in by_method.items():
@@ -186,15 +189,15 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
             cost,
             *([min(costs, default=None), len(runs) if len(costs) == len(runs) else f"{len(costs)} of {len(runs)} valid"]
               if several else []),
-            100 * (cost / expert - 1) if cost is not None and expert else None,
-            peaks,
+            100 * (cost / usual - 1) if cost is not None and usual else None,
+            *([peaks] if with_memory else []),
             round(float(np.mean([run.evaluations for run in runs]))),
             _mean([run.wall_s for run in runs]),
         ]  # fmt: skip
         rows.append(tuple(row))
     per_seed = ["best_s" if unit == "s" else "best", "seeds"] if several else []
-    columns = ("method", cost_column, *per_seed, "vs_expert_percent", "peak_memory_per_device_bytes",
-               "simulator_calls", "search_s")  # fmt: skip
+    memory = ["peak_memory_per_device_bytes"] if with_memory else []
+    columns = ("method", cost_column, *per_seed, f"vs_{reference}_percent", *memory, "simulator_calls", "search_s")
     invalid = [run for runs in by_method.values() for run in runs if not run.outcome.valid]
     notes = [f"{run.method} (seed {run.seed}) is invalid: {run.outcome.reasons[0]}" for run in invalid[:4]]
     return Table(title, columns, tuple(rows), tuple(notes))
