@@ -1,6 +1,6 @@
 """Train the policy of chiplet partition on one or several graphs: one file, top to bottom.
 
-    python -m graphopt_agents.train_chiplet --graphs bert_2138 --clusters mcm36 --out runs/bert
+    python -m graphopt_agents.train_chiplet --graphs bert_primitive --clusters mcm36 --out runs/bert
     python -m graphopt_agents.train_chiplet --graphs inference_train --clusters mcm36 --out runs/all
 
 An update takes a few (graph, package) pairs; for each it draws a batch of partitions from the policy through the
@@ -64,7 +64,7 @@ TIE = 1e-4  # share of a period that the strain makes up among the best
 class Args(ChipletConfig):
     """What a run depends on, beside the fields of :class:`ChipletConfig`; stored with the checkpoint."""
 
-    graphs: tuple[str, ...] = ("bert_base",)  # names, paths, and splits of the zoo, which become their graphs' names
+    graphs: tuple[str, ...] = ("bert_base_b1",)  # names, paths, and splits of the zoo, which become their graphs' names
     clusters: tuple[str, ...] = (DEFAULT_PACKAGE,)  # packages: one for all graphs, or one for each
     memory_rule: bool = False  # whether the corrector keeps to the memory
     solver: bool = True  # false: partitions as the policy draws them, uncorrected
