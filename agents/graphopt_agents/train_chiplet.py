@@ -19,7 +19,7 @@ we chose:
   the problem's own move, through the corrector's FIX; the policy learns from these and from the best themselves as if
   it had drawn them. 0: what the policy draws alone.
 
-``paper_arguments()`` leaves all of it out.
+``paper_arguments()`` leaves out all but the first.
 """
 
 from __future__ import annotations
