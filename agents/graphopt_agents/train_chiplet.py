@@ -25,7 +25,6 @@ we chose:
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -36,15 +35,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graphopt_agents import checkpoints, training
+from graphopt_agents import training
 from graphopt_agents.gdp import check_share
 from graphopt_agents.networks.chiplet import STRAIN_POWER, ChipletConfig, ChipletInput, ChipletNetwork, relaxed_strain
-from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages, stop_on_interrupt
+from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages
 from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.zoo.registry import graphs_in
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.solve import Evaluator
 
@@ -89,14 +87,7 @@ class Args(ChipletConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("graphs", "clusters"):
-            object.__setattr__(self, name, training.names(name, getattr(self, name)))
-        if not self.graphs:
-            raise InputError("graphs is an empty list; name at least one graph")
-        object.__setattr__(self, "graphs", graphs_in(self.graphs))
-        if not self.clusters:
-            object.__setattr__(self, "clusters", (DEFAULT_PACKAGE,))
-        training.one_cluster_each(self.graphs, self.clusters)
+        training.list_graphs(self, lambda graphs: (DEFAULT_PACKAGE,))
         least = {
             "seed": 0,
             "updates": 1,
@@ -124,14 +115,14 @@ class Args(ChipletConfig):
 
     def each_cluster(self) -> tuple[str, ...]:
         """The package of each graph."""
-        return self.clusters * len(self.graphs) if len(self.clusters) == 1 else self.clusters
+        return training.each_cluster(self)
 
     def network(self) -> ChipletConfig:
-        return ChipletConfig(**{one.name: getattr(self, one.name) for one in dataclasses.fields(ChipletConfig)})
+        return training.part_of(self, ChipletConfig)  # type: ignore[no-any-return]
 
     def json(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return training.as_json(self)
 
 
 def paper_arguments() -> dict[str, Any]:
@@ -141,11 +132,7 @@ def paper_arguments() -> dict[str, Any]:
 
 def args_from(given: dict[str, Any]) -> Args:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
-    known = [one.name for one in dataclasses.fields(Args)]
-    for name in given:
-        if name not in known:
-            raise unknown_name("argument of chiplet", name, known)
-    return Args(**given)
+    return training.args_from(Args, AGENT, given)  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True)
@@ -412,11 +399,7 @@ def train(
         ]
         network = None
         if start_from is not None:
-            network = load_network(start_from)
-            if network.config != args.network():
-                raise InputError(
-                    f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out"
-                )
+            network = training.same_sizes(load_network(start_from), args.network(), start_from)
         return Trainer(args, tasks, network)
 
     return training.run(make_trainer, args, AGENT, out, resume, progress)
@@ -428,15 +411,7 @@ def load_network(path: str | os.PathLike[str]) -> ChipletNetwork:
     Raises:
         InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
     """
-    kept = checkpoints.load_checkpoint(path, AGENT)
-    try:
-        known = [one.name for one in dataclasses.fields(ChipletConfig)]
-        config = ChipletConfig(**{name: kept.args[name] for name in known})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
-    network = ChipletNetwork(config)
-    checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
-    return network
+    return training.load_network(path, AGENT, ChipletNetwork, ChipletConfig)  # type: ignore[no-any-return]
 
 
 def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -498,14 +473,7 @@ def evaluate(
     Raises:
         InputError: see :func:`load_network`, :func:`make_task`.
     """
-    kept = checkpoints.load_checkpoint(checkpoint, AGENT)
-    try:
-        given = args_from(kept.args)
-    except (InputError, TypeError) as error:
-        raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
-    for name, value in (("updates", updates), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"{name} is {value!r}; give a whole number, at least 0")
+    given = training.kept_arguments(checkpoint, AGENT, Args, updates, seed)
     task = make_task(
         given.graphs[0] if graph is None else graph,
         given.clusters[0] if cluster is None else cluster,
@@ -514,7 +482,7 @@ def evaluate(
     network = load_network(checkpoint)
     if not updates:
         return place(network, task, samples, seed)
-    return fine_tune(network, task, dataclasses.replace(given, seed=seed, updates=updates), progress)
+    return fine_tune(network, task, given, progress)
 
 
 def fine_tune(network: ChipletNetwork, task: Task, args: Args, progress: Progress | None = None) -> Solution:
@@ -522,15 +490,9 @@ def fine_tune(network: ChipletNetwork, task: Task, args: Args, progress: Progres
 
     The likeliest partition before the first update is evaluated too.
     """
-    started = time.perf_counter()
     trainer = Trainer(args, [task], network)
     place(network, task)
-    with stop_on_interrupt() as stopped:
-        while trainer.updates < args.updates and not stopped():
-            for row in trainer.update():
-                if progress:
-                    progress(row)
-    return task.solution(f"{AGENT} fine-tuned", args.seed, time.perf_counter() - started)
+    return training.tune(trainer, task, progress)
 
 
 def method_run(
@@ -569,7 +531,7 @@ def zero_shot_run(start_from: str | os.PathLike[str]) -> Callable[[Evaluator, np
 
 
 def main() -> None:
-    training.command("Train the policy of chiplet partition.", Args, args_from, start_arguments, train)
+    training.command("Train the policy of chiplet partition.", Args, AGENT, start_arguments, train)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ it had drawn them, with the same clipped ratio: a mix of PPO with self-imitation
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -31,13 +30,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graphopt_agents import checkpoints, training
+from graphopt_agents import training
 from graphopt_agents.gdp import Blocks, check_share, draw_placements, mutate_placements
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
-from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages, stop_on_interrupt
+from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.zoo.registry import ZOO, graphs_in, own_cluster
+from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.solve import Evaluator
 
@@ -82,14 +81,7 @@ class Args(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("graphs", "clusters"):
-            object.__setattr__(self, name, training.names(name, getattr(self, name)))
-        if not self.graphs:
-            raise InputError("graphs is an empty list; name at least one graph")
-        object.__setattr__(self, "graphs", graphs_in(self.graphs))
-        if not self.clusters:
-            object.__setattr__(self, "clusters", tuple(map(own_cluster, self.graphs)))
-        training.one_cluster_each(self.graphs, self.clusters)
+        training.list_graphs(self, lambda graphs: tuple(map(own_cluster, graphs)))
         least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
         training.check_whole(self, {**least, "checkpoint_every": 1})
         training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "imitation"))
@@ -109,14 +101,14 @@ class Args(NetworkConfig):
 
     def each_cluster(self) -> tuple[str, ...]:
         """The cluster of each graph."""
-        return self.clusters * len(self.graphs) if len(self.clusters) == 1 else self.clusters
+        return training.each_cluster(self)
 
     def network(self) -> NetworkConfig:
-        return NetworkConfig(**{name.name: getattr(self, name.name) for name in dataclasses.fields(NetworkConfig)})
+        return training.part_of(self, NetworkConfig)  # type: ignore[no-any-return]
 
     def json(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return training.as_json(self)
 
 
 def paper_arguments() -> dict[str, Any]:
@@ -136,11 +128,7 @@ def paper_arguments() -> dict[str, Any]:
 
 def args_from(given: dict[str, Any]) -> Args:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
-    known = [one.name for one in dataclasses.fields(Args)]
-    for name in given:
-        if name not in known:
-            raise unknown_name("argument of gdp", name, known)
-    return Args(**given)
+    return training.args_from(Args, AGENT, given)  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True)
@@ -359,11 +347,7 @@ def train(
         ]
         network = None
         if start_from is not None:
-            network = load_network(start_from)
-            if network.config != args.network():
-                raise InputError(
-                    f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out"
-                )
+            network = training.same_sizes(load_network(start_from), args.network(), start_from)
         return Trainer(args, tasks, network)
 
     return training.run(make_trainer, args, AGENT, out, resume, progress)
@@ -375,15 +359,7 @@ def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
     Raises:
         InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
     """
-    kept = checkpoints.load_checkpoint(path, AGENT)
-    try:
-        known = [one.name for one in dataclasses.fields(NetworkConfig)]
-        config = NetworkConfig(**{name: kept.args[name] for name in known})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
-    network = PlacementNetwork(config)
-    checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
-    return network
+    return training.load_network(path, AGENT, PlacementNetwork, NetworkConfig)  # type: ignore[no-any-return]
 
 
 def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -481,14 +457,7 @@ def evaluate(
     Raises:
         InputError: see :func:`load_network`, :func:`make_task`.
     """
-    kept = checkpoints.load_checkpoint(checkpoint, AGENT)
-    try:
-        given = args_from(kept.args)
-    except (InputError, TypeError) as error:
-        raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
-    for name, value in (("updates", updates), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"{name} is {value!r}; give a whole number, at least 0")
+    given = training.kept_arguments(checkpoint, AGENT, Args, updates, seed)
     graph = given.graphs[0] if graph is None else graph
     if cluster is None:
         trained = dict(zip(reversed(given.graphs), reversed(given.each_cluster()), strict=True))
@@ -498,7 +467,7 @@ def evaluate(
     network = load_network(checkpoint)
     if not updates:
         return place(network, task, samples, seed)
-    return fine_tune(network, task, dataclasses.replace(given, seed=seed, updates=updates), progress)
+    return fine_tune(network, task, given, progress)
 
 
 def fine_tune(network: PlacementNetwork, task: Task, args: Args, progress: Progress | None = None) -> Solution:
@@ -506,15 +475,9 @@ def fine_tune(network: PlacementNetwork, task: Task, args: Args, progress: Progr
 
     The likeliest placement before the first update is evaluated too.
     """
-    started = time.perf_counter()
     trainer = Trainer(args, [task], network)
     place(network, task)
-    with stop_on_interrupt() as stopped:
-        while trainer.updates < args.updates and not stopped():
-            for row in trainer.update():
-                if progress:
-                    progress(row)
-    return task.solution(f"{AGENT} fine-tuned", args.seed, time.perf_counter() - started)
+    return training.tune(trainer, task, progress)
 
 
 def method_trainer(
@@ -553,7 +516,7 @@ def method_run(
 
 
 def main() -> None:
-    training.command("Train GDP's placement policy.", Args, args_from, start_arguments, train)
+    training.command("Train GDP's placement policy.", Args, AGENT, start_arguments, train)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ import torch
 from torch import nn
 
 from graphopt_agents import checkpoints
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import write_text
+from graphopt_gym.graphs.zoo.registry import graphs_in
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.search.methods import good_start
 from graphopt_gym.search.solve import Evaluator
@@ -432,6 +433,103 @@ def check_flags(owner: Any) -> None:
             raise InputError(f"{one.name} is {getattr(owner, one.name)!r}; give true or false")
 
 
+def args_from(args_class: type[Any], agent: str, given: dict[str, Any]) -> Any:
+    """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
+    known = [one.name for one in dataclasses.fields(args_class)]
+    for name in given:
+        if name not in known:
+            raise unknown_name(f"argument of {agent}", name, known)
+    return args_class(**given)
+
+
+def part_of(args: Any, config_class: type[Any]) -> Any:
+    """The fields of ``args`` that are those of a network's configuration."""
+    return config_class(**{one.name: getattr(args, one.name) for one in dataclasses.fields(config_class)})
+
+
+def as_json(args: Any) -> dict[str, Any]:
+    """As JSON has it: lists in place of tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(args)))
+
+
+def list_graphs(args: Any, default_clusters: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+    """Makes ``graphs`` and ``clusters`` of frozen arguments tuples of names: splits become their graphs' names.
+
+    Raises:
+        InputError: no graph, or neither one cluster nor one for each graph.
+    """
+    for name in ("graphs", "clusters"):
+        object.__setattr__(args, name, names(name, getattr(args, name)))
+    if not args.graphs:
+        raise InputError("graphs is an empty list; name at least one graph")
+    object.__setattr__(args, "graphs", graphs_in(args.graphs))
+    if not args.clusters:
+        object.__setattr__(args, "clusters", default_clusters(args.graphs))
+    if len(args.clusters) not in (1, len(args.graphs)):
+        raise InputError(
+            f"clusters has {len(args.clusters)} entries for {len(args.graphs)} graphs; give one, or one for each"
+        )
+
+
+def each_cluster(args: Any) -> tuple[str, ...]:
+    """The cluster of each graph of ``args``."""
+    clusters: tuple[str, ...] = args.clusters
+    return clusters * len(args.graphs) if len(clusters) == 1 else clusters
+
+
+def load_network(path: str | os.PathLike[str], agent: str, network_class: Any, config_class: type[Any]) -> Any:
+    """The network of a checkpoint.
+
+    Raises:
+        InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
+    """
+    kept = checkpoints.load_checkpoint(path, agent)
+    try:
+        config = config_class(**{one.name: kept.args[one.name] for one in dataclasses.fields(config_class)})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
+    network = network_class(config)
+    checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
+    return network
+
+
+def same_sizes(network: Any, config: Any, where: str | os.PathLike[str]) -> Any:
+    """The network, or InputError where it has other sizes than ``config``."""
+    if network.config != config:
+        raise InputError(f"{str(where)!r} holds a network of other sizes than the arguments name; leave them out")
+    return network
+
+
+def kept_arguments(
+    checkpoint: str | os.PathLike[str], agent: str, args_class: type[Any], updates: int, seed: int
+) -> Any:
+    """The arguments of a checkpoint, with the updates and the seed of a fine-tuning.
+
+    Raises:
+        InputError: written by another version; a negative number.
+    """
+    kept = checkpoints.load_checkpoint(checkpoint, agent)
+    try:
+        given = args_from(args_class, agent, kept.args)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
+    for name, value in (("updates", updates), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"{name} is {value!r}; give a whole number, at least 0")
+    return dataclasses.replace(given, seed=seed, **({"updates": updates} if updates else {}))
+
+
+def tune(trainer: Trainer, task: Task, progress: Progress | None) -> Solution:
+    """Train on one task for the arguments' updates; the best decision on the way."""
+    started = time.perf_counter()
+    with stop_on_interrupt() as stopped:
+        while trainer.updates < trainer.args.updates and not stopped():
+            for row in trainer.update():
+                if progress:
+                    progress(row)
+    return task.solution(f"{trainer.agent} fine-tuned", trainer.args.seed, time.perf_counter() - started)
+
+
 def names(name: str, given: Any) -> tuple[str, ...]:
     """Names in a list, or in text with commas between. Raises InputError for anything else."""
     if not isinstance(given, str | list | tuple):
@@ -440,16 +538,10 @@ def names(name: str, given: Any) -> tuple[str, ...]:
     return tuple(one for one in listed if one)
 
 
-def one_cluster_each(graphs: tuple[str, ...], clusters: tuple[str, ...]) -> None:
-    """Raise InputError unless there is one cluster, or one for each graph."""
-    if len(clusters) not in (1, len(graphs)):
-        raise InputError(f"clusters has {len(clusters)} entries for {len(graphs)} graphs; give one, or one for each")
-
-
 def command(
     description: str,
     args_class: type[Any],
-    args_from: Callable[[dict[str, Any]], Any],
+    agent: str,
     start_arguments: Callable[[str], dict[str, Any]],
     train: Callable[..., TrainResult],
 ) -> None:
@@ -470,7 +562,7 @@ def command(
         if start_from:
             sizes = start_arguments(start_from)
             given |= {name: size for name, size in sizes.items() if given[name] == parser.get_default(name)}
-        args = args_from(given)
+        args = args_from(args_class, agent, given)
         from tqdm import tqdm
 
         from graphopt_gym.report.units import format_cost
