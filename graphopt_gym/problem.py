@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import Cluster
     from graphopt_gym.simulator.timeline import Timeline
 
+Trace = tuple[tuple[Any, ...], ...]  # a row a step, JSON-able; its columns are the task's own
+
 SOLUTION_FORMAT, SOLUTION_VERSION = "graphopt-solution", 1
 
 
@@ -56,7 +58,8 @@ class Problem(ABC):
 
     Subclasses set ``env_id`` and ``unit``, keep their constructor's arguments in ``config`` (JSON-able; a graph or
     cluster given as an object is stored by its name), and implement the methods below. A decision is an int array of
-    shape ``decision_shape``.
+    shape ``decision_shape``; or, where that is ``()``, an object of the problem's own
+    class that cannot be changed, and batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
     """
 
     env_id: ClassVar[str]
@@ -68,8 +71,10 @@ class Problem(ABC):
     decision_shape: tuple[int, ...]
 
     @abstractmethod
-    def check(self, decision: Any) -> np.ndarray:
-        """The decision as an int32 array of ``decision_shape``.
+    def check(self, decision: Any) -> Any:
+        """The decision as an int32 array of ``decision_shape``, or an object of the problem's class.
+
+        Also takes what :meth:`encode` gave.
 
         Raises:
             InputError: wrong length, type or range; the message names the first bad entry.
@@ -88,18 +93,34 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, rng: np.random.Generator) -> Any:
         """A random decision."""
 
     @abstractmethod
-    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def neighbour(self, decision: Any, rng: np.random.Generator) -> Any:
         """A copy of a decision with one random small change (the move of the local searches)."""
 
-    def crossover(self, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def crossover(self, first: Any, second: Any, rng: np.random.Generator) -> Any:
         """A decision with some entries of each of two: here each entry from either with equal chances."""
         return np.where(rng.random(first.shape) < 0.5, first, second).astype(np.int32)
 
-    def figure(self, decision: np.ndarray) -> Figure | None:
+    def encode(self, decision: Any) -> Any:
+        """A checked decision in JSON's types, as solutions store it; :meth:`check` takes it back."""
+        return decision.tolist()
+
+    def trace(self, decision: Any) -> Trace | None:
+        """How a decision that a method proposed came about, where the task records it."""
+        return None
+
+    def check_trace(self, decision: Any, trace: Trace) -> str:
+        """What is wrong with a stored trace of a checked decision; empty: it leads there."""
+        return "this task records no traces"
+
+    def page(self, decision: Any, trace: Trace | None) -> str:
+        """More on a checked decision for its HTML report, as markup; empty: nothing."""
+        return ""
+
+    def figure(self, decision: Any) -> Figure | None:
         """A picture of a checked decision, where the problem draws one beside or in place of a timeline."""
         return None
 
@@ -118,12 +139,13 @@ class Solution:
     problem: Problem
     method: str
     seed: int
-    decision: np.ndarray
+    decision: Any
     outcome: Outcome
     evaluations: int
     wall_s: float
     history: tuple[tuple[int, float, float], ...] = ()
     stopped_by: str = "finished"  # or "budget", "seconds", "interrupt"
+    trace: Trace | None = None  # how the decision came about, where the task and the method record it
 
     def row(self) -> dict[str, Any]:
         """What ``graphopt solve --json`` prints: JSON-able, ``cost`` null where invalid."""
@@ -156,8 +178,10 @@ class Solution:
             "fingerprints": self.problem.fingerprints(),
             "stopped_by": self.stopped_by,
             "history": [list(row) for row in self.history],
-            "decision": self.decision.tolist(),
+            "decision": self.problem.encode(self.decision),
         }
+        if self.trace is not None:
+            text["trace"] = [list(step) for step in self.trace]
         return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")
 
 

@@ -28,6 +28,7 @@ class EnvironmentSpec:
 
 _PLACEMENT = "graphopt_gym.envs.placement"
 _CHIPLET = "graphopt_gym.envs.chiplet"
+_REWRITE = "graphopt_gym.envs.rewrite"
 ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
     spec.env_id: spec
     for spec in (
@@ -54,6 +55,14 @@ ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
             f"{_CHIPLET}.env:ChipletPartitionEnv",
             f"{_CHIPLET}.vector:ChipletPartitionVectorEnv",
             f"{_CHIPLET}.methods",
+        ),
+        EnvironmentSpec(
+            "RewriteOrder-v0",
+            "rewriting a tensor program: which rule, where, in what order",
+            f"{_REWRITE}.problem:RewriteProblem",
+            f"{_REWRITE}.env:RewriteOrderEnv",
+            f"{_REWRITE}.vector:RewriteOrderVectorEnv",
+            f"{_REWRITE}.methods",
         ),
     )
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.problem import SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution
+from graphopt_gym.problem import SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
 from graphopt_gym.registration import make_problem
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "wall_s": (int, float),
     "problem": dict,
     "fingerprints": dict,
-    "decision": list,
+    "decision": (list, str),
 }
 
 
@@ -58,9 +58,10 @@ class StoredSolution:
     wall_s: float
     config: Mapping[str, Any]
     fingerprints: Mapping[str, str]
-    decision: np.ndarray
+    decision: Any  # an int array, or a text that the problem reads
     history: tuple[tuple[int, float, float], ...]
     stopped_by: str
+    trace: Trace | None = None
 
     def make_problem(
         self,
@@ -90,6 +91,7 @@ class StoredSolution:
             wall_s=self.wall_s,
             history=self.history,
             stopped_by=self.stopped_by,
+            trace=self.trace,
         )
 
 
@@ -127,11 +129,12 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
     if facts["valid"] and not (facts["cost"] is not None and math.isfinite(facts["cost"])):
         raise InputError(f"{where}: it says valid, but cost is {facts['cost']!r}; save the solution again")
     try:
-        decision = np.array(facts["decision"])
+        decision = facts["decision"] if isinstance(facts["decision"], str) else np.array(facts["decision"])
+        trace = tuple(tuple(step) for step in facts["trace"]) if "trace" in facts else None
         history = tuple((int(row[0]), float(row[1]), float(row[2])) for row in facts.get("history", []))
     except (TypeError, ValueError, IndexError, KeyError):
-        raise InputError(f"{where}: 'decision' or 'history' holds something else than numbers") from None
-    if decision.dtype.kind not in "iu":
+        raise InputError(f"{where}: 'decision', 'history' or 'trace' holds something else than numbers") from None
+    if isinstance(decision, np.ndarray) and decision.dtype.kind not in "iu":
         raise InputError(f"{where}: 'decision' holds {decision.dtype}, expected integers")
     return StoredSolution(
         path=path,
@@ -151,6 +154,7 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         decision=decision,
         history=history,
         stopped_by=str(facts.get("stopped_by", "finished")),
+        trace=trace,
     )
 
 
@@ -225,6 +229,9 @@ def validate(
             mismatches.append(f"metric {name}: only {'here' if name in outcome.metrics else 'stored'}")
         elif not _agree(outcome.metrics[name], stored.metrics[name]):
             mismatches.append(f"metric {name}: stored {stored.metrics[name]}, here {outcome.metrics[name]}")
+    if stored.trace is not None:
+        wrong = problem.check_trace(problem.check(stored.decision), stored.trace)
+        mismatches.extend([f"trace: {wrong}"] if wrong else [])
     mismatches.extend(outcome.reasons)
     return Validation(stored.path, stored, outcome.cost, tuple(mismatches))
 

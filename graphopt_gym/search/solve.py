@@ -63,7 +63,7 @@ class Evaluator:
         self.budget = budget
         self.seconds = seconds
         self.evaluations = 0
-        self.best: np.ndarray | None = None
+        self.best: Any = None
         self.best_cost = float("inf")
         self.best_valid = False
         self.history: list[tuple[int, float, float]] = []
@@ -106,7 +106,8 @@ class Evaluator:
         # a valid decision always beats an invalid one
         row = int(np.lexsort((costs, ~valid))[0])
         if costs[row] < self.best_cost if valid[row] == self.best_valid else valid[row]:
-            self.best = taken[row].copy()
+            best = taken[row]
+            self.best = best.copy() if isinstance(best, np.ndarray) else best  # other decisions cannot be changed
             self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
             if self.best_valid:
                 self.history.append((self.evaluations + row + 1, self.wall_s, self.best_cost))
@@ -122,7 +123,7 @@ class Evaluator:
         """(cost float64 [B], valid bool [B]) of decisions, where they are priced: the problem."""
         return self.problem.costs(decisions)
 
-    def cost(self, decision: np.ndarray) -> float:
+    def cost(self, decision: Any) -> float:
         """The cost of one decision, as :meth:`costs`."""
         return float(self.costs(np.asarray(decision)[None])[0])
 
@@ -217,12 +218,13 @@ def solve(
         problem=problem,
         method=chosen.name,
         seed=int(seed),
-        decision=evaluator.best,
+        decision=problem.check(evaluator.best),
         outcome=problem.evaluate(evaluator.best),
         evaluations=evaluator.evaluations,
         wall_s=wall_s,
         history=tuple(evaluator.history),
         stopped_by=stopped_by,
+        trace=problem.trace(evaluator.best),
     )
 
 
