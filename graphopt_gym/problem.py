@@ -58,8 +58,8 @@ class Problem(ABC):
 
     Subclasses set ``env_id`` and ``unit``, keep their constructor's arguments in ``config`` (JSON-able; a graph or
     cluster given as an object is stored by its name), and implement the methods below. A decision is an int array of
-    shape ``decision_shape``; or, where that is ``()``, an object of the problem's own
-    class that cannot be changed, and batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
+    shape ``decision_shape``; or, where that is ``()``, an object of the problem's own class that cannot be changed, and
+    batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
     """
 
     env_id: ClassVar[str]

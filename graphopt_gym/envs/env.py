@@ -35,8 +35,8 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
         return self.episodes.instance(0).problem
 
     @property
-    def decision(self) -> np.ndarray:
-        """int32, a copy: what is decided now; the class says what stands for the undecided."""
+    def decision(self) -> Any:
+        """What is decided now, int32 and a copy in most tasks; the class says what stands for the undecided."""
         return self.episodes.decision(0)
 
     def outcome(self) -> Outcome:

@@ -61,7 +61,7 @@ class Episodes(ABC, Generic[InstanceT]):
         """bool [rows, ...]: the legal actions."""
 
     @abstractmethod
-    def decision(self, row: int) -> np.ndarray:
+    def decision(self, row: int) -> Any:
         """int32, a copy: what is decided now."""
 
     @abstractmethod

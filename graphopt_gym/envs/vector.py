@@ -63,7 +63,7 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
         """The problem of a sub-environment's current episode."""
         return self.episodes.instance(row).problem
 
-    def decision(self, row: int) -> np.ndarray:
+    def decision(self, row: int) -> Any:
         """int32, a copy: what is decided in a sub-environment now; see its scalar class for the undecided."""
         return self.episodes.decision(row)
 

@@ -134,6 +134,8 @@ def _tiles(best: Solution, solutions: Sequence[Solution]) -> list[dict[str, str]
 
 
 def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
+    from markupsafe import Markup
+
     outcome, timeline = solution.outcome, solution.outcome.timeline
     cost = format_cost(outcome.cost, outcome.unit) if outcome.valid else "invalid"
     run: dict[str, Any] = {
@@ -142,6 +144,7 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
         "open": is_open,
         "gantt": None,
         "devices": [],
+        "page": Markup(solution.problem.page(solution.decision, solution.trace)),
     }
     if timeline is None:
         drawn = solution.problem.figure(solution.decision)

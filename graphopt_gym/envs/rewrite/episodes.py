@@ -1,0 +1,224 @@
+"""Rewritings in progress: the one implementation behind the scalar and the vector environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from graphopt_gym.envs.episodes import Episodes, unit_box
+from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges, positive
+from graphopt_gym.envs.rewrite.matching import Match
+from graphopt_gym.envs.rewrite.observation import (
+    MATCH_FEATURES,
+    NODE_FEATURES,
+    match_features,
+    node_features,
+    shown,
+)
+from graphopt_gym.envs.rewrite.problem import Rewritten
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROGRESS_FEATURES = {
+    "seconds": "the program's time to the original's, squashed: 0.5 as long",
+    "best": "the same of the cheapest so far",
+    "left": "share of the steps that are left",
+    "matches": "share of the current matches that are shown",
+}
+
+
+class _View(NamedTuple):
+    """What an agent sees of a program, steps and history aside, and which match each action is."""
+
+    matches: list[Match]
+    arrays: dict[str, np.ndarray]  # flat
+    shown_share: float
+
+
+class RewriteEpisodes(Episodes[Instance]):
+    """``count`` episodes on instances of a roster; see the environment for what is asked and told."""
+
+    roster: RewriteRoster
+
+    def __init__(self, roster: RewriteRoster, count: int, max_steps: int) -> None:
+        self.max_steps = positive("max_steps", max_steps)
+        super().__init__(roster, count)
+        self.action_space = spaces.Discrete(roster.max_matches + 1)
+        self.states: list[Rewritten | None] = [None] * count
+        self.views: list[_View | None] = [None] * count
+        self.steps = np.zeros(count, np.int64)
+        self.best_s = np.zeros(count)
+        self._first: dict[int, _View] = {}  # of each instance's original
+
+    def _spaces(self) -> dict[str, spaces.Space[Any]]:
+        roster = self.roster
+        self.observation_shapes = {
+            "nodes": (roster.max_nodes, len(NODE_FEATURES)),
+            "node_mask": (roster.max_nodes,),
+            "edge_index": (2, roster.max_edges),
+            "edge_operand": (roster.max_edges,),
+            "matches": (roster.max_matches, len(MATCH_FEATURES)),
+            "match_rule": (roster.max_matches,),
+            "match_roots": (roster.max_matches, 2),
+            "progress": (len(PROGRESS_FEATURES),),
+            "action_mask": (roster.max_matches + 1,),
+        }
+        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
+        boxes["node_mask"] = spaces.Box(0, 1, (roster.max_nodes,), np.int8)
+        boxes["action_mask"] = spaces.Box(0, 1, (roster.max_matches + 1,), np.int8)
+        boxes["edge_index"] = spaces.Box(-1, roster.max_nodes - 1, (2 * roster.max_edges,), np.int32)
+        boxes["match_roots"] = spaces.Box(-1, roster.max_nodes - 1, (2 * roster.max_matches,), np.int32)
+        boxes["match_rule"] = spaces.Box(-1, roster.num_rules - 1, (roster.max_matches,), np.int32)
+        return boxes
+
+    # -- episodes --------------------------------------------------------------------------------------------------
+
+    def _begin(self, rows: np.ndarray) -> None:
+        for row in rows.tolist():
+            index, instance = int(self.instance_of[row]), self.instance(row)
+            if index not in self._first:
+                self._first[index] = self._look(instance, instance.problem.original)
+            self.states[row], self.views[row] = instance.problem.original, self._first[index]
+            self.steps[row] = 0
+            self.best_s[row] = instance.original_s
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if actions.shape != rows.shape or actions.dtype.kind not in "iu":
+            raise InputError(
+                f"action has shape {actions.shape[1:]} and type {actions.dtype}, expected an integer: 0 ends, others "
+                f"are matches"
+            )
+        rewards, done, illegal = np.zeros(len(rows)), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        for at, (row, action) in enumerate(zip(rows.tolist(), actions.tolist(), strict=True)):
+            state, view = self.state(row), self._view(row)
+            self.steps[row] += 1
+            if 1 <= action <= len(view.matches):
+                after = state.apply(view.matches[action - 1])
+                rewards[at] = self._relative(row, state.cost - after.cost)
+                self.states[row], self.views[row] = after, None
+                self.best_s[row] = min(self.best_s[row], after.cost)
+            else:
+                illegal[at] = action != 0
+            done[at] = action == 0 or self.steps[row] >= self.max_steps or len(self._view(row).matches) == 0
+        return rewards, done, illegal
+
+    def _relative(self, row: int, seconds: float) -> float:
+        original_s = self.instance(row).original_s
+        return seconds / original_s if original_s > 0 else 0.0
+
+    def state(self, row: int) -> Rewritten:
+        """The program as it stands, with its matches."""
+        state = self.states[row]
+        assert state is not None
+        return state
+
+    def _view(self, row: int) -> _View:
+        view = self.views[row]
+        if view is None:
+            view = self.views[row] = self._look(self.instance(row), self.state(row))
+        return view
+
+    def _look(self, instance: Instance, state: Rewritten) -> _View:
+        roster, original_s = self.roster, instance.original_s
+        n, e = len(state.program), count_edges(state)
+        fitting = [
+            match
+            for match in state.matches
+            if n + instance.new_nodes[match.rule] <= roster.max_nodes
+            and e + instance.new_edges[match.rule] <= roster.max_edges
+        ]
+        matches = shown(fitting, roster.max_matches)
+        m = len(matches)
+        features, edges, operand = node_features(state, original_s)
+        arrays = {
+            "nodes": np.zeros((roster.max_nodes, len(NODE_FEATURES)), np.float32),
+            "node_mask": (np.arange(roster.max_nodes) < n).astype(np.int8),
+            "edge_index": np.full((2, roster.max_edges), -1, np.int32),
+            "edge_operand": np.zeros(roster.max_edges, np.float32),
+            "matches": np.zeros((roster.max_matches, len(MATCH_FEATURES)), np.float32),
+            "match_rule": np.full(roster.max_matches, -1, np.int32),
+            "match_roots": np.full((roster.max_matches, 2), -1, np.int32),
+            "action_mask": (np.arange(roster.max_matches + 1) <= m).astype(np.int8),
+        }
+        arrays["nodes"][:n] = features
+        arrays["edge_index"][:, :e] = edges
+        arrays["edge_operand"][:e] = operand
+        arrays["matches"][:m], arrays["match_rule"][:m], arrays["match_roots"][:m] = match_features(
+            state, matches, instance.grown, roster.num_rules, original_s
+        )
+        share = m / len(state.matches) if len(state.matches) else 1.0
+        return _View(matches, {name: array.ravel() for name, array in arrays.items()}, share)
+
+    def _progress(self, row: int) -> list[float]:
+        original_s = self.instance(row).original_s
+        return [
+            _against(self.state(row).cost, original_s),
+            _against(float(self.best_s[row]), original_s),
+            1.0 - min(1.0, self.steps[row] / self.max_steps),
+            self._view(row).shown_share,
+        ]
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        views = [self._view(row) for row in rows.tolist()]
+        out = {
+            name: np.stack([view.arrays[name] for view in views])
+            for name in self.observation_shapes
+            if name != "progress"
+        }
+        out["progress"] = np.array([self._progress(row) for row in rows.tolist()], np.float32)
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([self._view(row).arrays["action_mask"] for row in rows.tolist()]).astype(np.bool_)
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    def decision(self, row: int) -> TensorProgram:
+        """The program as it stands."""
+        return self.state(row).program
+
+    def reset_info(self, row: int) -> dict[str, Any]:
+        problem = self.instance(row).problem
+        return {
+            "graph": problem.graph.name,
+            "cluster": problem.cluster.name,
+            "nodes": len(problem.program),
+            "matches": len(problem.original.matches),
+            "cost": problem.original_s,
+        }
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        state = self.state(row)
+        return {
+            "program": program_text(state.program),
+            "trace": state.trace,
+            "steps": int(self.steps[row]),
+            "cost": state.cost,
+            "best_cost": float(self.best_s[row]),
+            "saved": self._relative(row, self.instance(row).original_s - state.cost),
+        }
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        view = self._look(self.instances[index], self.instances[index].problem.original)
+        return {name: view.arrays[name].reshape(shape).copy() for name, shape in self.observation_shapes.items()
+                if name != "progress"}  # fmt: skip
+
+    def figure(self, row: int) -> Figure:
+        from graphopt_gym.envs.rewrite.rendering import comparison_figure
+
+        return comparison_figure(self.instance(row).problem, self.state(row).program)
+
+    def describe(self, row: int) -> str:
+        from graphopt_gym.envs.rewrite.rendering import describe
+
+        return describe(self.state(row), self.best_s[row])
+
+
+def _against(seconds: float, original_s: float) -> float:
+    """0.5: the same; towards 1: longer."""
+    return seconds / (seconds + original_s) if seconds + original_s > 0 else 0.5

@@ -1,0 +1,121 @@
+"""What an agent sees of a program and its matches, as arrays; all floats lie in 0 to 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from graphopt_gym.envs.rewrite.matching import Match
+from graphopt_gym.envs.rewrite.patterns import Rule
+from graphopt_gym.envs.rewrite.problem import Rewritten
+from graphopt_gym.graphs.tensor_program.ops import ACTIVATIONS, OPS, Params, Shape
+
+NODE_FEATURES = {
+    "seconds": "its time to that of the whole original, square root",
+    "static": "1: it depends on weights alone and costs nothing",
+    "output": "1: a result of the program",
+    "place": "its place in topological order: 0 the first",
+    "operands": "how many tensors it reads, squashed",
+    "readers": "how many nodes read it, squashed",
+    "elements": "elements of its tensor: log2 to 32",
+    "last_axis": "size of its tensor's last axis: log2 to 16",
+    "second_axis": "size of its tensor's second axis: log2 to 16",
+    **{f"act_{act}": "1: this activation is fused into it" for act in ACTIVATIONS if act != "none"},
+    **{f"is_{op}": "1: this operator" for op in OPS},
+}
+MATCH_FEATURES = {
+    "rule": "the rule's place in the list of rules: 0 the first, 1 the last",
+    "seconds": "time of the nodes that are replaced to that of the whole original, square root",
+    "growth": "operators of the target less those of the source, 0.5: as many",
+    "multi": "1: two nodes are replaced",
+}
+_OWN = 6  # columns that depend on the program; the others on operator, parameters and shape
+_OP_COLUMN = {op: column for column, op in enumerate(OPS)}
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_features(op: str, params: Params, shape: Shape) -> tuple[float, ...]:
+    """The features of a node that depend on it alone, after the first :data:`_OWN`."""
+    out = [0.0] * (len(NODE_FEATURES) - _OWN)
+    out[0] = min(1.0, math.log2(1 + math.prod(shape)) / 32)
+    out[1] = min(1.0, math.log2(shape[-1]) / 16) if shape and shape[-1] else 0.0
+    out[2] = min(1.0, math.log2(shape[1]) / 16) if len(shape) > 1 and shape[1] else 0.0
+    names = list(OPS[op].params)
+    acts = [act for act in ACTIVATIONS if act != "none"]
+    if "act" in names and params[names.index("act")] != "none":
+        out[3 + acts.index(params[names.index("act")])] = 1.0
+    out[3 + len(acts) + _OP_COLUMN[op]] = 1.0
+    return tuple(out)
+
+
+def node_features(state: Rewritten, original_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features float32 [n, F], edges int32 [2, e], operand places float32 [e]) of a program in its order.
+
+    An edge is an operand: an operator that reads a tensor twice has two. Its place is 0 for the first operand, 1 for
+    the last.
+    """
+    program = state.program
+    nodes, position = program.nodes, program.position
+    own = [nodes[node] for node in program.order]
+    n = len(own)
+    features = np.empty((n, len(NODE_FEATURES)), np.float32)
+    features[:, _OWN:] = [_kind_features(one.op, one.params, one.shape) for one in own]
+    seconds = state.node_costs
+    features[:, 0] = np.sqrt([share(seconds.get(node, 0.0), original_s) for node in program.order])
+    features[:, 1] = [program.is_static(node) for node in program.order]
+    features[:, 2] = 0.0
+    features[[position[output] for output in program.outputs], 2] = 1.0
+    features[:, 3] = np.arange(n) / max(1, n - 1)
+    operands = np.array([len(one.inputs) for one in own])
+    sources = np.array([position[source] for one in own for source in one.inputs], np.int32)
+    readers = np.bincount(sources, minlength=n)
+    features[:, 4] = operands / (1.0 + operands)
+    features[:, 5] = readers / (1.0 + readers)
+    edges = np.stack([sources, np.repeat(np.arange(n, dtype=np.int32), operands)])
+    place = np.concatenate([np.arange(count) / max(1, count - 1) for count in operands]) if n else np.zeros(0)
+    return features, edges, place.astype(np.float32)
+
+
+def share(seconds: float, original_s: float) -> float:
+    return min(1.0, seconds / original_s) if original_s > 0 else 0.0
+
+
+def match_features(
+    state: Rewritten, matches: Sequence[Match], grown: Sequence[int], rules: int, original_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features float32 [m, K], rule int32 [m], roots int32 [m, 2] as places in the program's order, -1: none)."""
+    position, seconds = state.program.position, state.node_costs
+    features = np.empty((len(matches), len(MATCH_FEATURES)), np.float32)
+    rule = np.array([match.rule for match in matches], np.int32)
+    roots = np.full((len(matches), 2), -1, np.int32)
+    for row, match in enumerate(matches):
+        roots[row, : len(match.roots)] = [position[root] for root in match.roots]
+        features[row, 1] = share(sum(seconds.get(root, 0.0) for root in match.roots), original_s)
+    features[:, 0] = rule / max(1, rules - 1)
+    features[:, 1] = np.sqrt(features[:, 1])
+    features[:, 2] = np.clip(0.5 + np.asarray(grown, np.float64)[rule] / 16, 0, 1) if len(matches) else 0.0
+    features[:, 3] = roots[:, 1] >= 0
+    return features, rule, roots
+
+
+def growth(rule: Rule) -> tuple[int, int, int]:
+    """(operators of the target less those of the source; most nodes, most edges that the target adds)."""
+    made = [one for part in rule.target if hasattr(part, "ops") for one in part.ops()]
+    source = sum(1 for part in rule.source for _ in part.ops())
+    distinct = dict.fromkeys(made)
+    return len(distinct) - source, len(distinct), sum(len(one.operands) for one in distinct)
+
+
+def shown(matches: Sequence[Match], most: int) -> list[Match]:
+    """At most ``most`` of the matches, in their order: where there are more, as evenly from each rule as it goes."""
+    if len(matches) <= most:
+        return list(matches)
+    turn: dict[int, int] = {}
+    ranked = []
+    for match in matches:
+        turn[match.rule] = turn.get(match.rule, -1) + 1
+        ranked.append((turn[match.rule], match))
+    return sorted(match for _, match in sorted(ranked)[:most])
