@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from graphopt_gym.errors import InputError as InputError
     from graphopt_gym.graphs.graph import ComputationGraph as ComputationGraph
     from graphopt_gym.graphs.io import save_graph as save_graph
+    from graphopt_gym.graphs.tensor_program import TensorProgram as TensorProgram
     from graphopt_gym.graphs.zoo import graph_names as graph_names
     from graphopt_gym.graphs.zoo import load_graph as load_graph
+    from graphopt_gym.graphs.zoo.programs import load_program as load_program
+    from graphopt_gym.graphs.zoo.programs import program_names as program_names
     from graphopt_gym.hardware.cluster import Cluster as Cluster
     from graphopt_gym.hardware.cluster import Device as Device
     from graphopt_gym.hardware.cluster import Link as Link
@@ -43,6 +46,9 @@ _LAZY = {
     "save_graph": "graphs.io",
     "load_graph": "graphs.zoo",
     "graph_names": "graphs.zoo",
+    "TensorProgram": "graphs.tensor_program",
+    "load_program": "graphs.zoo.programs",
+    "program_names": "graphs.zoo.programs",
     "Cluster": "hardware.cluster",
     "Device": "hardware.cluster",
     "Link": "hardware.cluster",

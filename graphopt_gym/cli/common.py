@@ -28,10 +28,16 @@ WIDE = 200  # columns of text that is not printed on a terminal, so that tables 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=f"An environment: {', '.join(ENVIRONMENTS)}.")]
-GraphOption = Annotated[str | None, typer.Option("--graph", "-g", help="A zoo name or a graph file.")]
+GraphOption = Annotated[
+    str | None, typer.Option("--graph", "-g", help="A zoo name or a graph file (RewriteOrder-v0: program).")
+]
 ClusterOption = Annotated[
     str | None,
-    typer.Option("--cluster", "-c", help="A cluster (ChipletPartition-v0: package) by name, or a TOML file."),
+    typer.Option(
+        "--cluster",
+        "-c",
+        help="A cluster (ChipletPartition-v0: package, RewriteOrder-v0: device) by name, or a TOML file.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

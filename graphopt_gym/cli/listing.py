@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class What(StrEnum):
     envs = "envs"
     graphs = "graphs"
+    programs = "programs"
     clusters = "clusters"
     packages = "packages"
     devices = "devices"
@@ -33,10 +34,11 @@ def list_things(
     inference: Annotated[bool, typer.Option("--inference", help="Graphs: those for partition over chips.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List environments, shipped graphs, clusters, multi-chip packages, devices, methods or agents."""
+    """List environments, shipped graphs, programs, clusters, multi-chip packages, devices, methods or agents."""
     tables = {
         What.envs: env_table,
         What.graphs: lambda: zoo_table(inference=inference),
+        What.programs: program_table,
         What.clusters: cluster_table,
         What.packages: package_table,
         What.devices: device_table,
@@ -93,6 +95,25 @@ def graph_table(graphs: Sequence[ComputationGraph], note: str = "One training st
         f"Split: by family; an environment takes a split's name ({', '.join(SPLITS)}) as its graph. Paper cluster: "
         "the number of devices in GO's table 1, as P100s.",
     )
+
+
+def program_table() -> Table:
+    """The tensor programs that can be rewritten."""
+    from graphopt_gym.envs.rewrite.cost import program_cost
+    from graphopt_gym.graphs.tensor_program import to_computation_graph
+    from graphopt_gym.graphs.zoo.programs import PROGRAMS, load_program, program_names
+
+    rows = []
+    for name in program_names():
+        program = load_program(name)
+        facts, graph = program.statistics(), to_computation_graph(program).statistics()
+        rows.append(
+            (name, PROGRAMS[name].of, facts["nodes"], facts["computed"], facts["depth"], graph["flops"],
+             graph["param_bytes"], program_cost(program), PROGRAMS[name].source)
+        )  # fmt: skip
+    columns = ["program", "kind", "nodes", "ops", "depth", "work_flops", "parameters_bytes", "t4_s", "source"]
+    note = "For RewriteOrder-v0, as --graph. T4: the sum of operator times, simulated by the cost model."
+    return _table("Programs", columns, rows, note)
 
 
 def cluster_table() -> Table:

@@ -24,7 +24,7 @@ def changed(before: TensorProgram, after: TensorProgram) -> tuple[set[int], set[
     """(nodes of ``before`` that are gone, nodes of ``after`` that are new).
 
     A node stays where the other program has one with the same operator, parameters and shape, that reads the same
-    constants and, beside them, results of the same operators and shapes. Ids do not matter.
+    constants and, beside them, tensors of the same shapes. Ids do not matter.
     """
     keys = [{node: _key(program, node) for node in program.order} for program in (before, after)]
     found = []
@@ -43,7 +43,7 @@ def changed(before: TensorProgram, after: TensorProgram) -> tuple[set[int], set[
 def _key(program: TensorProgram, node: int) -> tuple[Any, ...]:
     def of_operand(source: int) -> Any:
         op, params, _, shape = program.nodes[source]
-        return _constant(program, source) if program.is_static(source) else (op, params if op == "input" else (), shape)
+        return _constant(program, source) if program.is_static(source) or op == "input" else shape
 
     op, params, inputs, shape = program.nodes[node]
     return op, params, shape, tuple(map(of_operand, inputs))
