@@ -135,7 +135,7 @@ class RewriteEpisodes(Episodes[Instance]):
         matches = shown(fitting, roster.max_matches)
         m = len(matches)
         features, edges, operand = node_features(state, original_s)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "nodes": np.zeros((roster.max_nodes, len(NODE_FEATURES)), np.float32),
             "node_mask": (np.arange(roster.max_nodes) < n).astype(np.int8),
             "edge_index": np.full((2, roster.max_edges), -1, np.int32),

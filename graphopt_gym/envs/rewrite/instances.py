@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from graphopt_gym.envs.rewrite.observation import growth
-from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, load_target
+from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten, load_target
 from graphopt_gym.envs.roster import Roster, Shared, padded_size
 from graphopt_gym.errors import InputError
 from graphopt_gym.hardware.cluster import Cluster, Device
@@ -33,9 +33,9 @@ class Instance:
         return self.problem.original_s
 
 
-def count_edges(state: object) -> int:
+def count_edges(state: Rewritten) -> int:
     """Operands of all nodes of a program."""
-    return sum(len(node.inputs) for node in state.program.nodes.values())  # type: ignore[attr-defined]
+    return sum([len(node.inputs) for node in state.program.nodes.values()])
 
 
 _shared: Shared[Instance] = Shared()

@@ -64,7 +64,7 @@ def node_features(state: Rewritten, original_s: float) -> tuple[np.ndarray, np.n
     features = np.empty((n, len(NODE_FEATURES)), np.float32)
     features[:, _OWN:] = [_kind_features(one.op, one.params, one.shape) for one in own]
     seconds = state.node_costs
-    features[:, 0] = np.sqrt([share(seconds.get(node, 0.0), original_s) for node in program.order])
+    features[:, 0] = _root_share([seconds.get(node, 0.0) for node in program.order], original_s)
     features[:, 1] = [program.is_static(node) for node in program.order]
     features[:, 2] = 0.0
     features[[position[output] for output in program.outputs], 2] = 1.0
@@ -75,12 +75,14 @@ def node_features(state: Rewritten, original_s: float) -> tuple[np.ndarray, np.n
     features[:, 4] = operands / (1.0 + operands)
     features[:, 5] = readers / (1.0 + readers)
     edges = np.stack([sources, np.repeat(np.arange(n, dtype=np.int32), operands)])
-    place = np.concatenate([np.arange(count) / max(1, count - 1) for count in operands]) if n else np.zeros(0)
+    first = np.cumsum(operands) - operands
+    place = (np.arange(len(sources)) - np.repeat(first, operands)) / np.repeat(np.maximum(1, operands - 1), operands)
     return features, edges, place.astype(np.float32)
 
 
-def share(seconds: float, original_s: float) -> float:
-    return min(1.0, seconds / original_s) if original_s > 0 else 0.0
+def _root_share(seconds: Sequence[float], original_s: float) -> np.ndarray:
+    times = np.asarray(seconds, np.float64)
+    return np.sqrt(np.minimum(1.0, times / original_s)) if original_s > 0 else np.zeros(len(times))
 
 
 def match_features(
@@ -88,16 +90,17 @@ def match_features(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(features float32 [m, K], rule int32 [m], roots int32 [m, 2] as places in the program's order, -1: none)."""
     position, seconds = state.program.position, state.node_costs
-    features = np.empty((len(matches), len(MATCH_FEATURES)), np.float32)
+    features = np.zeros((len(matches), len(MATCH_FEATURES)), np.float32)
     rule = np.array([match.rule for match in matches], np.int32)
     roots = np.full((len(matches), 2), -1, np.int32)
-    for row, match in enumerate(matches):
-        roots[row, : len(match.roots)] = [position[root] for root in match.roots]
-        features[row, 1] = share(sum(seconds.get(root, 0.0) for root in match.roots), original_s)
-    features[:, 0] = rule / max(1, rules - 1)
-    features[:, 1] = np.sqrt(features[:, 1])
-    features[:, 2] = np.clip(0.5 + np.asarray(grown, np.float64)[rule] / 16, 0, 1) if len(matches) else 0.0
-    features[:, 3] = roots[:, 1] >= 0
+    if matches:
+        pairs = [match.roots if len(match.roots) == 2 else (match.roots[0], -1) for match in matches]
+        roots[:] = [(position[first], position.get(second, -1)) for first, second in pairs]
+        times = [seconds.get(first, 0.0) + seconds.get(second, 0.0) for first, second in pairs]
+        features[:, 0] = rule / max(1, rules - 1)
+        features[:, 1] = _root_share(times, original_s)
+        features[:, 2] = np.clip(0.5 + np.asarray(grown, np.float64)[rule] / 16, 0, 1)
+        features[:, 3] = roots[:, 1] >= 0
     return features, rule, roots
 
 
