@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COSTS = ("sum", "simulated")
-RELATIVE_ERROR = 1e-8  # of float64 outputs, to the largest; the rules' rounding stays below 1e-11 on the networks
+RELATIVE_ERROR = 1e-8  # of float64 outputs, to the largest; room for rounding through hundreds of operators
 TORCH_FLOPS = 1e8  # programs with more work are executed by torch, where it is installed
 MOST_WALK = 20  # rewrites in a random decision
 

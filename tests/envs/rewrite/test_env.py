@@ -242,7 +242,7 @@ def test_vector__agrees_with_sync(mode):
 
 
 def small():
-    """What saves most takes two steps, the first of which saves nothing: three products of one input."""
+    """Products that can be merged, and activations that can be fused into them."""
     return parse_program(
         '"small"\nx = input(name="x", shape=(8, 64))\n'
         'a = matmul(x, weight(name="a", shape=(64, 64)))\nb = matmul(x, weight(name="b", shape=(64, 64)))\n'
