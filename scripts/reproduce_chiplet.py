@@ -67,8 +67,8 @@ BERT = "bert_primitive"
 GRAPHS = (*SPLITS["inference_test"], BERT)
 CALLS = 2_000  # evaluations of a run
 SEEDS = (0, 1, 2)
-SECONDS = {BERT: 30.0}  # of the runs that are compared at equal seconds
-OTHER_SECONDS = 5.0
+SECONDS = {BERT: 20.0}  # of the runs that are compared at equal seconds
+OTHER_SECONDS = 2.0
 TUNING_CALLS = CALLS // 20
 ZERO_SHOT_CALLS = 20
 TUNING = {"samples": 10}
@@ -116,7 +116,7 @@ METHODS: dict[str, tuple[Callable[[], Run] | None, bool]] = {
 }
 PRETRAINED = ("zero_shot", "tuned", "tuned_long")
 ABLATIONS = ("rl_paper", "rl_no_search", "rl_no_relaxed", "rl_paper_no_solver", "rl_no_solver")
-ABLATED = ("densenet63_b2", "gnmt_l2_t2_b1", "bert_base_b1", "gmlp_tiny_b1", "unet_w32_b1", BERT)
+ABLATED = ("densenet63_b2", "gnmt_l2_t2_b1", "bert_base_b1", "gmlp_tiny_b1", "unet_w32_b1")
 NO_SOLVER = ("rl_paper_no_solver", "rl_no_solver")
 
 
@@ -193,7 +193,7 @@ def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Itera
     for seed in seeds:
         for name in methods:
             for graph in graphs:
-                if name in ABLATIONS and graph not in ABLATED:
+                if name in ABLATIONS and graph not in ABLATED and not (name in NO_SOLVER and graph == BERT):
                     continue
                 if seed == seeds[0] or METHODS[name][1]:
                     yield graph, name, seed
@@ -262,10 +262,12 @@ def to_reach(runs: Runs, graph: str) -> dict[str, Any]:
     for seed in SEEDS:
         mine, theirs = runs.get((graph, "tuned_long", seed)), runs.get((graph, "rl", seed))
         if not mine or not theirs or not theirs["valid"]:
-            return {"scratch": None, "tuned": None}
+            continue
         target = theirs["cost"] * (1 + ALMOST)
         scratch.append(calls_to_reach(theirs, target))
         tuned.append(calls_to_reach(mine, target))
+    if not scratch:
+        return {"scratch": None, "tuned": None}
     return {
         "scratch": float(np.mean(scratch)),
         "tuned": None if None in tuned else float(np.mean(tuned)),
@@ -366,13 +368,15 @@ def document(summary: dict[str, Any]) -> str:
     def micro(value: float | None) -> str:
         return "" if value is None else f"{value * 1e6:,.1f}" if np.isfinite(value) else "none"
 
-    def table(names: list[str]) -> list[str]:
+    def table(names: list[str], also: str | None = None) -> list[str]:
         names = [name for name in names if name in there]
+        shown = [row for row in rows if any(row[name] is not None for name in names)]
+        names = [*([also] if also else []), *names]
         lines = [
             "| graph | ops | " + " | ".join(SHOWN[name] for name in names) + " | best known | bound |",
             "|---|---|" + "---|" * (len(names) + 2),
         ]
-        for row in rows:
+        for row in shown:
             least = min((row[name] for name in names if row[name] is not None), default=np.inf)
             cells = [
                 f"**{micro(row[name])}**" if row[name] is not None and row[name] <= least * (1 + ALMOST) and
@@ -518,7 +522,7 @@ def document(summary: dict[str, Any]) -> str:
         "*The paper's*: PPO on the throughput relative to greedy's, a head that does not know where in the graph an op is",
         "but by its features, no search. *Without search*: the policy draws every partition itself.",
         "",
-        *table(["rl", "rl_paper", "rl_no_search", "rl_no_relaxed"]),
+        *table(["rl_paper", "rl_no_search", "rl_no_relaxed"], also="rl"),
         "",
         "## Without the solver",
         "",
@@ -529,6 +533,8 @@ def document(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
+        if not row["valid_share"]:
+            continue
         cells = []
         for name in NO_SOLVER:
             share = row["valid_share"].get(name)
