@@ -6,11 +6,13 @@ and e-nodes that differ only in the constants that they read are one choice.
 
 The linear program is TENSAT's (section 5.1): a binary variable an e-node, the roots' classes are picked, a picked
 e-node picks a node of every child class. Its rows are summed over the e-nodes of a class that read the same child,
-which is as right, as one e-node a class is enough, and tighter. HiGHS solves it.
+which is as right, as one e-node a class is enough, and tighter; and where every program of a class makes another, that
+is said too, which the relaxation would not know. HiGHS solves it.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ class Extraction:
         estimate: seconds that the extractor thought it costs: greedy counts shared parts once for each reader.
         bound: no program of the e-graph costs less, in seconds; None where the extractor gives none.
         gap: (cost - bound) / cost; None without a bound.
-        status: ``greedy``, ``optimal`` (within HiGHS's tolerance, ``gap``), ``time limit``, or ``original``: nothing
+        status: ``greedy``, ``shared``, ``optimal`` (within HiGHS's tolerance, ``gap``), ``time limit``, or ``original``: nothing
             cheaper than the program that the e-graph came from was found, and this is that program.
         variables: binary variables of the linear program.
     """
@@ -64,8 +66,8 @@ class Choice(NamedTuple):
 class Choices:
     """What can be picked for each class that the roots may need, constants left out, hopeless choices too.
 
-    A choice is hopeless if another of its class costs no more and needs no other class than it does, or if it needs its
-    own class.
+    A choice is hopeless if it needs its own class, or if another of its class costs no more and needs no other classes
+    than those that it cannot do without.
     """
 
     def __init__(self, saturation: Saturation) -> None:
@@ -91,11 +93,70 @@ class Choices:
                 for node in group
             ]
             options.sort(key=lambda option: (option.cost, len(option.children), option.node.serial))
-            kept: list[Choice] = []
-            for option in options:
-                if not any(other.children <= option.children for other in kept):
-                    kept.append(option)
-            self.of[cls] = kept
+            self.of[cls] = options
+        while self._drop_hopeless():
+            pass
+        self._position = {cls: place for place, cls in enumerate(self._place)}
+        self._cost_of = {id(option.node): option.cost for options in self.of.values() for option in options}
+
+    def _drop_hopeless(self) -> int:
+        """Drops hopeless choices, then classes that nothing needs any more; how many choices.
+
+        Whoever picks a choice makes all classes that it cannot do without; another choice of the class that costs no
+        more and needs none but those does as well, in whatever program.
+        """
+        order = self._order()
+        bit = {cls: 1 << place for place, cls in enumerate(order)}
+        always: dict[int, int] = {}  # class -> classes that every program of it makes, as a bit set
+        dropped = 0
+        for cls in order:
+            kept: list[tuple[Choice, int]] = []
+            common = -1
+            for option in self.of[cls]:
+                needs = makes = 0
+                for child in option.children:
+                    needs |= bit[child]
+                    makes |= always.get(child, bit[child])
+                if not any(other & ~makes == 0 for _, other in kept):
+                    kept.append((option, needs))
+                    common &= makes
+            dropped += len(self.of[cls]) - len(kept)
+            self.of[cls] = [option for option, _ in kept]
+            always[cls] = bit[cls] | (common if kept else 0)
+        self._always, self._place = always, order
+        reached = set(self._order())
+        self.of = {cls: options for cls, options in self.of.items() if cls in reached}
+        return dropped
+
+    def _order(self) -> list[int]:
+        """The classes that the roots may need, children first as far as there are no cycles."""
+        order: list[int] = []
+        seen: set[int] = set()
+        for root in self.needed:
+            if root in seen:
+                continue
+            seen.add(root)
+            stack = [(root, iter([child for option in self.of[root] for child in option.children]))]
+            while stack:
+                cls, children = stack[-1]
+                child = next((child for child in children if child not in seen), None)
+                if child is None:
+                    order.append(cls)
+                    stack.pop()
+                else:
+                    seen.add(child)
+                    stack.append((child, iter([below for option in self.of[child] for below in option.children])))
+        return order
+
+    def dominators(self, cls: int) -> list[int]:
+        """Classes that every program of a class makes, those left out that follow from others of them."""
+        rest = self._always[cls] & ~(1 << self._position[cls])
+        found = []
+        while rest:
+            nearest = self._place[rest.bit_length() - 1]
+            found.append(nearest)
+            rest &= ~(self._always[nearest] | 1 << self._position[nearest])
+        return found
 
     def _times(self, nodes: Sequence[ENode]) -> dict[int, float]:
         find, shapes, static = self.graph.find, self.graph.shapes, self.graph.static
@@ -181,6 +242,70 @@ class Choices:
         return picked, sum(value[cls][0] for cls in self.needed) * UNIT_S
 
 
+    def price(self, picked: Mapping[int, ENode]) -> float:
+        """Seconds of the program of picked e-nodes, shared parts once."""
+        return sum(self._cost_of[id(picked[cls])] for cls in self.made(picked))
+
+    def made(self, picked: Mapping[int, ENode]) -> dict[int, int]:
+        """The classes that the roots need with these e-nodes, each with how many of them read it."""
+        static = self.graph.static
+        readers = dict.fromkeys(self.needed, 1)
+        waiting = list(readers)
+        while waiting:
+            for child in set(picked[waiting.pop()].children):
+                if not static[child]:
+                    if child not in readers:
+                        readers[child] = 0
+                        waiting.append(child)
+                    readers[child] += 1
+        return readers
+
+    def shared(self, rounds: int = 30, seed: int = 0) -> dict[int, ENode]:
+        """An e-node for each class, where what several read is paid by all of them; of acyclic e-graphs only.
+
+        This is area flow, as in technology mapping (Cong, Wu, Ding, FPGA 1999): a class passes on its cost, divided by
+        the number of its readers. Who reads what is not known before it is picked: the first round starts from the
+        greedy answer; classes that it does not make are thought to be read by all classes made that could. Later rounds
+        start from the round before, and err at random. The best program of all rounds.
+        """
+        chance = random.Random(seed)
+        best, _ = self.greedy()
+        best_cost = self.price(best)
+        order = self._order()
+        could = {
+            cls: {child for option in options for child in option.children} for cls, options in self.of.items()
+        }
+        picked = best
+        for number in range(rounds):
+            made = self.made(picked)
+            readers: dict[int, float] = {}
+            for cls in made:
+                for child in could[cls]:
+                    readers[child] = readers.get(child, 0) + 1
+            if number % 2:
+                readers.update(made)
+            if number > 1:
+                readers = {cls: max(1.0, count * chance.uniform(0.5, 1.5)) for cls, count in readers.items()}
+            share: dict[int, float] = {}
+            picked = {}
+            for cls in order:
+                cost, node = min(
+                    (
+                        (option.cost + sum(share[child] for child in option.children), option.node)
+                        for option in self.of[cls]
+                    ),
+                    key=lambda entry: entry[0],
+                )
+                picked[cls] = node
+                share[cls] = cost / readers.get(cls, 1)
+            cost = self.price(picked)
+            if cost < best_cost:
+                best, best_cost = picked, cost
+            elif number % 5 == 4:
+                picked = best
+        return best
+
+
 def _finish(
     choices: Choices, program: TensorProgram, estimate: float, bound: float | None, status: str, started: float, size: int
 ) -> Extraction:
@@ -199,6 +324,17 @@ def extract_greedy(saturation: Saturation, choices: Choices | None = None) -> Ex
     choices = choices or Choices(saturation)
     picked, estimate = choices.greedy()
     return _finish(choices, choices.build(picked), estimate, None, "greedy", started, 0)
+
+
+def extract_shared(saturation: Saturation, choices: Choices | None = None, rounds: int = 30) -> Extraction:
+    """The best program of some rounds in which readers share the costs of what they read: fast, and with no bound.
+
+    On an e-graph with cycles the greedy one.
+    """
+    started = time.perf_counter()
+    choices = choices or Choices(saturation)
+    picked = choices.shared(rounds) if saturation.acyclic else choices.greedy()[0]
+    return _finish(choices, choices.build(picked), choices.price(picked), None, "shared", started, 0)
 
 
 def extract_ilp(
@@ -226,7 +362,7 @@ def extract_ilp(
     choices = choices or Choices(saturation)
     if cycle_constraints is None:
         cycle_constraints = not saturation.acyclic
-    start, _ = choices.greedy()
+    start = choices.shared() if saturation.acyclic else choices.greedy()[0]
     model = _Model(choices, cycle_constraints)
     cuts: list[list[int]] = []
     while True:
@@ -271,6 +407,9 @@ class _Model:
             for column in columns:
                 for child in self.options[column][1].children:
                     readers.setdefault(child, []).append(column)
+            for other in choices.dominators(cls):
+                if other not in readers or len(readers[other]) < len(columns):
+                    rows.append((0.0, self.columns[other] + columns, [1.0] * len(self.columns[other]) + [-1.0] * len(columns)))
             for child, reading in readers.items():
                 below = self.columns[child]
                 rows.append((0.0, below + reading, [1.0] * len(below) + [-1.0] * len(reading)))
