@@ -126,7 +126,7 @@ class EGraph:
         self._parent.append(cls)
         shapes.append(shape)
         static = self.static
-        static.append(op != "input" and all([static[child] for child in children]))
+        static.append(op != "input" and all(static[child] for child in children))
         self.by_op.append({op: [node]})
         self._users.append([])
         for child in set(children):
@@ -149,7 +149,8 @@ class EGraph:
             a, b = b, a
         self._parent[b] = a
         into, rest = self.by_op[a], self.by_op[b]
-        assert into is not None and rest is not None
+        assert into is not None
+        assert rest is not None
         for op, nodes in rest.items():
             if op in into:
                 into[op].extend(nodes)
@@ -166,7 +167,8 @@ class EGraph:
 
     def filter(self, node: ENode) -> None:
         """Takes a node out of its class. It stays known: adding it again gives its class and nothing new."""
-        assert node.alive and not node.filtered
+        assert node.alive
+        assert not node.filtered
         node.filtered = True
         parts = self.by_op[self.find(node.owner)]
         assert parts is not None
@@ -215,7 +217,7 @@ class EGraph:
                         node = keep
                     kept.append(node)
                     owner = find(node.owner)
-                    if not static[owner] and node.op != "input" and all([static[find(child)] for child in children]):
+                    if not static[owner] and node.op != "input" and all(static[find(child)] for child in children):
                         static[owner] = True
                         self._pending.append(owner)
                 # a union above may have moved this very class into another
@@ -284,7 +286,7 @@ class EGraph:
             owner = self.find(node.owner)
             if not static[owner]:
                 return True
-            return node.op != "input" and all([static[child] for child in node.children])
+            return node.op != "input" and all(static[child] for child in node.children)
 
         for cls in self.classes():
             for node in self.nodes_of(cls):

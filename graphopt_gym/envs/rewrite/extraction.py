@@ -40,8 +40,9 @@ class Extraction:
         estimate: seconds that the extractor thought it costs: greedy counts shared parts once for each reader.
         bound: no program of the e-graph costs less, in seconds; None where the extractor gives none.
         gap: (cost - bound) / cost; None without a bound.
-        status: ``greedy``, ``shared``, ``optimal`` (within HiGHS's tolerance, ``gap``), ``time limit``, or ``original``: nothing
-            cheaper than the program that the e-graph came from was found, and this is that program.
+        status: ``greedy``, ``shared``, ``optimal`` (within HiGHS's tolerance, ``gap``), ``time limit``, or
+            ``original``:
+            nothing cheaper than the program that the e-graph came from was found, and this is that program.
         variables: binary variables of the linear program.
     """
 
@@ -231,8 +232,8 @@ class Choices:
                 for price, option in zip(prices[cls], self.of[cls], strict=True):
                     below = [value.get(child) for child in option.children]
                     if all(below):
-                        total = price + sum(entry[0] for entry in below)  # type: ignore[index]
-                        found = (total, 1 + max((entry[1] for entry in below), default=0))  # type: ignore[index]
+                        total = price + sum(entry[0] for entry in below)  # type: ignore[index, misc]
+                        found = (total, 1 + max((entry[1] for entry in below), default=0))  # type: ignore[index, misc]
                         if best is None or found < best:
                             best, best_node = found, option.node
                 if best_node is not None and best is not None:
@@ -240,7 +241,6 @@ class Choices:
                     again.update(dict.fromkeys(users[cls]))
             waiting = again
         return picked, sum(value[cls][0] for cls in self.needed) * UNIT_S
-
 
     def price(self, picked: Mapping[int, ENode]) -> float:
         """Seconds of the program of picked e-nodes, shared parts once."""
@@ -272,9 +272,7 @@ class Choices:
         best, _ = self.greedy()
         best_cost = self.price(best)
         order = self._order()
-        could = {
-            cls: {child for option in options for child in option.children} for cls, options in self.of.items()
-        }
+        could = {cls: {child for option in options for child in option.children} for cls, options in self.of.items()}
         picked = best
         for number in range(rounds):
             made = self.made(picked)
@@ -307,7 +305,13 @@ class Choices:
 
 
 def _finish(
-    choices: Choices, program: TensorProgram, estimate: float, bound: float | None, status: str, started: float, size: int
+    choices: Choices,
+    program: TensorProgram,
+    estimate: float,
+    bound: float | None,
+    status: str,
+    started: float,
+    size: int,
 ) -> Extraction:
     cost, original = choices.costs.cost(program), choices.costs.cost(choices.program)
     if original <= cost:
@@ -409,14 +413,20 @@ class _Model:
                     readers.setdefault(child, []).append(column)
             for other in choices.dominators(cls):
                 if other not in readers or len(readers[other]) < len(columns):
-                    rows.append((0.0, self.columns[other] + columns, [1.0] * len(self.columns[other]) + [-1.0] * len(columns)))
+                    rows.append(
+                        (0.0, self.columns[other] + columns, [1.0] * len(self.columns[other]) + [-1.0] * len(columns))
+                    )
             for child, reading in readers.items():
                 below = self.columns[child]
                 rows.append((0.0, below + reading, [1.0] * len(below) + [-1.0] * len(reading)))
                 if cls in self.place and component.get(child) == component[cls]:
                     size = float(sizes[component[cls]])
                     rows.append(
-                        (1.0 - size, [self.place[cls], self.place[child], *reading], [1.0, -1.0, *[-size] * len(reading)])
+                        (
+                            1.0 - size,
+                            [self.place[cls], self.place[child], *reading],
+                            [1.0, -1.0, *[-size] * len(reading)],
+                        )
                     )
         self.rows = rows
 

@@ -42,7 +42,7 @@ def changed(before: TensorProgram, after: TensorProgram) -> tuple[set[int], set[
 
 def _key(program: TensorProgram, node: int) -> tuple[Any, ...]:
     def of_operand(source: int) -> Any:
-        op, params, _, shape = program.nodes[source]
+        op, _params, _, shape = program.nodes[source]
         return _constant(program, source) if program.is_static(source) or op == "input" else shape
 
     op, params, inputs, shape = program.nodes[node]

@@ -185,13 +185,13 @@ def _label(op: str, params: Params) -> bytes:
 class ProgramBuilder:
     """Builds a program, or edits one::
 
-        b = ProgramBuilder("two layers")
-        x, w = b.input("x", (1, 64)), b.weight("w", (64, 64))
-        program = b.finish([b.op("matmul", x, w, act="relu")])
+    b = ProgramBuilder("two layers")
+    x, w = b.input("x", (1, 64)), b.weight("w", (64, 64))
+    program = b.finish([b.op("matmul", x, w, act="relu")])
 
-        edit = program.edit()
-        edit.replace({old: edit.op("relu", new)})
-        program, change = edit.finish_change()
+    edit = program.edit()
+    edit.replace({old: edit.op("relu", new)})
+    program, change = edit.finish_change()
     """
 
     def __init__(self, name: str = "program", base: TensorProgram | None = None) -> None:
