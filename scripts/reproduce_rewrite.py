@@ -184,10 +184,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
                     else None,
                     "seconds": float(np.mean([run["seconds"] for run in those])),
                     "seeds": len(those),
-                    **{
-                        key: those[0].get(key)
-                        for key in KEPT
-                    },
+                    **{key: those[0].get(key) for key in KEPT},
                 }
         rows.append(row)
     return {"device": DEVICE, "rows": rows}
