@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program import TensorProgram, parse_program
-from graphopt_gym.graphs.zoo.programs import networks
+from graphopt_gym.graphs.zoo.programs import networks, small
 
-__all__ = ["PROGRAMS", "WORKLOADS", "ProgramEntry", "build_program", "load_program", "program_names"]
+__all__ = ["PROGRAMS", "WORKLOADS", "ProgramEntry", "build_program", "known_best", "load_program", "program_names"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ PROGRAMS: dict[str, ProgramEntry] = {
         {"steps": 2, "width": 8},
         {"shared": False},
     ),
+    **{
+        f"small_{build.__name__}": ProgramEntry(build, (build.__doc__ or "").strip(), of="small")
+        for build in small.SMALL
+    },
 }
 
 
@@ -102,6 +108,19 @@ def build_program(name: str, **sizes: Any) -> TensorProgram:
         return entry.build(**{**entry.sizes, **sizes})
     except TypeError as error:
         raise InputError(f"program {name!r} has no such size: {error}") from None
+
+
+def known_best(name: str) -> dict[str, Any]:
+    """The best of a small program by exhaustive search, on the T4 and with all rules.
+
+    ``original_s`` and ``best_s`` (seconds), ``programs`` (how many different ones rewrites reach), ``best`` (its text).
+
+    Raises:
+        InputError: no small program of that name.
+    """
+    if name not in program_names("small"):
+        raise unknown_name("small program", name, program_names("small"))
+    return json.loads(data_path("programs", "small.json").read_text(encoding="utf-8"))[name]
 
 
 _published = lru_cache(maxsize=None)(build_program)
