@@ -6,8 +6,7 @@ known about its tensor: its shape, and whether it is a constant (depends on weig
 
 Why not egglog: cycle filtering must veto single applications of a rule, by a map of descendants, and take single
 e-nodes out again, which egglog's rules cannot; conditions here are expressions over shapes, which egglog would have to
-call Python for at every match; and node, time and memory limits are to hold in the middle of a round. The tests compare
-the two on small programs.
+call Python for at every match; and node, time and memory limits are to hold in the middle of a round.
 """
 
 from __future__ import annotations
