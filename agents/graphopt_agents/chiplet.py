@@ -28,11 +28,9 @@ class ChipletPolicy(WholeGraphPolicy):
 
     keys = ("node_mask", "action_mask", "nodes", "edge_index", "edge_bytes", "chips")
     config_class = ChipletConfig
+    network_class = ChipletNetwork
     graph_width = 2 * len(OP_FEATURES) + len(CHIP_FEATURES)
     wrong_environment = "ChipletPolicy proposes whole partitions; give it ChipletPartition-v0 with mode='fix'"
-
-    def new_network(self) -> ChipletNetwork:
-        return ChipletNetwork(self.network_config)
 
     def graph_input(self, observation: Mapping[str, Tensor]) -> ChipletInput:
         return ChipletInput.from_observation(observation)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_agents.networks.inputs import GRAPH_WIDTH
+from graphopt_agents.training import check_share
 from graphopt_agents.whole_graph_policy import WholeGraphPolicy
-from graphopt_gym.errors import InputError
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import Instance
@@ -107,13 +107,6 @@ def mutate_placements(
     return torch.stack(rows)
 
 
-def check_share(name: str, value: Any) -> float:
-    """A number from 0 to 1. Raises InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{name} is {value!r}; give a number from 0 to 1")
-    return float(value)
-
-
 class GDPPolicy(WholeGraphPolicy):
     """The placement network as the policy of Stable-Baselines3's PPO and A2C on ``PlacementOneShot-v0``.
 
@@ -128,6 +121,7 @@ class GDPPolicy(WholeGraphPolicy):
 
     keys = _KEYS
     config_class = NetworkConfig
+    network_class = PlacementNetwork
     graph_width = GRAPH_WIDTH
     wrong_environment = "GDPPolicy places whole graphs; give it an environment of PlacementOneShot-v0"
 
@@ -146,9 +140,6 @@ class GDPPolicy(WholeGraphPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"independent": self.independent}
-
-    def new_network(self) -> PlacementNetwork:
-        return PlacementNetwork(self.network_config)
 
     def graph_input(self, observation: Mapping[str, Tensor]) -> GraphInput:
         return GraphInput.from_observation(observation)

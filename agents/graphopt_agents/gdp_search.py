@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt_agents.gdp import Blocks, check_share
+from graphopt_agents.gdp import Blocks
 from graphopt_agents.train_gdp import method_trainer
+from graphopt_agents.training import check_share
 from graphopt_gym.search.methods import annealing_from
 from graphopt_gym.search.solve import Evaluator
 

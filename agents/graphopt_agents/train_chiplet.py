@@ -36,9 +36,8 @@ import numpy as np
 import torch
 
 from graphopt_agents import training
-from graphopt_agents.gdp import check_share
 from graphopt_agents.networks.chiplet import STRAIN_POWER, ChipletConfig, ChipletInput, ChipletNetwork, relaxed_strain
-from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages
+from graphopt_agents.training import Costs, Progress, TrainResult, clipped_loss, rank_advantages
 from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
@@ -59,8 +58,10 @@ TIE = 1e-4  # share of a period that the strain makes up among the best
 
 
 @dataclass(frozen=True)
-class Args(ChipletConfig):
+class Args(training.GraphArgs, ChipletConfig):
     """What a run depends on, beside the fields of :class:`ChipletConfig`; stored with the checkpoint."""
+
+    config_class = ChipletConfig
 
     graphs: tuple[str, ...] = ("bert_base_b1",)  # names, paths, and splits of the zoo, which become their graphs' names
     clusters: tuple[str, ...] = (DEFAULT_PACKAGE,)  # packages: one for all graphs, or one for each
@@ -100,7 +101,7 @@ class Args(ChipletConfig):
         training.check_whole(self, {**least, "checkpoint_every": 1})
         training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local", "relaxed"))
         training.check_flags(self)
-        check_share("mutants", self.mutants)
+        training.check_share("mutants", self.mutants)
         if self.mutants and not self.elites:
             raise InputError(
                 f"mutants is {self.mutants} and elites is 0; mutants change elites: give some, or 0 mutants"
@@ -113,17 +114,6 @@ class Args(ChipletConfig):
         if self.advantage not in ADVANTAGES:
             raise unknown_name("advantage", self.advantage, ADVANTAGES)
 
-    def each_cluster(self) -> tuple[str, ...]:
-        """The package of each graph."""
-        return training.each_cluster(self)
-
-    def network(self) -> ChipletConfig:
-        return training.part_of(self, ChipletConfig)  # type: ignore[no-any-return]
-
-    def json(self) -> dict[str, Any]:
-        """As JSON has it: lists in place of tuples."""
-        return training.as_json(self)
-
 
 def paper_arguments() -> dict[str, Any]:
     """The arguments that follow the paper where its choices are known."""
@@ -132,7 +122,7 @@ def paper_arguments() -> dict[str, Any]:
 
 def args_from(given: dict[str, Any]) -> Args:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
-    return training.args_from(Args, AGENT, given)  # type: ignore[no-any-return]
+    return training.args_from(Trainer, given)  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True)
@@ -186,9 +176,8 @@ class Trainer(training.Trainer):
     """The state of a run, and one update of it. Give tasks with different names."""
 
     agent = AGENT
-
-    def new_network(self) -> ChipletNetwork:
-        return ChipletNetwork(self.args.network())
+    args_class = Args
+    network_class = ChipletNetwork
 
     def update(self) -> list[dict[str, Any]]:
         """One update on the next few tasks; returns a row of the learning curve for each."""
@@ -362,18 +351,7 @@ def ppo_loss(
         The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios, divergence.
     """
     log_ratio = choices.log_probs(logits) - before
-    ratio, gains = log_ratio.exp(), advantages[choices.row, choices.op]
-    count = max(1, len(choices.row))
-    gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains).sum() / count
-    log_probs = logits.log_softmax(1)
-    mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
-    with torch.no_grad():
-        measures = {
-            "entropy": float(mean_entropy),
-            "clipped_share": float(((ratio - 1).abs() > clip).float().sum() / count),
-            "divergence": float((ratio - 1 - log_ratio).sum() / count),
-        }
-    return -gain - entropy * mean_entropy, measures
+    return clipped_loss(log_ratio, advantages[choices.row, choices.op], logits.log_softmax(1), clip, entropy)
 
 
 def train(
@@ -386,32 +364,20 @@ def train(
 ) -> TrainResult:
     """Train on the graphs of ``args``; see :func:`training.run` for the other arguments.
 
-    ``start_from``: a checkpoint whose network to start from (fine-tuning); optimiser and counts start anew.
-
     Raises:
         InputError: bad arguments; what :func:`training.run` raises.
     """
 
-    def make_trainer() -> Trainer:
-        tasks = [
-            make_task(graph, package, args.memory_rule)
-            for graph, package in zip(args.graphs, args.each_cluster(), strict=True)
-        ]
-        network = None
-        if start_from is not None:
-            network = training.same_sizes(load_network(start_from), args.network(), start_from)
-        return Trainer(args, tasks, network)
+    def make_tasks() -> list[Task]:
+        pairs = zip(args.graphs, args.each_cluster(), strict=True)
+        return [make_task(graph, package, args.memory_rule) for graph, package in pairs]
 
-    return training.run(make_trainer, args, AGENT, out, resume, progress)
+    return training.run(Trainer, make_tasks, args, out, resume, progress, start_from)
 
 
 def load_network(path: str | os.PathLike[str]) -> ChipletNetwork:
-    """The network of a checkpoint.
-
-    Raises:
-        InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
-    """
-    return training.load_network(path, AGENT, ChipletNetwork, ChipletConfig)  # type: ignore[no-any-return]
+    """The network of a checkpoint, see :meth:`training.Trainer.load_network`."""
+    return Trainer.load_network(path)  # type: ignore[no-any-return]
 
 
 def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -428,8 +394,7 @@ def place(network: ChipletNetwork, task: Task, samples: int = 1, seed: int = 0) 
 
     The best of them.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
+    training.whole("samples", samples, 1)
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
@@ -473,7 +438,7 @@ def evaluate(
     Raises:
         InputError: see :func:`load_network`, :func:`make_task`.
     """
-    given = training.kept_arguments(checkpoint, AGENT, Args, updates, seed)
+    given = training.kept_arguments(Trainer, checkpoint, updates, seed)
     task = make_task(
         given.graphs[0] if graph is None else graph,
         given.clusters[0] if cluster is None else cluster,
@@ -490,9 +455,10 @@ def fine_tune(network: ChipletNetwork, task: Task, args: Args, progress: Progres
 
     The likeliest partition before the first update is evaluated too.
     """
+    started = time.perf_counter()
     trainer = Trainer(args, [task], network)
     place(network, task)
-    return training.tune(trainer, task, progress)
+    return training.tune(trainer, task, progress, started)
 
 
 def method_run(
@@ -531,7 +497,7 @@ def zero_shot_run(start_from: str | os.PathLike[str]) -> Callable[[Evaluator, np
 
 
 def main() -> None:
-    training.command("Train the policy of chiplet partition.", Args, AGENT, start_arguments, train)
+    training.command("Train the policy of chiplet partition.", Trainer, start_arguments, train)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 
 from graphopt_agents import training
-from graphopt_agents.gdp import Blocks, check_share, draw_placements, mutate_placements
+from graphopt_agents.gdp import Blocks, draw_placements, mutate_placements
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
-from graphopt_agents.training import Costs, Progress, TrainResult, rank_advantages
+from graphopt_agents.training import Costs, Progress, TrainResult, clipped_loss, rank_advantages
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
@@ -53,8 +53,10 @@ PLACE_BATCH = 4  # changed placements that are priced together when a graph is p
 
 
 @dataclass(frozen=True)
-class Args(NetworkConfig):
+class Args(training.GraphArgs, NetworkConfig):
     """What a run depends on, beside the fields of :class:`NetworkConfig`; stored with the checkpoint."""
+
+    config_class = NetworkConfig
 
     graphs: tuple[str, ...] = ("bert_base",)  # names, paths, and splits of the zoo, which become their graphs' names
     clusters: tuple[str, ...] = ()  # one for all graphs, or one for each; none: each graph's own, see own_cluster
@@ -86,9 +88,9 @@ class Args(NetworkConfig):
         training.check_whole(self, {**least, "checkpoint_every": 1})
         training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "imitation"))
         training.check_flags(self)
-        check_share("independent", self.independent)
-        check_share("mutants", self.mutants)
-        check_share("moved", self.moved)
+        training.check_share("independent", self.independent)
+        training.check_share("mutants", self.mutants)
+        training.check_share("moved", self.moved)
         if self.elites and round(self.samples * self.mutants) == self.samples:
             raise InputError(
                 f"mutants is {self.mutants}, which leaves none of {self.samples} samples to the policy; give a smaller "
@@ -98,17 +100,6 @@ class Args(NetworkConfig):
             raise unknown_name("reward", self.reward, REWARDS)
         if self.advantage not in ADVANTAGES:
             raise unknown_name("advantage", self.advantage, ADVANTAGES)
-
-    def each_cluster(self) -> tuple[str, ...]:
-        """The cluster of each graph."""
-        return training.each_cluster(self)
-
-    def network(self) -> NetworkConfig:
-        return training.part_of(self, NetworkConfig)  # type: ignore[no-any-return]
-
-    def json(self) -> dict[str, Any]:
-        """As JSON has it: lists in place of tuples."""
-        return training.as_json(self)
 
 
 def paper_arguments() -> dict[str, Any]:
@@ -128,7 +119,7 @@ def paper_arguments() -> dict[str, Any]:
 
 def args_from(given: dict[str, Any]) -> Args:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
-    return training.args_from(Args, AGENT, given)  # type: ignore[no-any-return]
+    return training.args_from(Trainer, given)  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True)
@@ -200,9 +191,8 @@ class Trainer(training.Trainer):
     """The state of a run, and one update of it. Give tasks with different names."""
 
     agent = AGENT
-
-    def new_network(self) -> PlacementNetwork:
-        return PlacementNetwork(self.args.network())
+    args_class = Args
+    network_class = PlacementNetwork
 
     def update(self) -> list[dict[str, Any]]:
         """One update on the next few tasks; returns a row of the learning curve for each."""
@@ -311,17 +301,7 @@ def ppo_loss(
         The loss, and measures for the learning curve: mean entropy of a group, share of clipped ratios, divergence.
     """
     log_probs = logits.log_softmax(-1)
-    log_ratio = log_probs.gather(1, actions) - before
-    ratio = log_ratio.exp()
-    gain = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
-    mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
-    with torch.no_grad():
-        measures = {
-            "entropy": float(mean_entropy),
-            "clipped_share": float(((ratio - 1).abs() > clip).float().mean()),
-            "divergence": float((ratio - 1 - log_ratio).mean()),
-        }
-    return -gain - entropy * mean_entropy, measures
+    return clipped_loss(log_probs.gather(1, actions) - before, advantages, log_probs, clip, entropy)
 
 
 def train(
@@ -334,32 +314,20 @@ def train(
 ) -> TrainResult:
     """Train on the graphs of ``args``; see :func:`training.run` for the other arguments.
 
-    ``start_from``: a checkpoint whose network to start from (fine-tuning); optimiser and counts start anew.
-
     Raises:
         InputError: bad arguments; what :func:`training.run` raises; a cluster that the network cannot serve.
     """
 
-    def make_trainer() -> Trainer:
-        tasks = [
-            make_task(graph, cluster, args.grouping)
-            for graph, cluster in zip(args.graphs, args.each_cluster(), strict=True)
-        ]
-        network = None
-        if start_from is not None:
-            network = training.same_sizes(load_network(start_from), args.network(), start_from)
-        return Trainer(args, tasks, network)
+    def make_tasks() -> list[Task]:
+        pairs = zip(args.graphs, args.each_cluster(), strict=True)
+        return [make_task(graph, cluster, args.grouping) for graph, cluster in pairs]
 
-    return training.run(make_trainer, args, AGENT, out, resume, progress)
+    return training.run(Trainer, make_tasks, args, out, resume, progress, start_from)
 
 
 def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
-    """The network of a checkpoint.
-
-    Raises:
-        InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
-    """
-    return training.load_network(path, AGENT, PlacementNetwork, NetworkConfig)  # type: ignore[no-any-return]
+    """The network of a checkpoint, see :meth:`training.Trainer.load_network`."""
+    return Trainer.load_network(path)  # type: ignore[no-any-return]
 
 
 def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -379,8 +347,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
 
     The best of them.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise InputError(f"samples is {samples!r}; give a whole number, at least 1")
+    training.whole("samples", samples, 1)
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -457,7 +424,7 @@ def evaluate(
     Raises:
         InputError: see :func:`load_network`, :func:`make_task`.
     """
-    given = training.kept_arguments(checkpoint, AGENT, Args, updates, seed)
+    given = training.kept_arguments(Trainer, checkpoint, updates, seed)
     graph = given.graphs[0] if graph is None else graph
     if cluster is None:
         trained = dict(zip(reversed(given.graphs), reversed(given.each_cluster()), strict=True))
@@ -475,9 +442,10 @@ def fine_tune(network: PlacementNetwork, task: Task, args: Args, progress: Progr
 
     The likeliest placement before the first update is evaluated too.
     """
+    started = time.perf_counter()
     trainer = Trainer(args, [task], network)
     place(network, task)
-    return training.tune(trainer, task, progress)
+    return training.tune(trainer, task, progress, started)
 
 
 def method_trainer(
@@ -516,7 +484,7 @@ def method_run(
 
 
 def main() -> None:
-    training.command("Train GDP's placement policy.", Args, AGENT, start_arguments, train)
+    training.command("Train GDP's placement policy.", Trainer, start_arguments, train)
 
 
 if __name__ == "__main__":

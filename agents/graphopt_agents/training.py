@@ -43,6 +43,28 @@ Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, â
 Progress = Callable[[dict[str, Any]], None]
 
 
+class GraphArgs:
+    """What the arguments of a run share: frozen dataclasses with ``graphs`` and ``clusters``, and the fields of the
+    network's configuration, ``config_class``, among theirs."""
+
+    config_class: ClassVar[type[Any]]
+    graphs: tuple[str, ...]
+    clusters: tuple[str, ...]
+
+    def each_cluster(self) -> tuple[str, ...]:
+        """The cluster of each graph."""
+        return self.clusters * len(self.graphs) if len(self.clusters) == 1 else self.clusters
+
+    def network(self) -> Any:
+        """The configuration of the network."""
+        names = [one.name for one in dataclasses.fields(self.config_class)]
+        return self.config_class(**{name: getattr(self, name) for name in names})
+
+    def json(self) -> dict[str, Any]:
+        """As JSON has it: lists in place of tuples."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[call-overload]
+
+
 @dataclass(kw_only=True)
 class Task:
     """One graph on one cluster, and what a run knows of it."""
@@ -150,10 +172,13 @@ class _Starts(Evaluator):
 class Trainer(ABC):
     """The state of a run. Give tasks with different names.
 
-    ``args`` has ``seed``, ``learning_rate``, ``graphs_per_update``, ``updates``, ``checkpoint_every`` and ``json()``.
+    ``args`` is a :class:`GraphArgs` with ``seed``, ``learning_rate``, ``graphs_per_update``, ``updates`` and
+    ``checkpoint_every``.
     """
 
     agent: ClassVar[str]
+    args_class: ClassVar[type[Any]]
+    network_class: ClassVar[type[Any]]  # made of the configuration, which it keeps as ``config``
 
     def __init__(self, args: Any, tasks: Sequence[Any], network: nn.Module | None = None) -> None:
         if not tasks:
@@ -167,7 +192,7 @@ class Trainer(ABC):
         if network is None:
             with torch.random.fork_rng(devices=[]):  # a caller's own random numbers stay as they are
                 torch.manual_seed(args.seed)
-                network = self.new_network()
+                network = self.network_class(args.network())
         self.network: Any = network
         self.optimizer = torch.optim.Adam(network.parameters(), lr=args.learning_rate)
         self.generator = torch.Generator().manual_seed(args.seed)
@@ -178,9 +203,22 @@ class Trainer(ABC):
         self.started = time.perf_counter()
         self.curve: list[dict[str, Any]] = []
 
-    @abstractmethod
-    def new_network(self) -> nn.Module:
-        """A network as the arguments say, its weights drawn by torch's generator."""
+    @classmethod
+    def load_network(cls, path: str | os.PathLike[str]) -> Any:
+        """The network of a checkpoint.
+
+        Raises:
+            InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
+        """
+        kept = checkpoints.load_checkpoint(path, cls.agent)
+        config_class = cls.args_class.config_class
+        try:
+            config = config_class(**{one.name: kept.args[one.name] for one in dataclasses.fields(config_class)})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
+        network = cls.network_class(config)
+        checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
+        return network
 
     @abstractmethod
     def update(self) -> list[dict[str, Any]]:
@@ -285,38 +323,47 @@ class TrainResult:
 
 
 def run(
-    make_trainer: Callable[[], Trainer],
+    trainer_class: type[Trainer],
+    make_tasks: Callable[[], Sequence[Task]],
     args: Any,
-    agent: str,
     out: str | os.PathLike[str] | None,
     resume: bool,
     progress: Progress | None,
+    start_from: str | os.PathLike[str] | None,
 ) -> TrainResult:
     """Train for ``args.updates`` updates.
 
     Args:
-        make_trainer: called once the folder and the arguments are known to be good.
+        make_tasks: called once the folder and the arguments are known to be good.
         args: the run's arguments.
-        agent: the trainer's.
         out: folder of the run: ``checkpoint.pt``, ``curve.csv``, ``curve.json`` and one solution a task; None:
             nothing is written.
         resume: go on with the run in ``out``, exactly, up to ``args.updates``.
         progress: called with each row of the curve.
+        start_from: a checkpoint whose network to start from (fine-tuning); optimiser and counts start anew.
 
     Ctrl-C ends the run after the update under way, with everything written; a second one at once.
 
     Raises:
         InputError: a folder that cannot be written, holds a run already, or another one; a checkpoint that cannot be
-            read.
+            read, or whose network has other sizes than ``args``.
     """
     folder = None if out is None else checkpoints.run_folder(out, resume)
     kept = None
     if resume:
         if folder is None:
             raise InputError("resume needs the folder of the run; give --out")
-        kept = checkpoints.load_checkpoint(folder, agent)
+        kept = checkpoints.load_checkpoint(folder, trainer_class.agent)
         checkpoints.same_arguments(args.json(), kept.args, str(folder), FREE_ARGUMENTS)
-    trainer = make_trainer()
+    tasks = make_tasks()
+    network = None
+    if start_from is not None:
+        network = trainer_class.load_network(start_from)
+        if network.config != args.network():
+            raise InputError(
+                f"{str(start_from)!r} holds a network of other sizes than the arguments name; leave them out"
+            )
+    trainer = trainer_class(args, tasks, network)
     if kept is not None:
         if kept.facts.get("fingerprints") != trainer.fingerprints():
             raise InputError(f"{str(folder)!r} was trained on other graphs, clusters or op times; use another folder")
@@ -337,7 +384,7 @@ def run(
         if folder is not None:
             save(folder, trainer)
     return TrainResult(
-        agent, args, trainer.network, trainer.tasks, trainer.curve, trainer.updates, trainer.evaluations,
+        trainer.agent, args, trainer.network, trainer.tasks, trainer.curve, trainer.updates, trainer.evaluations,
         trainer.wall_s, interrupted,
     )  # fmt: skip
 
@@ -371,6 +418,33 @@ def rank_advantages(rewards: np.ndarray) -> np.ndarray:
     middle = np.cumsum(counts) - (counts + 1) / 2  # mean of the ranks 0.. that equal rewards share
     centred = middle[inverse] - (len(rewards) - 1) / 2
     return centred * (2 * math.sqrt(3) / max(1, len(rewards) - 1))
+
+
+def clipped_loss(
+    log_ratio: torch.Tensor, gains: torch.Tensor, log_probs: torch.Tensor, clip: float, entropy: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """PPO's loss with one clipped ratio for each choice, and the entropy bonus.
+
+    Args:
+        log_ratio: of new to old probability of each choice; none: the bonus alone.
+        gains: the advantage of each, of a shape that goes with it.
+        log_probs: float32 [ops, chips], of the network now.
+
+    Returns:
+        The loss, and measures for the learning curve: mean entropy of an op, share of clipped ratios,
+        divergence.
+    """
+    ratio = log_ratio.exp()
+    count = max(1, log_ratio.numel())
+    gain = torch.min(ratio * gains, ratio.clamp(1 - clip, 1 + clip) * gains).sum() / count
+    mean_entropy = -(log_probs.exp() * log_probs).sum(1).mean()
+    with torch.no_grad():
+        measures = {
+            "entropy": float(mean_entropy),
+            "clipped_share": float(((ratio - 1).abs() > clip).float().sum() / count),
+            "divergence": float((ratio - 1 - log_ratio).sum() / count),
+        }
+    return -gain - entropy * mean_entropy, measures
 
 
 @contextlib.contextmanager
@@ -412,9 +486,14 @@ def _tensorboard(folder: Path | None, update: int) -> contextlib.AbstractContext
 def check_whole(owner: Any, least: dict[str, int]) -> None:
     """Raise InputError for the first of a dataclass's fields that is no whole number of at least its limit."""
     for name, low in least.items():
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise InputError(f"{name} is {value!r}; give a whole number, at least {low}")
+        whole(name, getattr(owner, name), low)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least``. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
+    return value
 
 
 def check_numbers(owner: Any, above: Sequence[str], at_least: Sequence[str]) -> None:
@@ -433,23 +512,20 @@ def check_flags(owner: Any) -> None:
             raise InputError(f"{one.name} is {getattr(owner, one.name)!r}; give true or false")
 
 
-def args_from(args_class: type[Any], agent: str, given: dict[str, Any]) -> Any:
+def check_share(name: str, value: Any) -> float:
+    """A number from 0 to 1. Raises InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{name} is {value!r}; give a number from 0 to 1")
+    return float(value)
+
+
+def args_from(trainer_class: type[Trainer], given: dict[str, Any]) -> Any:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
-    known = [one.name for one in dataclasses.fields(args_class)]
+    known = [one.name for one in dataclasses.fields(trainer_class.args_class)]
     for name in given:
         if name not in known:
-            raise unknown_name(f"argument of {agent}", name, known)
-    return args_class(**given)
-
-
-def part_of(args: Any, config_class: type[Any]) -> Any:
-    """The fields of ``args`` that are those of a network's configuration."""
-    return config_class(**{one.name: getattr(args, one.name) for one in dataclasses.fields(config_class)})
-
-
-def as_json(args: Any) -> dict[str, Any]:
-    """As JSON has it: lists in place of tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(args)))
+            raise unknown_name(f"argument of {trainer_class.agent}", name, known)
+    return trainer_class.args_class(**given)
 
 
 def list_graphs(args: Any, default_clusters: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
@@ -471,46 +547,15 @@ def list_graphs(args: Any, default_clusters: Callable[[tuple[str, ...]], tuple[s
         )
 
 
-def each_cluster(args: Any) -> tuple[str, ...]:
-    """The cluster of each graph of ``args``."""
-    clusters: tuple[str, ...] = args.clusters
-    return clusters * len(args.graphs) if len(clusters) == 1 else clusters
-
-
-def load_network(path: str | os.PathLike[str], agent: str, network_class: Any, config_class: type[Any]) -> Any:
-    """The network of a checkpoint.
-
-    Raises:
-        InputError: see :func:`checkpoints.load_checkpoint`; weights that do not fit its arguments.
-    """
-    kept = checkpoints.load_checkpoint(path, agent)
-    try:
-        config = config_class(**{one.name: kept.args[one.name] for one in dataclasses.fields(config_class)})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
-    network = network_class(config)
-    checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
-    return network
-
-
-def same_sizes(network: Any, config: Any, where: str | os.PathLike[str]) -> Any:
-    """The network, or InputError where it has other sizes than ``config``."""
-    if network.config != config:
-        raise InputError(f"{str(where)!r} holds a network of other sizes than the arguments name; leave them out")
-    return network
-
-
-def kept_arguments(
-    checkpoint: str | os.PathLike[str], agent: str, args_class: type[Any], updates: int, seed: int
-) -> Any:
+def kept_arguments(trainer_class: type[Trainer], checkpoint: str | os.PathLike[str], updates: int, seed: int) -> Any:
     """The arguments of a checkpoint, with the updates and the seed of a fine-tuning.
 
     Raises:
         InputError: written by another version; a negative number.
     """
-    kept = checkpoints.load_checkpoint(checkpoint, agent)
+    kept = checkpoints.load_checkpoint(checkpoint, trainer_class.agent)
     try:
-        given = args_from(args_class, agent, kept.args)
+        given = args_from(trainer_class, kept.args)
     except (InputError, TypeError) as error:
         raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
     for name, value in (("updates", updates), ("seed", seed)):
@@ -519,9 +564,8 @@ def kept_arguments(
     return dataclasses.replace(given, seed=seed, **({"updates": updates} if updates else {}))
 
 
-def tune(trainer: Trainer, task: Task, progress: Progress | None) -> Solution:
-    """Train on one task for the arguments' updates; the best decision on the way."""
-    started = time.perf_counter()
+def tune(trainer: Trainer, task: Task, progress: Progress | None, started: float) -> Solution:
+    """Train on one task for the arguments' updates; the best decision on the way, and the seconds since ``started``."""
     with stop_on_interrupt() as stopped:
         while trainer.updates < trainer.args.updates and not stopped():
             for row in trainer.update():
@@ -540,14 +584,13 @@ def names(name: str, given: Any) -> tuple[str, ...]:
 
 def command(
     description: str,
-    args_class: type[Any],
-    agent: str,
+    trainer_class: type[Trainer],
     start_arguments: Callable[[str], dict[str, Any]],
     train: Callable[..., TrainResult],
 ) -> None:
     """``python -m graphopt_agents.train_â€¦``: an option for each argument, a bar, the result in a line a task."""
     parser = argparse.ArgumentParser(description=description)
-    for entry in dataclasses.fields(args_class):
+    for entry in dataclasses.fields(trainer_class.args_class):
         kind: Any = {"int": int, "float": float}.get(str(entry.type), str)
         if entry.type == "bool":
             kind = {"true": True, "false": False}.__getitem__
@@ -562,7 +605,7 @@ def command(
         if start_from:
             sizes = start_arguments(start_from)
             given |= {name: size for name, size in sizes.items() if given[name] == parser.get_default(name)}
-        args = args_from(args_class, agent, given)
+        args = args_from(trainer_class, given)
         from tqdm import tqdm
 
         from graphopt_gym.report.units import format_cost

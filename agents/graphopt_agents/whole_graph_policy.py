@@ -63,6 +63,7 @@ class WholeGraphPolicy(ActorCriticPolicy):
 
     keys: ClassVar[tuple[str, ...]]  # of the observation, all of what the network sees
     config_class: ClassVar[type[Any]]
+    network_class: ClassVar[type[Any]]  # made of the configuration
     graph_width: ClassVar[int]  # of graph_features
     wrong_environment: ClassVar[str]
 
@@ -89,10 +90,6 @@ class WholeGraphPolicy(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **unused)
 
     @abstractmethod
-    def new_network(self) -> nn.Module:
-        """A network of ``network_config``."""
-
-    @abstractmethod
     def graph_input(self, observation: Mapping[str, Tensor]) -> Any:
         """What the network takes, from one observation; it has ``num_groups`` or ``num_ops`` rows."""
 
@@ -111,7 +108,7 @@ class WholeGraphPolicy(ActorCriticPolicy):
         return (log_probs - (-uniform.log()).log()).argmax(2)
 
     def _build(self, lr_schedule: Any) -> None:
-        self.network = self.new_network()
+        self.network = self.network_class(self.network_config)
         self.value_net = nn.Sequential(  # type: ignore[assignment]
             nn.Linear(self.graph_width, 32), nn.Tanh(), nn.Linear(32, 1)
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from graphopt_agents.networks.inputs import waves_of
 from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.errors import InputError
@@ -133,9 +134,9 @@ class ChipletNetwork(nn.Module):
     def forward(self, graph: ChipletInput) -> Tensor:
         count, waves = graph.num_chips, self.config.waves
         package = graph.chips.mean(0).expand(graph.num_ops, -1)
-        features = torch.cat([graph.nodes, *_waves(graph.nodes[:, PLACE_COLUMNS], waves), package], dim=1)
+        features = torch.cat([graph.nodes, *waves_of(graph.nodes[:, PLACE_COLUMNS], waves), package], dim=1)
         state = self.graph(features, graph.edge_index, graph.edge_bytes)
-        key = self.key(torch.cat([graph.chips, *_waves(graph.chips[:, PLACE, None], waves)], dim=1))
+        key = self.key(torch.cat([graph.chips, *waves_of(graph.chips[:, PLACE, None], waves)], dim=1))
         work, held, centres = graph.work(), graph.held(), graph.centres()
         speed = graph.chips[:, SPEED] / graph.chips[:, SPEED].sum()
         before = graph.nodes[:, WORK_BEFORE]
@@ -211,12 +212,6 @@ def _ratio(squashed: Tensor) -> Tensor:
     """x of x / (1 + x)."""
     squashed = squashed.clamp(max=1 - 1e-6)
     return squashed / (1 - squashed)
-
-
-def _waves(places: Tensor, count: int) -> list[Tensor]:
-    """Sines and cosines of places float32 [*, P] at ``count`` frequencies."""
-    angles = [math.pi * 2**wave * places for wave in range(count)]
-    return [wave for angle in angles for wave in (angle.sin(), angle.cos())]
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

@@ -86,10 +86,8 @@ class GraphInput:
         if not use_times:
             nodes = nodes.clone()
             nodes[:, TIME_COLUMNS] = 0
-        places = nodes[:, PLACE_COLUMNS]
-        angles = [math.pi * 2**wave * places for wave in range(waves)]
         held = self.memory.mean(dim=1, keepdim=True)
-        return torch.cat([nodes, held, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
+        return torch.cat([nodes, held, *waves_of(nodes[:, PLACE_COLUMNS], waves)], dim=1)
 
     def device_features(self) -> Tensor:
         """float32 [D, DEVICE_WIDTH]: speed, capacity, bandwidths, memory, and the device's place among the others.
@@ -99,12 +97,11 @@ class GraphInput:
         """
         count = self.num_devices
         place = self.device_places()
-        angles = [math.pi * 2**wave * place for wave in range(_WAVES)]
         columns = [
             self.links.mean(dim=1),
             self.links.mean(dim=0),
             place,
-            *(wave for angle in angles for wave in (angle.sin(), angle.cos())),
+            *waves_of(place, _WAVES),
             torch.full_like(place, 1 / count),
             self.cluster_memory().expand(count),
         ]
@@ -142,6 +139,12 @@ class GraphInput:
         sizes = torch.tensor([math.log1p(self.num_groups) / 12, 1 / self.num_devices], device=nodes.device)
         cluster = [self.devices.mean(0), self.devices.amin(0), self.links.mean().view(1), self.cluster_memory().view(1)]
         return torch.cat([nodes.mean(0), nodes.amax(0), *cluster, sizes])
+
+
+def waves_of(places: Tensor, count: int) -> list[Tensor]:
+    """Sines and cosines of places at ``count`` frequencies, each twice the one before, all of the places' shape."""
+    angles = [math.pi * 2**wave * places for wave in range(count)]
+    return [wave for angle in angles for wave in (angle.sin(), angle.cos())]
 
 
 GRAPH_WIDTH = 2 * (NODE_WIDTH + 1) + 2 * len(STATIC_DEVICE_FEATURES) + 2 + 2
