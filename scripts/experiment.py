@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from graphopt_gym.problem import Problem, Solution
 KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision", "valid_share")
 ALMOST = 0.0005  # two costs are shown as equal within this share
 
+ProblemT = TypeVar("ProblemT", bound=Problem)
 Job = tuple[str, str, int]  # graph, method, seed
 Runs = dict[Job, dict[str, Any]]
 
@@ -50,13 +51,37 @@ def claim(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def run_jobs(
-    out: Path, todo: Sequence[Job], problem_of: Callable[[str], Problem], run: Callable[[Problem, Job], Solution]
-) -> None:
-    """Make the runs that are missing, in order; those that others are at are left to them."""
-    from graphopt_gym.report.units import format_cost
+def jobs(
+    graphs: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    is_random: Callable[[str], bool],
+    is_made: Callable[[str, str], bool] = lambda graph, name: True,
+) -> list[Job]:
+    """All runs, a seed of everything before the next, so that an early end leaves whole tables.
 
-    problems: dict[str, Problem] = {}
+    Args:
+        is_random: whether a method's seed matters; others run once.
+        is_made: whether a method runs on a graph.
+    """
+    return [
+        (graph, name, seed)
+        for seed in seeds
+        for name in methods
+        for graph in graphs
+        if is_made(graph, name) and (seed == seeds[0] or is_random(name))
+    ]
+
+
+def run_jobs(
+    out: Path, todo: Sequence[Job], problem_of: Callable[[str], ProblemT], run: Callable[[ProblemT, Job, Path], str]
+) -> None:
+    """Make the runs that are missing, in order; those that others are at are left to them.
+
+    Args:
+        run: makes a run of a problem and writes it to the path, as JSON with its ``fingerprints``; says how it went.
+    """
+    problems: dict[str, ProblemT] = {}
     waiting = 0
     for number, job in enumerate(todo, 1):
         graph, name, seed = job
@@ -68,20 +93,22 @@ def run_jobs(
             continue
         try:
             with claim(target.with_suffix(".claim")):
-                solution = run(problem, job)
-                solution.save(target)
+                line = run(problem, job, target)
         except Busy:
             waiting += 1
             continue
-        cost = format_cost(solution.outcome.cost, "s") if solution.outcome.valid else "nothing valid"
-        print(
-            f"[{number}/{len(todo)}] {graph} {name} seed {seed}: {cost}, "
-            f"{solution.evaluations:,} evaluations, {solution.wall_s:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"[{number}/{len(todo)}] {graph} {name} seed {seed}: {line}", file=sys.stderr, flush=True)
     if waiting:
         print(f"{waiting} runs are being made by other processes, or wait for one", file=sys.stderr)
+
+
+def saved(solution: Solution, target: Path) -> str:
+    """Write a solution; what it cost, in words."""
+    from graphopt_gym.report.units import format_cost
+
+    solution.save(target)
+    cost = format_cost(solution.outcome.cost, "s") if solution.outcome.valid else "nothing valid"
+    return f"{cost}, {solution.evaluations:,} evaluations, {solution.wall_s:.1f} s"
 
 
 def read_runs(out: Path) -> Runs:

@@ -24,7 +24,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ from experiment import (  # noqa: E402
     cost_after,
     draw_curves,
     geometric_mean,
+    jobs,
     mean_cost,
     read_runs,
+    reductions,
     run_jobs,
+    saved,
     ship_checkpoint,
     store_runs,
     stored_runs,
@@ -188,15 +191,9 @@ def count_valid(problem: Problem, name: str, run: Run, path: Path, seed: int) ->
     return solution
 
 
-def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[Job]:
-    """All runs, a seed of everything before the next, so that an early end leaves whole tables."""
-    for seed in seeds:
-        for name in methods:
-            for graph in graphs:
-                if name in ABLATIONS and graph not in ABLATED and not (name in NO_SOLVER and graph == BERT):
-                    continue
-                if seed == seeds[0] or METHODS[name][1]:
-                    yield graph, name, seed
+def is_made(graph: str, name: str) -> bool:
+    """Whether a method runs on a graph."""
+    return name not in ABLATIONS or graph in ABLATED or (name in NO_SOLVER and graph == BERT)
 
 
 # ---- tables
@@ -237,21 +234,10 @@ CURVES = {
 }
 
 
-def gain(rows: list[dict[str, Any]], method: str, baseline: str) -> dict[str, Any]:
-    """Throughput of a method over a baseline's, over the graphs where both have a valid partition in every seed."""
-    pairs = [(row[method], row[baseline]) for row in rows if row.get(method) and row.get(baseline)]
-    both = [(mine, theirs) for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
-    ratio = geometric_mean([theirs / mine for mine, theirs in both])
-    return {
-        "method": method,
-        "against": baseline,
-        "graphs": len(pairs),
-        "won": sum(mine < theirs * (1 - ALMOST) for mine, theirs in pairs),
-        "lost": sum(mine > theirs * (1 + ALMOST) for mine, theirs in pairs),
-        "nothing_valid": sum(not np.isfinite(mine) for mine, _ in pairs),
-        "baseline_nothing_valid": sum(not np.isfinite(theirs) for _, theirs in pairs),
-        "gain": None if ratio is None else ratio - 1,
-    }
+def gain(rows: list[dict[str, Any]], method: str, baseline: str) -> float | None:
+    """Throughput of a method over a baseline's, minus 1: over the graphs where both have something valid in every seed."""
+    reduction = reductions(rows, method, baseline)["reduction"]
+    return None if reduction is None else 1 / (1 - reduction) - 1
 
 
 def to_reach(runs: Runs, graph: str) -> dict[str, Any]:
@@ -334,7 +320,11 @@ def summarise(runs: Runs) -> dict[str, Any]:
         row["valid_share"] = {name: float(np.mean(share)) for name, share in shares.items() if share}
         rows.append(row)
     against = [
-        {**gain(rows, *pair), "bert": gain([row for row in rows if row["graph"] == BERT], *pair)["gain"]}
+        {
+            **reductions(rows, *pair),
+            "gain": gain(rows, *pair),
+            "bert": gain([row for row in rows if row["graph"] == BERT], *pair),
+        }
         for pair in AGAINST
         if all(any(row.get(name) is not None for row in rows) for name in pair)
     ]
@@ -399,8 +389,8 @@ def document(summary: dict[str, Any]) -> str:
             if entry["method"] in methods and (baselines is None or entry["against"] in baselines):
                 cells = ["" if entry[key] is None else f"{entry[key]:+.1%}" for key in ("gain", "bert")]
                 lines.append(
-                    f"| {shown[entry['method']]} | {shown[entry['against']]} | {entry['graphs']} | {entry['won']} | "
-                    f"{entry['lost']} | {entry['nothing_valid']} / {entry['baseline_nothing_valid']} | "
+                    f"| {shown[entry['method']]} | {shown[entry['against']]} | {entry['rows']} | {entry['wins']} | "
+                    f"{entry['losses']} | {entry['out_of_memory']} / {entry['baseline_out_of_memory']} | "
                     f"{' | '.join(cells)} |"
                 )
         return lines
@@ -593,9 +583,9 @@ def main() -> None:
     if not args.tables:
         run_jobs(
             args.out,
-            list(jobs(args.graphs.split(","), args.methods.split(","), seeds)),
+            jobs(args.graphs.split(","), args.methods.split(","), seeds, lambda name: METHODS[name][1], is_made),
             lambda graph: ChipletProblem(graph, PACKAGE),
-            lambda problem, job: run_method(args.out, problem, job),
+            lambda problem, job, target: saved(run_method(args.out, problem, job), target),
         )
     write_tables(args.out)
 

@@ -23,7 +23,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,18 @@ for folder in (ROOT, ROOT / "agents", ROOT / "scripts"):
 import numpy as np  # noqa: E402
 from experiment import (  # noqa: E402
     ALMOST,
-    Job,
     Runs,
     best_known,
     claim,
     cost_after,
     draw_curves,
     geometric_mean,
+    jobs,
     mean_cost,
     read_runs,
     reductions,
     run_jobs,
+    saved,
     ship_checkpoint,
     store_runs,
     stored_runs,
@@ -55,7 +56,7 @@ from graphopt_gym.data import data_path  # noqa: E402
 from graphopt_gym.envs.placement.instances import Instance  # noqa: E402
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
 from graphopt_gym.files import write_text  # noqa: E402
-from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO, held_out  # noqa: E402
+from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO, held_out, own_cluster  # noqa: E402
 from graphopt_gym.problem import Solution  # noqa: E402
 from graphopt_gym.search.solve import Evaluator, Method, solve  # noqa: E402
 
@@ -215,23 +216,18 @@ def run_method(out: Path, problem: PlacementProblem, graph: str, name: str, seed
     return solve(problem, method, budget=calls, seconds=seconds, seed=seed)
 
 
-def jobs(graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> Iterator[Job]:
-    """All runs, a seed of everything before the next, so that an early end leaves whole tables."""
-    for seed in seeds:
-        for name in methods:
-            for graph in graphs:
-                if name in ABLATIONS and graph not in ABLATED:
-                    continue
-                if seed == seeds[0] or METHODS[name][1]:
-                    yield graph, name, seed
-
-
 def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> None:
     run_jobs(
         out,
-        list(jobs(graphs, methods, seeds)),
-        lambda graph: PlacementProblem(graph, ZOO[graph].cluster),
-        lambda problem, job: run_method(out, problem, *job),  # type: ignore[arg-type]
+        jobs(
+            graphs,
+            methods,
+            seeds,
+            lambda name: METHODS[name][1],
+            lambda graph, name: name not in ABLATIONS or graph in ABLATED,
+        ),
+        lambda graph: PlacementProblem(graph, own_cluster(graph)),
+        lambda problem, job, target: saved(run_method(out, problem, *job), target),
     )
 
 

@@ -29,7 +29,7 @@ for folder in (ROOT, ROOT / "agents", ROOT / "scripts"):
     sys.path.insert(0, str(folder))
 
 import numpy as np  # noqa: E402
-from experiment import Busy, claim, geometric_mean  # noqa: E402
+from experiment import Job, geometric_mean, jobs, read_runs, run_jobs  # noqa: E402
 
 from graphopt_gym.data import data_path  # noqa: E402
 from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp  # noqa: E402
@@ -116,50 +116,31 @@ def is_random(name: str) -> bool:
     return not name.startswith("saturation") and find_method(RewriteProblem.env_id, name).random
 
 
-def run_all(out: Path, graphs: list[str], methods: list[str], seeds: tuple[int, ...]) -> None:
-    jobs = [
-        (graph, name, seed)
-        for seed in seeds
-        for name in methods
-        for graph in graphs
-        if seed == seeds[0] or is_random(name)
-    ]
-    problems: dict[str, RewriteProblem] = {}
-    for number, (graph, name, seed) in enumerate(jobs, 1):
-        target = out / graph / f"{name}-{seed}.json"
-        problem = problems.setdefault(graph, RewriteProblem(graph, DEVICE))
-        if target.exists() and json.loads(target.read_text())["fingerprints"] == problem.fingerprints():
-            continue
-        try:
-            with claim(target.with_suffix(".claim")):
-                row = METHODS[name][0](problem, seed)
-                program = row.pop("program")
-                started = time.perf_counter()
-                outcome = problem.evaluate(program)  # executes it against the original
-                row |= {
-                    "graph": graph,
-                    "name": name,
-                    "seed": seed,
-                    "valid": outcome.valid,
-                    "cost": outcome.cost if outcome.valid else None,
-                    "original": problem.original_s,
-                    "ops_before": len(problem.program.order),
-                    "ops": len(program.order),
-                    "check_s": time.perf_counter() - started,
-                    "fingerprints": problem.fingerprints(),
-                }
-                write_text(target, json.dumps(row) + "\n")
-        except Busy:
-            continue
-        gain = "invalid" if row["cost"] is None else f"{row['original'] / row['cost'] - 1:+.1%}"
-        print(f"[{number}/{len(jobs)}] {graph} {name} seed {seed}: {gain}, {row['seconds']:.1f} s", file=sys.stderr)
+def run_method(problem: RewriteProblem, job: Job, target: Path) -> str:
+    """Make a run, execute what came out against the original, and write it; the gain, in words."""
+    graph, name, seed = job
+    row = METHODS[name][0](problem, seed)
+    program = row.pop("program")
+    started = time.perf_counter()
+    outcome = problem.evaluate(program)
+    row |= {
+        "graph": graph,
+        "name": name,
+        "seed": seed,
+        "valid": outcome.valid,
+        "cost": outcome.cost if outcome.valid else None,
+        "original": problem.original_s,
+        "ops_before": len(problem.program.order),
+        "ops": len(program.order),
+        "check_s": time.perf_counter() - started,
+        "fingerprints": problem.fingerprints(),
+    }
+    write_text(target, json.dumps(row) + "\n")
+    gain = "invalid" if row["cost"] is None else f"{row['original'] / row['cost'] - 1:+.1%}"
+    return f"{gain}, {row['seconds']:.1f} s"
 
 
 # ---- tables
-
-
-def read_runs(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/*.json"))]
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -270,7 +251,7 @@ def document(summary: dict[str, Any]) -> str:
 
 
 def write_tables(out: Path) -> None:
-    summary = summarise(read_runs(out))
+    summary = summarise(list(read_runs(out).values()))
     target = data_path("rewrite", "summary.json")
     Path(str(target)).parent.mkdir(exist_ok=True)
     write_text(target, json.dumps(summary, indent=1) + "\n")
@@ -288,7 +269,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.tables:
         seeds = tuple(int(seed) for seed in args.seeds.split(","))
-        run_all(args.out, args.graphs.split(","), args.methods.split(","), seeds)
+        todo = jobs(args.graphs.split(","), args.methods.split(","), seeds, is_random)
+        run_jobs(args.out, todo, lambda graph: RewriteProblem(graph, DEVICE), run_method)
     write_tables(args.out)
 
 

@@ -150,8 +150,18 @@ class Batch:
     decisions: np.ndarray  # int32 [B, N]
     drawn_from: np.ndarray  # int64 [B, N] sets of chips, as bits; 0 where an op had no choice
 
+
+@dataclass(frozen=True)
+class Tried(Batch):
+    """Partitions that were evaluated."""
+
+    costs: np.ndarray  # float64 [B]
+    valid: np.ndarray  # bool [B]
+    rewards: np.ndarray  # float64 [B]
+    felt: np.ndarray  # float64 [B, N] see :func:`strain`; zeros where it does not count
+
     @classmethod
-    def join(cls, parts: Sequence[Batch]) -> Batch:
+    def join(cls, parts: Sequence[Tried]) -> Tried:
         """Several as one."""
         fields = ([getattr(part, one.name) for part in parts] for one in dataclasses.fields(cls))
         return cls(*map(np.concatenate, fields))
@@ -186,19 +196,17 @@ class Trainer(training.Trainer):
         for task in self.next_tasks():
             if args.starts and args.elites and not task.trials:
                 decisions, costs, valid = task.starts(self.rng, self.wall_s)
-                rewards = self._rewards(task, decisions, costs, valid)
+                rewards, _ = self._judge(task, decisions, costs, valid)
                 self._keep(task, decisions, costs, rewards)
                 task.count(rewards)
             with torch.no_grad():
                 old = self.network(task.graph)
-            batch, costs, valid = self._try(task, old)
-            rewards = self._rewards(task, batch.decisions, costs, valid)
-            self._keep(task, batch.decisions, costs, rewards)
-            batch, advantages = self._with_elites(task, batch, rewards)
-            task.count(rewards)
+            tried = self._try(task, old)
+            batch, advantages = self._with_elites(task, tried)
+            task.count(tried.rewards)
             choices = Choices.of(batch, task.problem)
             batches.append((task, choices, torch.from_numpy(advantages).float(), choices.log_probs(old)))
-            rows.append(self.row(task, costs, valid, rewards))
+            rows.append(self.row(task, tried.costs, tried.valid, tried.rewards))
         share_left = 1 - self.updates / args.updates if args.decay else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = args.learning_rate * share_left
@@ -216,26 +224,32 @@ class Trainer(training.Trainer):
             self.optimizer.step()
         return self.finish_update(rows)
 
-    def _rewards(self, task: Task, decisions: np.ndarray, costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """float64 [B]: minus the strain for ranks; else throughput relative to greedy's, none where invalid."""
+    def _judge(
+        self, task: Task, decisions: np.ndarray, costs: np.ndarray, valid: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rewards float64 [B], what each op feels float64 [B, N]): minus the strain for ranks; else throughput
+        relative to greedy's, none where invalid, and nothing felt."""
         if self.args.advantage == "rank":
-            return -strain(task, decisions)[0]
-        return np.where(valid, task.greedy_s / costs, 0.0)
+            whole, felt = strain(task, decisions)
+            return -whole, felt
+        return np.where(valid, task.greedy_s / costs, 0.0), np.zeros(decisions.shape)
 
-    def _try(self, task: Task, logits: torch.Tensor) -> tuple[Batch, np.ndarray, np.ndarray]:
-        """(batch, costs, valid): partitions from the policy, and changed ones of the best so far."""
+    def _try(self, task: Task, logits: torch.Tensor) -> Tried:
+        """Partitions from the policy, and changed ones of the best so far, which learn of each other."""
         args = self.args
         mutants = round(args.samples * args.mutants) if task.elites else 0
-        drawn = sample(task.problem, logits, args.samples - mutants, self.rng, args.solver)
-        prices = [task.evaluate(drawn.decisions, self.wall_s)]
-        parts = [drawn]
-        for _ in range(mutants):  # one at a time, so that one can build on another
-            self._keep(task, parts[-1].decisions, prices[-1][0], self._rewards(task, parts[-1].decisions, *prices[-1]))
+        parts = [self._tried(task, sample(task.problem, logits, args.samples - mutants, self.rng, args.solver), 0)]
+        for number in range(mutants):  # one at a time, so that one can build on another
             changed = task.problem.neighbour(task.elite(self.rng), self.rng)[None]
-            prices.append(task.evaluate(changed, self.wall_s, sum(len(part.decisions) for part in parts)))
-            parts.append(_as_drawn(task, changed))
-        costs, valid = (np.concatenate(part) for part in zip(*prices, strict=True))
-        return Batch.join(parts), costs, valid
+            parts.append(self._tried(task, _as_drawn(task, changed), args.samples - mutants + number))
+        return Tried.join(parts)
+
+    def _tried(self, task: Task, batch: Batch, before: int) -> Tried:
+        """Evaluate partitions and take them among the best; ``before``: those of this update not counted yet."""
+        costs, valid = task.evaluate(batch.decisions, self.wall_s, before)
+        rewards, felt = self._judge(task, batch.decisions, costs, valid)
+        self._keep(task, batch.decisions, costs, rewards)
+        return Tried(batch.decisions, batch.drawn_from, costs, valid, rewards, felt)
 
     def _keep(self, task: Task, decisions: np.ndarray, costs: np.ndarray, rewards: np.ndarray) -> None:
         """Take partitions among the best so far; of equal periods, of which there are many, the less strained first."""
@@ -243,15 +257,20 @@ class Trainer(training.Trainer):
             costs = costs * (1.0 - TIE * rewards / (1.0 - rewards))
         task.keep_elites(decisions, costs, rewards, self.args.elites)
 
-    def _with_elites(self, task: Task, batch: Batch, rewards: np.ndarray) -> tuple[Batch, np.ndarray]:
-        """The batch with the task's best partitions so far, and an advantage for each row."""
+    def _with_elites(self, task: Task, tried: Tried) -> tuple[Batch, np.ndarray]:
+        """What was tried with the task's best partitions so far, and an advantage for each op of each row."""
+        batch, rewards, felt = Batch(tried.decisions, tried.drawn_from), tried.rewards, tried.felt
+        ranked = self.args.advantage == "rank"
         if task.elites:
-            best = np.stack([one[2] for one in task.elites])
-            batch = Batch.join([batch, _as_drawn(task, best)])
+            best = _as_drawn(task, np.stack([one[2] for one in task.elites]))
+            batch = Batch(
+                np.concatenate([tried.decisions, best.decisions]), np.concatenate([tried.drawn_from, best.drawn_from])
+            )
             rewards = np.concatenate([rewards, [one[1] for one in task.elites]])
-        if self.args.advantage == "rank":
+            felt = np.concatenate([felt, strain(task, best.decisions)[1]]) if ranked else felt
+        if ranked:
             gains = np.repeat(rank_advantages(rewards)[:, None], task.problem.num_ops, axis=1)
-            local = -strain(task, batch.decisions)[1]
+            local = -felt
             return batch, gains + self.args.local * (local - local.mean(0)) / (local.std(0) + 0.05)
         baseline = task.reward_mean if task.trials else float(rewards.mean())
         gains = (rewards - baseline) / (rewards.std() + 1e-8)

@@ -62,7 +62,8 @@ def compile_rule(rule: Rule) -> CompiledRule:
     )
 
 
-def _function(lines: Sequence[str]) -> Callable[..., Any]:
+def compile_lines(lines: Sequence[str]) -> Callable[..., Any]:
+    """The function ``function`` that lines of Python define; they may call FUNCTIONS."""
     scope: dict[str, Any] = dict(FUNCTIONS)
     exec("\n".join(lines), scope)
     return scope["function"]
@@ -104,7 +105,7 @@ def _compile_source(source: Pattern, bound: Sequence[str]) -> MatchPattern:
 
     visit(source, "n0")
     lines.append(f" return ({''.join(f'v_{name}, ' for name in bound)})")
-    return _function(lines)
+    return compile_lines(lines)
 
 
 def _computed(patterns: Iterable[Pattern | Var]) -> Iterator[tuple[list[tuple[int, int]], Expr]]:
@@ -141,7 +142,7 @@ def _compile_condition(rule: Rule) -> Callable[..., bool]:
         read.update(rule.condition.names)
     lines.extend(f" s_{name} = nodes[v_{name}][3]" for name in rule.tensors if name in read)
     lines.append(f" return {' and '.join(tests) or 'True'}")
-    return _function(lines)
+    return compile_lines(lines)
 
 
 def _compile_build(
@@ -164,7 +165,7 @@ def _compile_build(
 
     roots = "".join(f"{visit(pattern)}, " for pattern in patterns)
     lines.append(f" return ({roots}), [{', '.join(made.values())}]")
-    return _function(lines)
+    return compile_lines(lines)
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Matcher:
         shared = [name for name in first if name in second]
         halves = []
         for source, names, match in zip(rule.source, compiled.names, compiled.sources, strict=True):
-            key = _canonical(source, shared)
+            key = canonical(source, shared)
             if key not in known:  # halves that search for the same are searched for once
                 known[key] = len(self._halves)
                 self._halves_of.setdefault(source.op, []).append(known[key])
@@ -391,7 +392,7 @@ class Matcher:
         return edit.finish_change()
 
 
-def _canonical(pattern: Pattern, shared: Sequence[str]) -> str:
+def canonical(pattern: Pattern, shared: Sequence[str]) -> str:
     """The pattern's text, with shared variables named by their order, and others by where they first occur."""
     names = {name: f"shared{index}" for index, name in enumerate(shared)}
     for name in (*pattern.tensors, *pattern.bound):

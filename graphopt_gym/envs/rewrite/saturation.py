@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
 from graphopt_gym.envs.rewrite.egraph import Descendants, EGraph
-from graphopt_gym.envs.rewrite.matching import _canonical, _function, compile_rule
+from graphopt_gym.envs.rewrite.matching import canonical, compile_lines, compile_rule
 from graphopt_gym.envs.rewrite.patterns import Expr, Pattern, Rule, Var, tensors_of
 from graphopt_gym.envs.rewrite.rules import load_rules
 from graphopt_gym.errors import InputError, unknown_name
@@ -98,14 +98,14 @@ def _compile_match(
     for place, value in computed:
         put(f"if {place} != {value.source(known)}: continue")
     put(f"found.append(({''.join(f'v_{name}, ' for name in names)}))")
-    return _function(lines)
+    return compile_lines(lines)
 
 
 def _compile_holds(rule: Rule) -> Callable[..., bool]:
     names = (*rule.tensors, *rule.params)
     known = {name: f"shapes[v_{name}]" if name in rule.tensors else f"v_{name}" for name in names}
     test = rule.condition.source(known) if rule.condition is not None else "True"
-    return _function([f"def function(shapes, {', '.join(f'v_{name}' for name in names)}):", f" return {test}"])
+    return compile_lines([f"def function(shapes, {', '.join(f'v_{name}' for name in names)}):", f" return {test}"])
 
 
 @cache
@@ -125,7 +125,7 @@ def _compile(rule: Rule) -> _Compiled:
         match = _compile_match(source, bound, rule.tensors, None)
         halves.append(_Half(match, source.op, tuple(bound.index(name) for name in shared)))
     take = tuple((0, own[0].index(name)) if name in own[0] else (1, own[1].index(name)) for name in names)
-    keys = tuple(_canonical(source, shared) for source in rule.source)
+    keys = tuple(canonical(source, shared) for source in rule.source)
     return _Compiled(rule, halves[0].match, tuple(halves), keys, take, _compile_holds(rule), build, reads)
 
 
