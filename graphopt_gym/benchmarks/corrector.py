@@ -17,7 +17,7 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 GRAPHS = ("bert_primitive", "bert_base_b1", "resnet50_b1", "gnmt_l2_t5_b8", "lstm_l2_w650_t5_b1", "vgg11_b1")
 SECONDS = 3.0  # a figure, in ROUNDS rounds; the best counts
 ROUNDS = 3
-LIMIT_S = 60.0  # what z3 may take for one correction, stating the rules included
+LIMIT_S = 10.0  # what z3 may take for one correction, stating the rules included
 
 
 def corrector_report(

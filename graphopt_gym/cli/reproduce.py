@@ -24,7 +24,7 @@ TABLES = {
     "chiplet": (
         "reproduce_chiplet.py",
         ("chiplet", "summary.json"),
-        "a policy and classical searches partition test networks over 36 chips through one solver; an hour, resumable",
+        "a policy and searches partition test networks over 36 chips through one solver; one to two hours, resumable",
     ),
     "placement-learning": (
         "train_placement.py",
