@@ -133,7 +133,8 @@ class Problem(ABC):
 class Solution:
     """The best decision that a method found, and what it took.
 
-    ``history`` has a row each time the best improved: (evaluations, seconds, cost).
+    ``history`` has a row each time the best improved: (evaluations, seconds, cost). ``options`` are the method's, by
+    name; ``details`` what it says of its run, JSON-able, units in the names.
     """
 
     problem: Problem
@@ -146,6 +147,8 @@ class Solution:
     history: tuple[tuple[int, float, float], ...] = ()
     stopped_by: str = "finished"  # or "budget", "seconds", "interrupt"
     trace: Trace | None = None  # how the decision came about, where the task and the method record it
+    options: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """What ``graphopt solve --json`` prints: JSON-able, ``cost`` null where invalid."""
@@ -162,6 +165,8 @@ class Solution:
             "metrics": dict(self.outcome.metrics),
             "evaluations": self.evaluations,
             "wall_s": self.wall_s,
+            **({"options": dict(self.options)} if self.options else {}),
+            **({"details": dict(self.details)} if self.details else {}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:

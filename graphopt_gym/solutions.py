@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,8 @@ class StoredSolution:
     history: tuple[tuple[int, float, float], ...]
     stopped_by: str
     trace: Trace | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def make_problem(
         self,
@@ -92,6 +94,8 @@ class StoredSolution:
             history=self.history,
             stopped_by=self.stopped_by,
             trace=self.trace,
+            options=self.options,
+            details=self.details,
         )
 
 
@@ -121,13 +125,16 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         raise InputError(
             f"{where} has version {version}, newer than the {SOLUTION_VERSION} this release reads: upgrade graphopt-gym"
         )
-    for field, kind in _FIELDS.items():
-        value = facts.get(field)
+    for name, kind in _FIELDS.items():
+        value = facts.get(name)
         wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
-        if field not in facts or wrong:
-            raise InputError(f"{where}: {field!r} is missing or of the wrong type; save the solution again")
+        if name not in facts or wrong:
+            raise InputError(f"{where}: {name!r} is missing or of the wrong type; save the solution again")
     if facts["valid"] and not (facts["cost"] is not None and math.isfinite(facts["cost"])):
         raise InputError(f"{where}: it says valid, but cost is {facts['cost']!r}; save the solution again")
+    extras = [facts.get(name, {}) for name in ("options", "details")]
+    if not all(isinstance(extra, dict) for extra in extras):
+        raise InputError(f"{where}: 'options' or 'details' is of the wrong type; save the solution again")
     try:
         decision = facts["decision"] if isinstance(facts["decision"], str) else np.array(facts["decision"])
         trace = tuple(tuple(step) for step in facts["trace"]) if "trace" in facts else None
@@ -155,6 +162,8 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         history=history,
         stopped_by=str(facts.get("stopped_by", "finished")),
         trace=trace,
+        options=extras[0],
+        details=extras[1],
     )
 
 

@@ -43,6 +43,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A further argument of the environment; may be repeated."),
 ]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="An option of the method (list methods); may be repeated."),
+]
 BudgetOption = Annotated[int, typer.Option("--budget", "-b", help="Most evaluations of the problem.")]
 SecondsOption = Annotated[float | None, typer.Option("--seconds", help="Most seconds.")]
 
@@ -100,18 +104,23 @@ def build_problem(env_id: str, graph: str | None, cluster: str | None, settings:
     return make_problem(env_id, **{**parse_settings(settings), **given})
 
 
-def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+def parse_settings(settings: list[str] | None, flag: str = "--set", example: str = "grouping=op") -> dict[str, Any]:
     """``["grouping=op", "batch=3"]`` -> ``{"grouping": "op", "batch": 3}``; values are JSON, or else texts."""
     arguments: dict[str, Any] = {}
     for setting in settings or []:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise InputError(f"--set {setting!r} is not NAME=VALUE, e.g. --set grouping=op")
+            raise InputError(f"{flag} {setting!r} is not NAME=VALUE, e.g. {flag} {example}")
         try:
             arguments[name] = json.loads(value)
         except ValueError:
             arguments[name] = value
     return arguments
+
+
+def parse_options(options: list[str] | None) -> dict[str, Any]:
+    """A method's options, as :func:`parse_settings`."""
+    return parse_settings(options, "--option", "k_multi=2")
 
 
 def check_file(path: Path | None) -> None:
@@ -161,6 +170,16 @@ def print_solution(solution: Solution, out: Path | None) -> None:
         text = "a sample every {} with {} chips; bottleneck: {}"
         period = format_seconds(1 / outcome.metrics["throughput_per_s"])
         console.print(text.format(period, outcome.metrics["chips_used"], outcome.metrics["bottleneck"]))
+    growth = solution.details.get("growth_nodes")
+    if growth:
+        details = solution.details
+        text = "e-graph: {:,} nodes in {:,} classes after {} iterations ({}), stopped by: {}"
+        counts = " ".join(f"{count:,}" for count in growth)
+        console.print(
+            text.format(details["nodes"], details["classes"], len(growth), counts, details["saturation_stopped_by"]),
+            soft_wrap=True,
+            markup=False,
+        )
     calls = f"{solution.evaluations:,} simulator call{'s' * (solution.evaluations != 1)}"
     console.print(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}", soft_wrap=True)
     if out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -185,7 +186,14 @@ def method_table(env_id: str) -> Table:
 
     found = [find_method(env_id, name) for name in (*methods(env_id), *installed_methods(env_id))]
     rows = [(method.name, method.summary, method.random, method.source) for method in found]
-    return _table(f"Methods of {env_id}", ["method", "summary", "random", "source"], rows)
+    told = {method.name: method.options for method in found if method.options}
+    notes = [
+        f"Options of {name}: " + ", ".join(f"{option}={json.dumps(value)}" for option, value in options.items())
+        for name, options in told.items()
+    ]
+    if notes:
+        notes.append("An option is given as --option NAME=VALUE, or solve(…, options={name: value}).")
+    return _table(f"Methods of {env_id}", ["method", "summary", "random", "source"], rows, *notes)
 
 
 def agent_table() -> Table:

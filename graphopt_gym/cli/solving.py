@@ -14,6 +14,7 @@ from graphopt_gym.cli.common import (
     EnvArgument,
     GraphOption,
     JsonFlag,
+    MethodOption,
     SecondsOption,
     SetOption,
 )
@@ -29,6 +30,7 @@ def solve(
     graph: GraphOption = None,
     cluster: ClusterOption = None,
     settings: SetOption = None,
+    options: MethodOption = None,
     budget: BudgetOption = 1000,
     seconds: SecondsOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the method's random choices.")] = 0,
@@ -40,6 +42,7 @@ def solve(
     from graphopt_gym.search.solve import solve as run
 
     common.check_file(out)
+    told = common.parse_options(options)
     problem = common.build_problem(env, graph, cluster, settings)
     with common.progress_bar(method, budget) as update:
 
@@ -48,8 +51,14 @@ def solve(
                 update(evaluations, format_cost(best, problem.unit))
 
         solution = run(
-            problem, method, budget=budget, seconds=seconds, seed=seed, progress=progress if update else None
-        )  # fmt: skip
+            problem,
+            method,
+            budget=budget,
+            seconds=seconds,
+            seed=seed,
+            options=told,
+            progress=progress if update else None,
+        )
     _say_interrupted([solution])
     if out:
         solution.save(out)
@@ -70,6 +79,10 @@ def compare(
         typer.Option("--methods", help="Names, with commas between; if left out, all classical ones for any size."),
     ] = None,
     settings: SetOption = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="An option, for methods that have it; may be repeated."),
+    ] = None,
     budget: BudgetOption = 1000,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Most seconds a method and seed.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each random method.")] = 3,
@@ -87,6 +100,7 @@ def compare(
         names = [name for name in all_methods(env) if not find_method(env, name).small]
     else:
         names = [name.strip() for name in methods.split(",") if name.strip()]
+    told = common.parse_options(options)
     common.check_folder(out)
     problem = common.build_problem(env, graph, cluster, settings)
     with common.progress_bar("", budget) as update:
@@ -96,8 +110,14 @@ def compare(
                 update(evaluations, format_cost(best, problem.unit), label=f"{method} (seed {seed})")
 
         solutions = run(
-            problem, names, budget=budget, seconds=seconds, seeds=seeds, progress=progress if update else None
-        )  # fmt: skip
+            problem,
+            names,
+            budget=budget,
+            seconds=seconds,
+            seeds=seeds,
+            options=told,
+            progress=progress if update else None,
+        )
     _say_interrupted(solutions)
     if out:
         for solution in solutions:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.files import write_text
 from graphopt_gym.problem import Solution
 from graphopt_gym.report.gantt import figure_bytes, gantt_figure
-from graphopt_gym.report.tables import Table, comparison_table, device_table, heading
+from graphopt_gym.report.tables import Table, comparison_table, device_table, format_cell, heading
 from graphopt_gym.report.units import format_bytes, format_cost, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
         "open": is_open,
         "gantt": None,
         "devices": [],
+        "details": _details(solution),
         "page": Markup(solution.problem.page(solution.decision, solution.trace)),
     }
     if timeline is None:
@@ -160,6 +161,18 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
             {**device, "percent": f"{min(100.0, 100 * peak / capacity):.1f}", "over": peak > capacity}
         )
     return run
+
+
+def _details(solution: Solution) -> dict[str, Any] | None:
+    """What the method was told, and what it says of its run; None where it says nothing."""
+    rows = [(f"option {name}", str(value)) for name, value in solution.options.items()]
+    for name, value in solution.details.items():
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} ({format_cell('', item)})" for key, item in value.items())
+        else:
+            text = format_cell(name, value)
+        rows.append((heading(name), text))
+    return _for_template(Table("", ("what", "value"), tuple(rows))) if rows else None
 
 
 def _facts(solution: Solution) -> Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -31,6 +31,8 @@ class Method:
     ``run(evaluator, rng)`` proposes decisions to ``evaluator.costs`` until it is done or the budget is spent; the
     evaluator keeps the best. ``random``: whether the seed matters. ``free_entries``: whether it needs decisions whose
     entries are free of each other (a problem with ``num_choices``). ``small``: whether it refuses large instances.
+    ``options``: what the method can be told, with what it takes where it is not told; ``run`` finds them in
+    ``evaluator.options``, and raises InputError for a value that it cannot take.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Method:
     random: bool = False
     free_entries: bool = False
     small: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -50,6 +53,10 @@ class Evaluator:
         budget: most evaluations.
         seconds: most seconds, or None.
         progress: called with (evaluations, best cost) after each batch, or None.
+        options: the method's options, each with its value.
+
+    Attributes:
+        details: what the method says of its run beside the decision, see :meth:`note`.
     """
 
     def __init__(
@@ -58,8 +65,11 @@ class Evaluator:
         budget: int,
         seconds: float | None = None,
         progress: Callable[[int, float], None] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.problem = problem
+        self.options = dict(options or {})
+        self.details: dict[str, Any] = {}
         self.budget = budget
         self.seconds = seconds
         self.evaluations = 0
@@ -97,10 +107,31 @@ class Evaluator:
         Raises:
             BudgetSpent: nothing is left.
         """
+        self.check_left()
+        return self._take(decisions)
+
+    def check_left(self) -> None:
+        """Raises BudgetSpent where nothing is left: for methods that do long work between two evaluations."""
         if self.left <= 0:
             raise BudgetSpent("budget")
         if self.seconds is not None and self.wall_s >= self.seconds:
             raise BudgetSpent("seconds")
+
+    def finish(self, decision: Any) -> float:
+        """The cost of a decision that work begun in time led to: taken even if the time ran out meanwhile.
+
+        Raises:
+            BudgetSpent: no evaluation is left.
+        """
+        if self.left <= 0:
+            raise BudgetSpent("budget")
+        return float(self._take(np.asarray(decision)[None])[0][0])
+
+    def note(self, **details: Any) -> None:
+        """Keeps JSON-able facts of the run for ``Solution.details``; a later one of a name stands for it."""
+        self.details.update(details)
+
+    def _take(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         taken = np.asarray(decisions)[: self.left]
         costs, valid = self.price(taken)
         # a valid decision always beats an invalid one
@@ -169,6 +200,20 @@ def methods(env_id: str) -> list[str]:
     return [name for name, method in method_table(env_id).items() if free or not method.free_entries]
 
 
+def method_options(method: Method, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A method's options: those given, and its own values for the rest.
+
+    Raises:
+        InputError: one that the method does not have, with the nearest.
+    """
+    for name in given or {}:
+        if name not in method.options:
+            if not method.options:
+                raise InputError(f"method {method.name!r} takes no options; {name!r} was given")
+            raise unknown_name(f"method {method.name!r}: option", name, method.options)
+    return {**method.options, **(given or {})}
+
+
 def solve(
     problem: Problem,
     method: str | Method,
@@ -176,6 +221,7 @@ def solve(
     budget: int = 1000,
     seconds: float | None = None,
     seed: int = 0,
+    options: Mapping[str, Any] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Run one method on a problem.
@@ -186,13 +232,15 @@ def solve(
         budget: most evaluations of the problem. Constructive heuristics use one or a few.
         seconds: most seconds, checked between evaluations; None for no limit.
         seed: of the method's random choices.
+        options: of the method, by name; see ``Method.options``.
         progress: called with (evaluations, best cost so far).
 
     Returns:
         The best decision found. An interrupt (Ctrl-C) ends the run and keeps it.
 
     Raises:
-        InputError: an unknown method, a budget or seconds not above 0, or nothing evaluated before an interrupt.
+        InputError: an unknown method or option, a value that an option cannot take, a budget or seconds not above 0,
+            or nothing evaluated within the seconds.
     """
     chosen = method if isinstance(method, Method) else find_method(problem.env_id, method)
     if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
@@ -201,7 +249,7 @@ def solve(
         raise InputError(f"seconds is {seconds!r}; give a number above 0")
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {seed!r}; give a whole number, at least 0")
-    evaluator = Evaluator(problem, int(budget), seconds, progress)
+    evaluator = Evaluator(problem, int(budget), seconds, progress, method_options(chosen, options))
     stopped_by = "finished"
     try:
         chosen.run(evaluator, np.random.default_rng(seed))
@@ -225,6 +273,8 @@ def solve(
         history=tuple(evaluator.history),
         stopped_by=stopped_by,
         trace=problem.trace(evaluator.best),
+        options=evaluator.options,
+        details=evaluator.details,
     )
 
 
@@ -235,27 +285,35 @@ def compare(
     budget: int = 1000,
     seconds: float | None = None,
     seeds: int = 3,
+    options: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int, float], Any] | None = None,
 ) -> list[Solution]:
     """Several methods under one budget; random ones with seeds 0 to seeds-1, the others once.
 
-    ``progress`` is called with (method, seed, evaluations, best cost). Raises InputError as :func:`solve` does,
-    before anything runs.
+    Each takes those of the ``options`` that it has. ``progress`` is called with (method, seed, evaluations, best cost).
+    Raises InputError as :func:`solve` does, before anything runs, and for an option that no method has.
     """
     chosen = [find_method(problem.env_id, name) for name in names]
     if not chosen:
         raise InputError("no methods given; name at least one")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"seeds is {seeds!r}; give a whole number, at least 1")
+    known = {name for method in chosen for name in method.options}
+    for name in options or {}:
+        if name not in known:
+            if not known:
+                raise InputError(f"none of the methods takes options; {name!r} was given")
+            raise unknown_name("option", name, known)
     rows = []
     for method in chosen:
+        own = {name: value for name, value in (options or {}).items() if name in method.options}
         for seed in range(seeds if method.random else 1):
 
             def report(evaluations: int, best: float, name: str = method.name, seed: int = seed) -> None:
                 if progress:
                     progress(name, seed, evaluations, best)
 
-            rows.append(solve(problem, method, budget=budget, seconds=seconds, seed=seed, progress=report))
+            rows.append(solve(problem, method, budget=budget, seconds=seconds, seed=seed, options=own, progress=report))
             if rows[-1].stopped_by == "interrupt":
                 return rows
     return rows

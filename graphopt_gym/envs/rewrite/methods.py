@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from graphopt_gym.envs.rewrite import searches
+from graphopt_gym.envs.rewrite import saturation_methods, searches
 from graphopt_gym.search.solve import Method
 
 TASO = "Jia et al., SOSP 2019 (TASO), algorithm 2"
+TENSAT = "Yang et al., MLSys 2021 (TENSAT)"
 STARTS = ("original",)
 
 METHODS: dict[str, Method] = {
@@ -27,6 +28,27 @@ METHODS: dict[str, Method] = {
             f"every program within reach; up to {searches.MOST_EXHAUSTIVE} operators, for known optima",
             "breadth first",
             small=True,
+        ),
+        Method(
+            "saturation_greedy",
+            saturation_methods.saturation_greedy,
+            "equality saturation, then the cheapest operator of each class",
+            TENSAT,
+            options=saturation_methods.SATURATION_OPTIONS,
+        ),
+        Method(
+            "saturation",
+            saturation_methods.saturation,
+            "equality saturation, then extraction by an integer linear program",
+            TENSAT,
+            options=saturation_methods.SATURATION_OPTIONS,
+        ),
+        Method(
+            "saturation_repeat",
+            saturation_methods.saturation_repeat,
+            "equality saturation from the best program so far, again and again, until nothing improves",
+            "Yang et al., MLSys 2021 (TENSAT), repeated",
+            options=saturation_methods.REPEAT_OPTIONS,
         ),
     )
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -206,6 +206,7 @@ class Explorer:
         self._seen: set[tuple[int, tuple[int, ...], Binding]] = set()
         self._near: dict[int, int] = {}  # class -> iteration in which it, or something that patterns see, last changed
         self._searched = [-1] * len(self._compiled)  # rule -> iteration in which it was searched last
+        self.entered: dict[str, int] = {}  # rule -> how often applying it changed the e-graph
         self._clock = 0
         self._mark(self.graph.rebuild())
         if filter_cycles:
@@ -216,6 +217,7 @@ class Explorer:
         other = Explorer.__new__(Explorer)
         other.__dict__.update(self.__dict__)
         other.graph = self.graph.copy()
+        other.entered = dict(self.entered)
         other._seen, other._near, other._searched = set(self._seen), dict(self._near), list(self._searched)
         return other
 
@@ -347,7 +349,9 @@ class Explorer:
                 changed = graph.nodes > nodes
                 for root, target in zip(roots, targets, strict=True):
                     changed |= graph.union(root, target)
-                counts["applied"] += changed
+                if changed:
+                    counts["applied"] += 1
+                    self.entered[compiled.rule.name] = self.entered.get(compiled.rule.name, 0) + 1
                 if graph.nodes >= limits.nodes:
                     raise LimitHit("node limit")
             queues = left
@@ -364,6 +368,7 @@ class Saturation:
         iterations: what each iteration did.
         memory_bytes: by how much the process grew.
         acyclic: whether cycles were filtered.
+        entered: rule -> how often applying it changed the e-graph.
     """
 
     program: TensorProgram
@@ -375,6 +380,7 @@ class Saturation:
     seconds: float
     memory_bytes: int
     acyclic: bool
+    entered: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nodes(self) -> int:
@@ -453,6 +459,7 @@ def saturate(
         time.perf_counter() - limits.started,
         max(0, resident_bytes() - limits.memory_before),
         cycles == "filter",
+        explorer.entered,
     )
 
 
