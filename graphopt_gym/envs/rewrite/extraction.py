@@ -12,11 +12,13 @@ is said too, which the relaxation would not know. HiGHS solves it.
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -383,6 +385,22 @@ def extract_ilp(
     return _finish(choices, program, objective, bound, status, started, model.size)
 
 
+def _quiet_solver() -> Any:
+    """A HiGHS solver. The first one of a process prints who it is, before it can be told not to."""
+    import highspy
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        return highspy.Highs()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class _Model:
     """The linear program of some choices."""
 
@@ -465,7 +483,7 @@ class _Model:
         problem.a_matrix_.value_ = np.array([value for _, _, values in rows for value in values])
         kinds = [highspy.HighsVarType.kInteger] * self.size + [highspy.HighsVarType.kContinuous] * len(self.place)
         problem.integrality_ = kinds
-        solver = highspy.Highs()
+        solver = _quiet_solver()
         for name, value in (
             ("output_flag", False),
             ("threads", 1),
