@@ -1,8 +1,8 @@
 """Observations as graphs: Gymnasium's ``spaces.Graph``, and PyTorch Geometric's ``Data``.
 
 Both give the groups (or ops) as nodes and the tensors between them as edges, without padding. They wrap
-``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, and ``ChipletPartition-v0`` in its
-one-shot modes. Stable-Baselines3 cannot take either.
+``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, ``ChipletPartition-v0`` in its
+one-shot modes, and ``RewriteOrder-v0``. Stable-Baselines3 cannot take either.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class GraphObservation(
 
     ``nodes`` float32 [n, F + 2 D], and for ``Placement-v0`` [n, F + 3 D + 2]: the group's features; its time and its
     memory on each device; and there its device now, one-hot; 1 where it is decided; 1 where it is the current one.
-    For ``ChipletPartition-v0`` [n, F]: the op's features. ``edges`` float32 [e, 1]: the environment's ``edge_bytes``.
-    ``edge_links`` int32 [e, 2]: sending and reading node. All floats lie in 0 to 1.
+    For ``ChipletPartition-v0`` and ``RewriteOrder-v0`` [n, F]: the op's features. ``edges`` float32 [e, 1]: the
+    environment's ``edge_bytes``, or for ``RewriteOrder-v0`` its ``edge_operand``. ``edge_links`` int32 [e, 2]: sending
+    and reading node. All floats lie in 0 to 1. Matches of rules do not fit in here, see :class:`PyGObservation`.
 
     Raises:
         InputError: the environment's observation holds no graph.
@@ -45,6 +46,7 @@ class GraphObservation(
             )
         base: EpisodeEnv = env.unwrapped  # type: ignore[assignment]
         shapes = base.episodes.observation_shapes
+        self._edge: str = "edge_bytes" if "edge_bytes" in given.spaces else "edge_operand"
         self._devices: int = shapes["action_mask"][0]
         self._per_device: list[str] = [name for name in ("times", "memory") if name in given.spaces]
         width = shapes["nodes"][1] + len(self._per_device) * self._devices
@@ -64,7 +66,7 @@ class GraphObservation(
             columns += [here, (order < current)[:, None], (order == current)[:, None]]
         return spaces.GraphInstance(
             nodes=np.concatenate(columns, axis=1, dtype=np.float32),
-            edges=flat["edge_bytes"][:edges, None].copy(),
+            edges=flat[self._edge][:edges, None].copy(),
             edge_links=np.ascontiguousarray(flat["edge_index"][:, :edges].T),
         )
 
@@ -76,7 +78,10 @@ class PyGObservation(
 
     ``x`` float32 [n, ...], ``edge_index`` int64 [2, e], ``edge_attr`` float32 [e, 1], and ``action_mask`` bool
     [1, D]; ``Placement-v0`` adds ``devices`` float32 [1, D, 15], ``progress`` float32 [1, 5] and ``current`` int64
-    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``Batch.from_data_list`` stacks them.
+    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``RewriteOrder-v0`` adds its m matches (action
+    ``i`` is match ``i - 1``): ``matches`` float32 [m, K], ``match_rule`` int64 [m], and ``match_index`` int64 [2, m],
+    the nodes that each replaces (twice the same where it is one); and ``progress`` float32 [1, 4].
+    ``Batch.from_data_list`` stacks them, with ``follow_batch=["matches"]`` whose each match is.
     ``observation_space`` is that of :class:`GraphObservation`.
 
     Raises:
@@ -109,6 +114,13 @@ class PyGObservation(
             extra["current"] = torch.from_numpy(flat["current"].astype(np.int64))
         if "chips" in flat:
             extra["chips"] = torch.from_numpy(flat["chips"])[None]
+        if "matches" in flat:
+            shown = flat["match_rule"] >= 0
+            first, second = flat["match_roots"][shown].astype(np.int64).T
+            extra["matches"] = torch.from_numpy(flat["matches"][shown])
+            extra["match_rule"] = torch.from_numpy(flat["match_rule"][shown].astype(np.int64))
+            extra["match_index"] = torch.from_numpy(np.stack([first, np.where(second < 0, first, second)]))
+            extra["progress"] = torch.from_numpy(flat["progress"])[None]
         return Data(
             x=torch.from_numpy(graph.nodes),
             edge_index=torch.from_numpy(np.ascontiguousarray(graph.edge_links.T).astype(np.int64)),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import graphopt_gym  # noqa: F401 - registers the environments
+from graphopt_gym.envs.rewrite.observation import node_features
 from graphopt_gym.errors import InputError
 from graphopt_gym.wrappers import GraphObservation, PyGObservation
 from tests.envs.placement.cases import LARGER, SMALL, cluster
+from tests.envs.rewrite.programs import attention, recurrent
 
 ARGUMENTS = {"graph": [SMALL, LARGER], "cluster": [cluster(2), cluster(3)]}
 
@@ -80,6 +82,37 @@ def test_graph__of_a_chiplet_partition_holds_its_ops():
         assert np.array_equal(data.x.numpy(), graph.nodes)
         assert np.array_equal(data.chips[0, : info["chips"]].numpy(), instance.chip_features)
     assert env.step(env.action_space.sample())[2]
+
+
+def test_graph__of_a_program_holds_its_operands_and_matches():
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.data import Batch
+
+    programs = [attention(), recurrent()]
+    env, pyg = (wrap(gym.make("RewriteOrder-v0", graph=programs)) for wrap in (GraphObservation, PyGObservation))
+    seen = []
+    for program in programs:
+        graph, info = env.reset(seed=0, options={"graph": program.name})
+        state = env.unwrapped.episodes.state(0)
+        assert env.observation_space.contains(graph)
+        features, edges, operand = node_features(state, info["cost"])
+        assert np.array_equal(graph.nodes, features)
+        assert np.array_equal(graph.edge_links.T, edges)
+        assert np.array_equal(graph.edges[:, 0], operand)
+        data, _ = pyg.reset(seed=0, options={"graph": program.name})
+        data.validate()
+        assert np.array_equal(data.x.numpy(), graph.nodes)
+        place = state.program.position
+        roots = [(place[match.roots[0]], place[match.roots[-1]]) for match in state.matches]
+        assert data.match_index.T.tolist() == [list(pair) for pair in roots]
+        assert data.match_rule.tolist() == [match.rule for match in state.matches]
+        assert len(data.matches) == info["matches"] == int(data.action_mask.sum()) - 1
+        seen.append(data)
+    batch = Batch.from_data_list(seen, follow_batch=["matches"])
+    assert np.bincount(batch.matches_batch).tolist() == [len(one.matches) for one in seen]
+    moved = batch.match_index[:, batch.matches_batch == 1] - seen[0].num_nodes
+    assert moved.tolist() == seen[1].match_index.tolist()
+    assert pyg.step(1)[0].num_nodes == len(pyg.unwrapped.episodes.state(0).program)
 
 
 def test_wrappers__refuse_an_observation_without_a_graph():
