@@ -10,6 +10,10 @@ fitted to measured kernels (``envs_data/cost_model``), by the op's class, shape 
   ``bmm``.
 - ``conv``: geometry from the output's shape, the FLOPs, and the weight it reads. A backward convolution that gives the
   gradients of both input and weight counts as two convolutions of the input gradient's geometry (not measured).
+  On a GPU the groups of a grouped convolution run one after another, each a kernel of one group's channels, with
+  :data:`GROUP_START_S` in front: published times of ResNeXts on a T4 grow with the number of groups, by about 10 us
+  each (see there). Depthwise convolutions have kernels of their own in libraries, and backward ones are not told
+  apart: both are priced as one dense kernel with a group's input channels.
 - ``softmax``, ``norm``: a share of the memory bandwidth by row length. All other classes: a share by how many tensors
   are read, fitted to element-wise kernels; for reductions, pooling, gathers, copies and updates, which were not
   measured, that is an assumption.
@@ -53,6 +57,10 @@ from graphopt_gym.hardware.roofline import (
 )
 
 IDEAL = "ideal"
+# Seconds between the kernels of two groups of one convolution. Fitted, one number, to six whole models: ResNeXt-50,
+# -101 and -152 (32x4d and 64x4d), T4, float32, batch 1, against ResNets from the same tables (PaddleClas, "Inference
+# speed based on T4 GPU", envs_data/cost_model/grouped_models.csv); the fit gives them within 10 %.
+GROUP_START_S = 7.03e-6
 TRANSFER_FROM = ("pascal", "volta", "ampere")
 MATMUL, CONV, SOFTMAX, NORM = (OP_CLASSES.index(name) for name in ("matmul", "conv", "softmax", "norm"))
 _TRANSPOSES = ("t", "transpose", "permute")
@@ -101,7 +109,7 @@ class CostModel:
             return compute_s, bytes_per_s, launch_s
         launch_s[real] = self.launch_s
         several = self.parameters(device)
-        products, convolutions = _Products(graph, peak), _Convolutions(graph, peak)
+        products, convolutions = _Products(graph, peak), _Convolutions(graph, peak, device.kind == "gpu")
         rows = _row_lengths(graph)
         log_compute, log_efficiency = np.zeros(n), np.zeros(n)
         for p in several:
@@ -215,7 +223,7 @@ class _Products:
 class _Convolutions:
     """The convolutions of a graph: the geometry that :func:`conv_seconds` takes, and how many times it is done."""
 
-    def __init__(self, graph: ComputationGraph, peak: np.ndarray) -> None:
+    def __init__(self, graph: ComputationGraph, peak: np.ndarray, grouped: bool) -> None:
         self.ops = np.flatnonzero(graph.op_class == CONV)
         if not len(self.ops):
             return
@@ -234,24 +242,28 @@ class _Convolutions:
         backward = np.array(["backward" in kind for kind in graph.kinds])[graph.kind[self.ops]]
         only_weight = backward & known & (shape == weight_shape).all(axis=1)
         both = backward & ~only_weight
-        self.times = np.where(both, 2.0, 1.0)
+        times = np.where(both, 2.0, 1.0)
+        groups = _groups(graph, weight_of)[self.ops] if grouped else np.ones(len(self.ops))
+        groups = np.where(backward, 1.0, groups)
+        self.times = times * groups
+        self.start_s = np.where(groups > 1, groups * GROUP_START_S, 0.0)
         spatial = np.where(shape[:, 2:] >= 0, shape[:, 2:], 1)
         images, out_channels = shape[:, 0], np.maximum(shape[:, 1], 1)
         height, width = spatial[:, 0], spatial[:, 1:].prod(axis=1)
         # the gradient of a weight: the forward product, of which only the number of outputs is known
         products = np.maximum(weight_shape[:, 0], 1) * np.maximum(weight_shape[:, 1], 1) * area
-        positions = flops / np.maximum(2 * products, 1) / self.times
+        positions = flops / np.maximum(2 * products, 1) / times
         images, height = np.where(only_weight, 1, images), np.where(only_weight, 1, height)
         width = np.where(only_weight, positions, width)
         out_channels = np.where(only_weight, weight_shape[:, 0], out_channels)
-        k = np.maximum(flops / self.times / np.maximum(2 * images * height * width * out_channels, 1), 1)
+        k = np.maximum(flops / times / np.maximum(2 * images * height * width * out_channels, 1), 1)
         read = graph.bytes_read[self.ops] / _ITEM_BYTES[graph.dtype[self.ops]]
         in_elements = np.where(
             backward, positions * np.maximum(weight_shape[:, 0], 1), np.maximum(read - k * out_channels, 0)
         )
-        # stride 1 without groups: as many input positions a channel as output positions
-        winograd = three & ~only_weight & (in_elements < 1.5 * images * height * width * (k / area))
-        table = np.stack([images, height, width, out_channels, k, winograd, peak[self.ops]], axis=1)
+        # stride 1: as many input positions a channel as output positions
+        winograd = three & ~only_weight & (in_elements / groups < 1.5 * images * height * width * (k / area))
+        table = np.stack([images, height, width, out_channels / groups, k, winograd, peak[self.ops]], axis=1)
         self.distinct, self.inverse = np.unique(table, axis=0, return_inverse=True)
 
     def price(self, p: Parameters, device: Device, seconds: np.ndarray, efficiency: np.ndarray) -> None:
@@ -262,8 +274,25 @@ class _Convolutions:
             p["conv"], max(device.compute_units, 1), peak, device.memory_bytes_per_s,
             images, height, width, out_channels, k, winograd == 1,
         )  # fmt: skip
-        seconds[self.ops] = p["in_model"] * self.times * computed[self.inverse]
+        seconds[self.ops] = p["in_model"] * self.times * computed[self.inverse] + self.start_s
         efficiency[self.ops] = p["conv"]["bytes"]
+
+
+def _groups(graph: ComputationGraph, weight_of: np.ndarray) -> np.ndarray:
+    """float64 [N]: groups of each grouped convolution; 1 for all else, and for depthwise and transposed ones.
+
+    Args:
+        weight_of: int [N], the weight that an op reads, or -1.
+    """
+    groups = np.ones(graph.num_ops)
+    shape, weight = graph.output_shape, weight_of[graph.edge_dst]
+    edges = np.flatnonzero((weight >= 0) & (weight != graph.edge_src) & (graph.op_class[graph.edge_dst] == CONV))
+    read, op, weight = graph.edge_src[edges], graph.edge_dst[edges], weight[edges]
+    image = ((shape[read] >= 0).sum(axis=1) == (shape[op] >= 0).sum(axis=1)) & (shape[weight, 0] == shape[op, 1])
+    several, rest = np.divmod(shape[read, 1], np.maximum(shape[weight, 1], 1))
+    grouped = image & (several > 1) & (rest == 0) & (several < np.minimum(shape[read, 1], shape[op, 1]))
+    groups[op[grouped]] = several[grouped]
+    return groups
 
 
 def _row_lengths(graph: ComputationGraph) -> np.ndarray:
