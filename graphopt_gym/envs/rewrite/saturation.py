@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
 from graphopt_gym.envs.rewrite.egraph import Descendants, EGraph
@@ -24,7 +24,11 @@ from graphopt_gym.envs.rewrite.rules import load_rules
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
+if TYPE_CHECKING:
+    from graphopt_gym.envs.rewrite.egglog_engine import EgglogExplorer
+
 CYCLES = ("filter", "ilp")
+ENGINES = ("native", "egglog")
 CHECK_EVERY = 256  # matches between looks at the clock and the memory
 
 Binding = tuple[Any, ...]
@@ -368,7 +372,7 @@ class Saturation:
         iterations: what each iteration did.
         memory_bytes: by how much the process grew.
         acyclic: whether cycles were filtered.
-        entered: rule -> how often applying it changed the e-graph.
+        entered: rule -> how often applying it changed the e-graph; by egglog, how often it was applied.
     """
 
     program: TensorProgram
@@ -411,6 +415,7 @@ def saturate(
     seconds: float = 60.0,
     memory_bytes: int = 4 << 30,
     cycles: str = "filter",
+    engine: str = "native",
 ) -> Saturation:
     """Applies all rules at once, until nothing new comes or a limit is hit; extraction may always follow.
 
@@ -422,9 +427,11 @@ def saturate(
         seconds: most time, cleaning up not counted.
         memory_bytes: by how much the process may grow.
         cycles: ``filter`` keeps the e-graph acyclic; ``ilp`` leaves cycles to the extraction's constraints.
+        engine: ``native``, this one; or ``egglog``, see :mod:`.egglog_engine` for where its limits are looser.
 
     Raises:
-        InputError: an unknown rule or way with cycles; a limit below 1 (``k_multi``: below 0).
+        InputError: an unknown rule, engine or way with cycles; a limit below 1 (``k_multi``: below 0); egglog is not
+            installed.
     """
     check_limit("k_multi", k_multi, least=0)
     check_limit("node_limit", node_limit)
@@ -433,9 +440,17 @@ def saturate(
     check_limit("memory_bytes", memory_bytes)
     if cycles not in CYCLES:
         raise unknown_name("cycles", cycles, CYCLES)
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
     chosen = resolve_rules(rules)
     limits = Limits(node_limit, seconds, memory_bytes)
-    explorer = Explorer(program, chosen, cycles == "filter")
+    explorer: Explorer | EgglogExplorer
+    if engine == "egglog":
+        from graphopt_gym.envs.rewrite.egglog_engine import EgglogExplorer
+
+        explorer = EgglogExplorer(program, chosen, cycles == "filter")
+    else:
+        explorer = Explorer(program, chosen, cycles == "filter")
     singles = [index for index, rule in enumerate(chosen) if not rule.multi]
     multis = [index for index, rule in enumerate(chosen) if rule.multi]
     done: list[Iteration] = []

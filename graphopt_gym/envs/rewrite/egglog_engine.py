@@ -1,0 +1,395 @@
+"""Equality saturation on egglog: a second engine beside :mod:`.saturation`, from the same table of rules.
+
+egglog (Zhang et al., "Better Together: Unifying Datalog and Equality Saturation", PLDI 2023) keeps the e-graph as
+relations and searches rules by joins, each time only what is new. The translation:
+
+- an operator is a constructor of its operands' classes and its parameters (a concat of each length is its own);
+  parameters and shapes are interned, so that egglog sees whole numbers;
+- a class's shape is a function of the class that refuses two values, so an unsound rule would end in an error;
+- a rule's condition, its computed parameters, and the shapes of what it makes depend on the shapes and parameters that
+  it matched and on nothing else, so they are a finite table. One rule *asks* (writes down what it matched), Python
+  answers what it has not answered yet, and a second rule joins the match with the answer and applies it.
+
+An iteration asks for all rules, answers, and applies all rules at once, so that it finds what an iteration of the
+native engine finds. Multi-pattern rules are left out of it after the first ``k_multi``.
+
+What egglog cannot do: nothing stops inside a run, so limits hold between runs. Where what was found might add more
+nodes than are left, rules are run one by one, those with fewest matches first, until the limit is reached, and one
+that might take the e-graph past twice the limit is left out; so the last rule may overshoot. And no single match can be
+vetoed: cycles are filtered once, at the end, in the native e-graph that everything is loaded into.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from graphopt_gym.envs.rewrite.egraph import EGraph
+from graphopt_gym.envs.rewrite.matching import compile_lines, compile_rule
+from graphopt_gym.envs.rewrite.patterns import Pattern, Rule, Var
+from graphopt_gym.envs.rewrite.saturation import Iteration, LimitHit, Limits
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape, infer
+from graphopt_gym.graphs.tensor_program.program import TensorProgram
+
+ROOM = 2  # times the node limit that no rule is run beyond, by what its matches may add
+
+
+def bindings() -> ModuleType:
+    """egglog's own interface.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from egglog import bindings as found
+    except ImportError:
+        raise InputError("engine 'egglog' needs the package egglog: pip install \"graphopt-gym[rewrite]\"") from None
+    return found
+
+
+class _Translated(NamedTuple):
+    """A rule in egglog's terms; in a text ``{rule}`` stands for its number, ``{lit[0]}`` for its first literal.
+
+    Attributes:
+        ask, apply: bodies and actions of the two rules.
+        key: how many columns a question has: shapes of the tensors, parameters, computed parameters.
+        answer: how many columns an answer adds: for each op of the target its parameters and its shape.
+        adds: ops of the target.
+        solve: a question as values -> an answer as values; None where the rule does not apply.
+        literals: parameters that its source names.
+        lengths: numbers of operands of concats.
+    """
+
+    ask: str
+    apply: str
+    key: int
+    answer: int
+    adds: int
+    solve: Callable[[Sequence[Any]], tuple[Any, ...] | None]
+    literals: tuple[Any, ...]
+    lengths: frozenset[int]
+
+
+class _Shapes:
+    """What a target is built in to learn its parameters in normal form, and its shapes."""
+
+    def __init__(self, shapes: Iterable[Shape]) -> None:
+        self.shapes = list(shapes)
+        self.columns: list[Any] = []
+
+    def shape(self, tensor: int) -> Shape:
+        return self.shapes[tensor]
+
+    def add(self, op: str, params: Params, inputs: Sequence[int]) -> int:
+        params, shape = infer(op, [self.shapes[tensor] for tensor in inputs], params)
+        self.columns.extend((*params, shape))
+        self.shapes.append(shape)
+        return len(self.shapes) - 1
+
+
+class _Row(NamedTuple):
+    """An e-node as egglog has it; classes are its values."""
+
+    op: str
+    params: Params
+    children: list[Any]
+    cls: Any
+
+
+def _constructor(op: str, operands: int) -> str:
+    return f"op-{op}-{operands}"
+
+
+def _below(patterns: Iterable[Pattern | Var]) -> Iterator[Pattern]:
+    """Ops of patterns, operands first, in the order in which compiled rules build them."""
+    for pattern in patterns:
+        if isinstance(pattern, Pattern):
+            yield from _below(pattern.operands)
+            yield pattern
+
+
+@cache
+def _translate(rule: Rule) -> _Translated:
+    computed: list[tuple[str, str]] = []  # variable, expression
+    literals: list[Any] = []
+    spelled = {name: f"s_{name}" for name in rule.tensors} | {name: f"p_{name}" for name in rule.params}
+
+    def source(pattern: Pattern | Var) -> str:
+        if isinstance(pattern, Var):
+            return f"t_{pattern.name}"
+        parts = [source(operand) for operand in pattern.operands]
+        for value in pattern.params:
+            if value.kind == "name":
+                parts.append(f"p_{value.text}")
+            elif value.kind == "literal":
+                parts.append(f"{{lit[{len(literals)}]}}")
+                literals.append(value.value)
+            else:
+                computed.append((f"c_{len(computed)}", value.source(spelled)))
+                parts.append(computed[-1][0])
+        return f"({_constructor(pattern.op, len(pattern.operands))} {' '.join(parts)})"
+
+    body = [f"(= root{index} {source(pattern)})" for index, pattern in enumerate(rule.source)]
+    body.extend(f"(= s_{name} (shape t_{name}))" for name in rule.tensors)
+    if rule.multi:
+        body.append("(!= root0 root1)")
+        if rule.symmetric:  # each pair once
+            body.append("(= root0 (ordering-min root0 root1))")
+
+    key = [*(f"s_{name}" for name in rule.tensors), *(f"p_{name}" for name in rule.params)]
+    test = " and ".join(f"{name} == {text}" for name, text in computed) or "True"
+    if rule.condition is not None:
+        test = f"({rule.condition.source(spelled)}) and {test}"
+    holds = compile_lines([f"def function({', '.join([*key, *(name for name, _ in computed)])}):", f" return {test}"])
+    build = compile_rule(rule).build
+    tensors, plain = len(rule.tensors), len(key)
+
+    def solve(question: Sequence[Any]) -> tuple[Any, ...] | None:
+        if not holds(*question):
+            return None
+        shapes = _Shapes(question[:tensors])
+        build(shapes, *range(tensors), *question[tensors:plain])
+        return tuple(shapes.columns)
+
+    names: dict[Pattern, str] = {}
+    actions: list[str] = []
+    columns: list[str] = []
+
+    def target(pattern: Pattern | Var) -> str:
+        return f"t_{pattern.name}" if isinstance(pattern, Var) else names[pattern]
+
+    for pattern in dict.fromkeys(_below(rule.target)):
+        name = names[pattern] = f"n{len(names)}"
+        own = [f"a{len(columns) + index}" for index in range(len(pattern.params) + 1)]
+        columns.extend(own)
+        parts = " ".join([*(target(operand) for operand in pattern.operands), *own[:-1]])
+        actions.append(f"(let {name} ({_constructor(pattern.op, len(pattern.operands))} {parts}))")
+        actions.append(f"(set (shape {name}) {own[-1]})")
+    actions.extend(f"(union root{index} {target(pattern)})" for index, pattern in enumerate(rule.target))
+
+    key.extend(name for name, _ in computed)
+    facts = " ".join(body)
+    return _Translated(
+        f"(rule ({facts}) ((set (asked-{{rule}} {' '.join(key)}) ()))",
+        f"(rule ({facts} (answer-{{rule}} {' '.join([*key, *columns])})) ({' '.join(actions)})",
+        len(key),
+        len(columns),
+        len(names),
+        solve,
+        tuple(literals),
+        frozenset(len(pattern.operands) for pattern in _below((*rule.source, *rule.target)) if pattern.op == "concat"),
+    )
+
+
+class EgglogExplorer:
+    """An e-graph of one program in egglog that rules are applied to, iteration by iteration.
+
+    Args:
+        filter_cycles: whether :attr:`graph` is made acyclic; the e-graph in egglog never is.
+
+    Attributes:
+        nodes, classes: of the e-graph after the last iteration.
+        entered: rule -> how often it was applied.
+
+    Raises:
+        InputError: egglog is not installed.
+    """
+
+    def __init__(self, program: TensorProgram, rules: Sequence[Rule], filter_cycles: bool = True) -> None:
+        self.program = program
+        self.filter_cycles = filter_cycles
+        self.entered: dict[str, int] = {}
+        self._loaded: EGraph | None = None
+        self.rules = tuple(rules)
+        self._bindings = bindings()
+        self._egglog = self._bindings.EGraph()
+        self._translated = [_translate(rule) for rule in rules]
+        self._ids: dict[Any, int] = {}
+        self._values: list[Any] = []
+        self._asked: list[set[tuple[int, ...]]] = [set() for _ in rules]
+        self._combined: dict[tuple[int, ...], int] = {}
+        self._operators: dict[str, tuple[str, int]] = {}  # constructor -> operator, number of operands
+        self._declare()
+        self.nodes = self.classes = 0
+        self._measure()
+
+    def _intern(self, value: Any) -> int:
+        known = self._ids.get(value)
+        if known is None:
+            known = self._ids[value] = len(self._values)
+            self._values.append(value)
+        return known
+
+    def _run(self, *commands: str) -> list[Any]:
+        egglog = self._egglog  # every part of what it parses keeps a copy of the text: short texts, or it takes seconds
+        return [output for text in commands for output in egglog.run_program(*egglog.parse_program(text))]
+
+    def _declare(self) -> None:
+        nodes = self.program.nodes
+        lengths = {2}.union(*(translated.lengths for translated in self._translated))
+        lengths.update(len(node.inputs) for node in nodes.values() if node.op == "concat")
+        lines = ["(sort T)", "(function shape (T) i64 :no-merge)", "(ruleset start)"]
+        for op, spec in OPS.items():
+            for operands in (spec.operands,) if spec.operands >= 0 else sorted(lengths):
+                name = _constructor(op, operands)
+                self._operators[name] = (op, operands)
+                lines.append(f"(constructor {name} ({'T ' * operands}{'i64 ' * len(spec.params)}) T)")
+        for index, rule in enumerate(self._translated):
+            lines.append(f"(function asked-{index} ({'i64 ' * rule.key}) Unit :no-merge)")
+            lines.append(f"(function answer-{index} ({'i64 ' * (rule.key + rule.answer)}) Unit :no-merge)")
+            lines.extend((f"(ruleset ask-{index})", f"(ruleset apply-{index})"))
+            literals = [self._intern(value) for value in rule.literals]
+            for kind, text in (("ask", rule.ask), ("apply", rule.apply)):
+                rest = f' :ruleset {kind}-{index} :name "{kind}-{index}")'
+                lines.append(text.format(rule=index, lit=literals) + rest)
+        actions = []
+        for node in self.program.order:
+            op, params, inputs, shape = nodes[node]
+            parts = [*(f"n{source}" for source in inputs), *(str(self._intern(value)) for value in params)]
+            actions.append(f"(let n{node} ({_constructor(op, len(inputs))} {' '.join(parts)}))")
+            actions.append(f"(set (shape n{node}) {self._intern(shape)})")
+        lines.append(f'(rule () ({" ".join(actions)}) :ruleset start :name "start")')
+        lines.append("(run start 1)")
+        self._run(*lines)
+
+    def _measure(self) -> dict[str, int]:
+        sizes = dict(self._run("(print-size)")[0].sizes)
+        self.nodes = sum(sizes[name] for name in self._operators)
+        self.classes = sizes["shape"]
+        return sizes
+
+    def iterate(self, chosen: Sequence[int], limits: Limits) -> tuple[Iteration, str]:
+        """One iteration of the chosen rules, by index; what it did, and the limit that ended it early (empty: none).
+
+        Of the iteration, ``matches`` counts those that were searched for anew, conditions aside, and ``applied`` those
+        whose condition holds; it is 0 where they changed nothing.
+        """
+        started = time.perf_counter()
+        self._loaded = None
+        matches: Counter[int] = Counter()
+        applied = 0
+        stopped = ""
+        try:
+            self._check(limits)
+            for name, count in self._search(chosen):
+                matches[int(name.removeprefix("ask-"))] += count
+            limits.check_time()
+            adds = {index: matches[index] * self._translated[index].adds for index in chosen}
+            if self.nodes + sum(adds.values()) <= limits.nodes:
+                applied = self._apply(f"apply-all-{self._combine(chosen)}")
+            else:
+                for index in sorted(chosen, key=adds.__getitem__):
+                    if self.nodes + adds[index] > ROOM * limits.nodes:
+                        raise LimitHit("node limit")
+                    applied += self._apply(f"apply-{index}")
+                    self._check(limits)
+        except LimitHit as limit:
+            stopped = str(limit)
+        seconds = time.perf_counter() - started
+        return Iteration(self.nodes, self.classes, sum(matches.values()), applied, 0, 0, seconds), stopped
+
+    def _check(self, limits: Limits) -> None:
+        if self.nodes >= limits.nodes:
+            raise LimitHit("node limit")
+        limits.check_time()
+
+    def _combine(self, chosen: Sequence[int]) -> int:
+        """The number of the ruleset of these rules."""
+        known = self._combined.get(tuple(chosen))
+        if known is None:
+            known = self._combined[tuple(chosen)] = len(self._combined)
+            for kind in ("ask", "apply"):
+                parts = " ".join(f"{kind}-{index}" for index in chosen)
+                self._run(f"(unstable-combined-ruleset {kind}-all-{known} {parts})")
+        return known
+
+    def _search(self, chosen: Sequence[int]) -> list[tuple[str, int]]:
+        """Asks for all rules and answers what is new; matches of each."""
+        report = self._run(f"(run ask-all-{self._combine(chosen)} 1)")[0].report
+        sizes = self._measure()
+        facts = []
+        for index in chosen:
+            asked, rule = self._asked[index], self._translated[index]
+            if sizes[f"asked-{index}"] == len(asked):
+                continue
+            for question in self._rows(f"asked-{index}", sizes[f"asked-{index}"]):
+                if question in asked:
+                    continue
+                asked.add(question)
+                answer = rule.solve([self._values[value] for value in question])
+                if answer is not None:
+                    row = [*question, *map(self._intern, answer)]
+                    facts.append(f"(set (answer-{index} {' '.join(map(str, row))}) ())")
+        self._run(*facts)
+        return list(report.num_matches_per_rule.items())
+
+    def _rows(self, relation: str, size: int) -> Iterator[tuple[int, ...]]:
+        output = self._run(f"(print-function {relation} {size})")[0]
+        term = output.termdag.get
+        numbers: dict[int, int] = {}
+        for row, _ in output.terms:
+            parts = term(row).args
+            for part in parts:
+                if part not in numbers:
+                    numbers[part] = term(part).value.value
+            yield tuple([numbers[part] for part in parts])
+
+    def _apply(self, ruleset: str) -> int:
+        report = self._run(f"(run {ruleset} 1)")[0].report
+        self._measure()
+        for name, count in report.num_matches_per_rule.items():
+            if count:
+                rule = self.rules[int(name.removeprefix("apply-"))].name
+                self.entered[rule] = self.entered.get(rule, 0) + count
+        return sum(report.num_matches_per_rule.values()) if report.updated else 0
+
+    @property
+    def graph(self) -> EGraph:
+        """The same e-graph as a native one; without cycles where they are to be filtered."""
+        if self._loaded is None:
+            self._loaded = self._load()
+            if self.filter_cycles:
+                self._loaded.clean_up()
+        return self._loaded
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The classes of the program's outputs in :attr:`graph`."""
+        graph = self.graph
+        return tuple(graph.find(root) for root in graph.add_program(self.program))
+
+    def _load(self) -> EGraph:
+        graph = EGraph()
+        graph.add_program(self.program)  # first, so that these are its oldest nodes
+        frozen, number = self._egglog.freeze(), self._egglog.value_to_i64
+        values: dict[Any, Any] = {}
+        made: dict[Any, int] = {}  # egglog's class -> the native one
+        waiting: dict[Any, list[_Row]] = {}
+        ready: deque[_Row] = deque()
+        for name, (op, operands) in self._operators.items():
+            for row in frozen.functions[name].rows:
+                for value in row.inputs[operands:]:
+                    if value not in values:
+                        values[value] = self._values[number(value)]
+                params = tuple([values[value] for value in row.inputs[operands:]])
+                ready.append(_Row(op, params, row.inputs[:operands], row.output))
+        while ready:  # a node once the classes that it reads are there; some node of each class needs older ones only
+            node = ready.popleft()
+            missing = next((child for child in node.children if child not in made), None)
+            if missing is not None:
+                waiting.setdefault(missing, []).append(node)
+                continue
+            cls = graph.add(node.op, node.params, [made[child] for child in node.children])
+            known = made.setdefault(node.cls, cls)
+            if known == cls:
+                ready.extend(waiting.pop(node.cls, ()))
+            else:
+                graph.union(known, cls)
+        assert not waiting, "a class that no program computes"
+        graph.rebuild()
+        return graph
