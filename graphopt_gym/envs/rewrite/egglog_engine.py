@@ -62,7 +62,7 @@ class _Translated(NamedTuple):
         adds: ops of the target.
         solve: a question as values -> an answer as values; None where the rule does not apply.
         literals: parameters that its source names.
-        lengths: numbers of operands of concats.
+        operators: (operator, number of operands) on either side.
     """
 
     ask: str
@@ -72,7 +72,7 @@ class _Translated(NamedTuple):
     adds: int
     solve: Callable[[Sequence[Any]], tuple[Any, ...] | None]
     literals: tuple[Any, ...]
-    lengths: frozenset[int]
+    operators: frozenset[tuple[str, int]]
 
 
 class _Shapes:
@@ -182,7 +182,7 @@ def _translate(rule: Rule) -> _Translated:
         len(names),
         solve,
         tuple(literals),
-        frozenset(len(pattern.operands) for pattern in _below((*rule.source, *rule.target)) if pattern.op == "concat"),
+        frozenset((pattern.op, len(pattern.operands)) for pattern in _below((*rule.source, *rule.target))),
     )
 
 
@@ -231,14 +231,13 @@ class EgglogExplorer:
 
     def _declare(self) -> None:
         nodes = self.program.nodes
-        lengths = {2}.union(*(translated.lengths for translated in self._translated))
-        lengths.update(len(node.inputs) for node in nodes.values() if node.op == "concat")
+        used = {(node.op, len(node.inputs)) for node in nodes.values()}
+        used.update(*(translated.operators for translated in self._translated))
         lines = ["(sort T)", "(function shape (T) i64 :no-merge)", "(ruleset start)"]
-        for op, spec in OPS.items():
-            for operands in (spec.operands,) if spec.operands >= 0 else sorted(lengths):
-                name = _constructor(op, operands)
-                self._operators[name] = (op, operands)
-                lines.append(f"(constructor {name} ({'T ' * operands}{'i64 ' * len(spec.params)}) T)")
+        for op, operands in sorted(used):
+            name = _constructor(op, operands)
+            self._operators[name] = (op, operands)
+            lines.append(f"(constructor {name} ({'T ' * operands}{'i64 ' * len(OPS[op].params)}) T)")
         for index, rule in enumerate(self._translated):
             lines.append(f"(function asked-{index} ({'i64 ' * rule.key}) Unit :no-merge)")
             lines.append(f"(function answer-{index} ({'i64 ' * (rule.key + rule.answer)}) Unit :no-merge)")
