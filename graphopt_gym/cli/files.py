@@ -1,4 +1,4 @@
-"""``graphopt report``, ``validate`` and ``capture``."""
+"""``graphopt report``, ``validate``, ``measure``, ``export`` and ``capture``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,49 @@ def validate(
         raise typer.Exit(2)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
+
+
+def measure(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|DIR…", help="Solutions of RewriteOrder-v0, or folders of them.")
+    ],
+    runs: Annotated[int, typer.Option("--runs", help="Most runs of each program.")] = 50,
+    seconds: Annotated[float, typer.Option("--seconds", help="Most seconds of runs a solution.")] = 30.0,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of torch.")] = 1,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
+    as_json: JsonFlag = False,
+) -> None:
+    """Run rewritten programs and their originals in turns on this machine's CPU: simulated beside measured gain."""
+    from graphopt_gym.envs.rewrite.measure import measure_report
+    from graphopt_gym.report.tables import Table
+
+    result = measure_report(paths, runs=runs, seconds=seconds, threads=threads, dtype=dtype, say=common.warn)
+    common.show(Table.of(result), as_json)
+    if not all(row["same_outputs"] for row in result["rows"]):
+        raise typer.Exit(1)
+
+
+def export(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A solution of RewriteOrder-v0.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="NAME.onnx, or any other ending for the text; FILE.onnx if left out."),
+    ] = None,
+    graph: GraphOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the program of a solution: as ONNX with the weights of the file that it came from, or as text."""
+    from graphopt_gym.envs.rewrite.export import export_solution
+
+    target = out or path.with_suffix(".onnx")
+    common.check_file(target)
+    said = export_solution(path, target, graph)
+    if as_json:
+        common.print_json(said)
+    else:
+        common.stdout().print(
+            f"{said['file']}: {said['ops']} ops; weights: {said['weights']}", soft_wrap=True, markup=False
+        )
 
 
 def capture(

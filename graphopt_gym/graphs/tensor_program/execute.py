@@ -216,7 +216,8 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
     import torch.nn.functional as F
 
     kind = getattr(torch, dtype)
-    activations = {"none": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+    # in place: a fused activation writes no tensor of its own
+    activations = {"none": lambda x: x, "relu": torch.relu_, "sigmoid": torch.sigmoid_, "tanh": torch.tanh_}
 
     def conv(x: Any, w: Any, stride: Shape, padding: str, act: str) -> Any:
         around = tuple(padding_of(size, padding) for size in w.shape[2:])
