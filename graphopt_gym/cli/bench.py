@@ -24,6 +24,18 @@ BENCHMARKS = {
         "graphopt_gym.benchmarks.env:chiplet_env_report",
         "steps a second of ChipletPartition-v0 by mode, beside the corrector alone",
     ),
+    "rewrite-env": (
+        "graphopt_gym.benchmarks.rewrite:rewrite_env_report",
+        "steps a second of RewriteOrder-v0, scalar and vector",
+    ),
+    "matching": (
+        "graphopt_gym.benchmarks.rewrite:matching_report",
+        "matches of rewrite rules kept up to date, against searching the whole program anew",
+    ),
+    "saturation": (
+        "graphopt_gym.benchmarks.rewrite:saturation_report",
+        "e-nodes a second of equality saturation by engine, and seconds of extraction",
+    ),
     "agent": (
         "graphopt_gym.benchmarks.agent:agent_report",
         "seconds and memory of the GDP network, up to 80,000 ops",
