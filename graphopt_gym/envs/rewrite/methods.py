@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from graphopt_gym.envs.rewrite import saturation_methods, searches
+from graphopt_gym.envs.rewrite import saturation_methods, searches, tree_search
 from graphopt_gym.search.solve import Method
 
 TASO = "Jia et al., SOSP 2019 (TASO), algorithm 2"
 TENSAT = "Yang et al., MLSys 2021 (TENSAT)"
+HARTMANN = "after Hartmann et al., PACT 2024 (arXiv 2410.05534)"
 STARTS = ("original",)
 
 METHODS: dict[str, Method] = {
@@ -49,6 +50,22 @@ METHODS: dict[str, Method] = {
             "equality saturation from the best program so far, again and again, until nothing improves",
             "Yang et al., MLSys 2021 (TENSAT), repeated",
             options=saturation_methods.REPEAT_OPTIONS,
+        ),
+        Method(
+            "tree_search",
+            tree_search.tree_search,
+            "UCT over the order in which rules enter the e-graph",
+            HARTMANN,
+            random=True,
+            options=tree_search.OPTIONS,
+        ),
+        Method(
+            "tree_search_repeat",
+            tree_search.tree_search_repeat,
+            "tree search from the best program so far, again and again",
+            HARTMANN + ", repeated",
+            random=True,
+            options=tree_search.OPTIONS,
         ),
     )
 }

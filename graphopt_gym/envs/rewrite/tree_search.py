@@ -1,0 +1,327 @@
+"""Tree search over the order in which rules enter an e-graph.
+
+After the idea of He, Singh, Yoneki, "MCTS-GEB: Monte Carlo tree search is a good e-graph builder" (2023), and Hartmann,
+He, Yoneki, "Optimizing tensor computation graphs with equality saturation and Monte Carlo tree search" (PACT 2024,
+arXiv 2410.05534). Saturation applies every rule in every iteration, and the e-graph is full before the deep rewrites
+come. Here a state is an e-graph, an action is a group of rules that is applied for one iteration, and what an e-graph
+is worth is the cheapest program found in it after some more iterations of random rules (the roll-out). Trees are grown
+by UCT (Kocsis and Szepesvári, ECML 2006) with progressive widening. At the end the linear program extracts from the
+best e-graphs.
+
+``tree_search_repeat`` starts a new tree from each better program: its e-graph is small again, and what was found once
+need not be found again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt_gym.envs.rewrite.saturation_methods import LEAST_GAIN, RESERVE, as_decision, problem_of, seconds_left
+from graphopt_gym.graphs.tensor_program.program import TensorProgram
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.rewrite.extraction import Choices
+    from graphopt_gym.envs.rewrite.patterns import Rule
+    from graphopt_gym.envs.rewrite.saturation import Explorer, Saturation
+    from graphopt_gym.search.solve import Evaluator
+
+EXPLORATION = 0.5  # weight of UCT's bonus; values are between 0 and 1
+WIDENING = (2.0, 0.5)  # a state visited n times may have this[0] * n ** this[1] children
+KEPT_SHARES = (0.3, 0.6, 0.9, 1.0)  # of the rules, that a roll-out applies
+MOST_MULTI = 3  # iterations of a roll-out in which multi-pattern rules take part
+ROUNDS = 15  # of the extraction of a roll-out
+MOST_KEPT = 48  # e-graphs kept; others are made again from their parents when they are needed
+SAME_PLACE = 4  # an e-graph may have this many times the nodes of its program, whatever the limit
+BEST_KEPT = 3  # e-graphs that the linear program extracts from
+ILP_SHARE = 0.25  # of the seconds
+ILP_SECONDS = 10.0  # for each, where the caller gives no limit
+PATIENCE = 24  # roll-outs without a better program, after which a repeated search starts another tree
+GROWTH = 1.5  # of the node limit, then
+MOST_GROWN = 4.0  # times the node limit asked for
+
+OPTIONS: dict[str, Any] = {"node_limit": 3000, "iteration_limit": 15, "memory_bytes": 4 << 30}
+
+
+class _State:
+    """An e-graph in the tree: how it came about, and what was found below it."""
+
+    __slots__ = ("action", "children", "costs", "depth", "done", "least", "parent", "untried", "visits")
+
+    def __init__(self, parent: _State | None, action: int, untried: Sequence[int]) -> None:
+        self.parent, self.action = parent, action
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.untried = list(untried)
+        self.children: list[_State] = []
+        self.visits = 0
+        self.costs = 0.0  # summed over visits
+        self.least = math.inf
+        self.done = False  # nothing below it is left to try
+
+
+class _Found:
+    """The best e-graphs seen, one for each cost."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, int, Saturation, Choices]] = []
+        self._count = 0
+
+    def add(self, cost: float, explored: Saturation, choices: Choices) -> None:
+        self._count += 1
+        self.rows.append((cost, -explored.nodes, explored, choices))
+        self.rows.sort(key=lambda row: row[:2])
+        del self.rows[BEST_KEPT:]
+
+
+class _Tree:
+    """A tree of e-graphs of one program.
+
+    Args:
+        node_limit: most e-nodes of an e-graph; more where the program is large.
+    """
+
+    def __init__(self, evaluator: Evaluator, rng: np.random.Generator, program: TensorProgram, node_limit: int) -> None:
+        from graphopt_gym.envs.rewrite.saturation import Explorer, Limits
+
+        self.evaluator, self.rng, self.program = evaluator, rng, program
+        self.problem = problem_of(evaluator)
+        options = evaluator.options
+        self.iteration_limit = options["iteration_limit"]
+        rules = self.problem.matcher.rules
+        self.singles = [index for index, rule in enumerate(rules) if not rule.multi]
+        self.multis = [index for index, rule in enumerate(rules) if rule.multi]
+        self.actions = rule_groups(rules)
+        self.limits = Limits(
+            max(node_limit, SAME_PLACE * len(program)), max(0.0, seconds_left(evaluator)), options["memory_bytes"]
+        )
+        self.found = _Found()
+        self.best = self.original = self.problem.total(program, self.problem.program_costs.node_costs(program))
+        self.worst = self.original
+        self.largest = 0
+        self.rules: dict[str, int] = {}  # of the best e-graph
+        self._kept: OrderedDict[int, Explorer] = OrderedDict()
+        self.root = self._state(None, -1)
+        self._root_explorer = Explorer(program, rules)
+
+    def _state(self, parent: _State | None, action: int) -> _State:
+        return _State(parent, action, self.rng.permutation(len(self.actions)).tolist())
+
+    def explorer(self, state: _State) -> Explorer:
+        """The e-graph of a state, not to be changed; made again by its actions where it was not kept."""
+        if state.parent is None:
+            return self._root_explorer
+        kept = self._kept.get(id(state))
+        if kept is None:
+            kept = self.explorer(state.parent).copy()
+            kept.iterate(self.actions[state.action], self.limits)
+            self._keep(state, kept)
+        else:
+            self._kept.move_to_end(id(state))
+        return kept
+
+    def _keep(self, state: _State, explorer: Explorer) -> None:
+        self._kept[id(state)] = explorer
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    def step(self) -> float:
+        """Grows the tree by one state, prices what is found below it, and tells its ancestors; the cost found."""
+        state = self.root
+        while True:
+            child = self._expand(state) if self._may_widen(state) else None
+            if child is not None:
+                state = child
+                break
+            children = [one for one in state.children if not one.done]
+            if not children:
+                state.done = True
+                if state.parent is None:
+                    break
+                state = state.parent
+                continue
+            state = max(children, key=self._score)
+        cost = self._roll_out(self.explorer(state)) if not state.done or state.parent is None else self._last
+        while True:
+            state.visits += 1
+            state.costs += cost
+            state.least = min(state.least, cost)
+            if state.parent is None:
+                return cost
+            state = state.parent
+
+    def _may_widen(self, state: _State) -> bool:
+        factor, power = WIDENING
+        open_ = any(not child.done for child in state.children)
+        return bool(state.untried) and (not open_ or len(state.children) < factor * (state.visits + 1) ** power)
+
+    def _expand(self, state: _State) -> _State | None:
+        """A new child of a state, or None where no action that is left changes anything."""
+        explorer = self.explorer(state)
+        while state.untried:
+            action = state.untried.pop()
+            self.evaluator.check_left()
+            grown = explorer.copy()
+            iteration, stopped = grown.iterate(self.actions[action], self.limits)
+            if not iteration.applied:
+                continue
+            child = self._state(state, action)
+            state.children.append(child)
+            self._keep(child, grown)
+            if stopped or child.depth >= self.iteration_limit:
+                self._last = self._price(grown)
+                child.done, child.untried = True, []
+            return child
+        return None
+
+    def _score(self, state: _State) -> float:
+        assert state.parent is not None
+        span = self.worst - self.best
+        cost = 0.5 * (state.costs / state.visits + state.least)
+        value = (self.worst - cost) / span if span > 0 else 0.0
+        return value + EXPLORATION * math.sqrt(math.log(state.parent.visits + 1) / state.visits)
+
+    def _roll_out(self, explorer: Explorer) -> float:
+        """The cost of a program found after iterations of some rules, drawn once, until a limit or nothing new."""
+        grown, rng = explorer.copy(), self.rng
+        share = KEPT_SHARES[int(rng.integers(len(KEPT_SHARES)))]
+        kept = [index for index, draw in zip(self.singles, rng.random(len(self.singles)), strict=True) if draw < share]
+        pairs = [index for index, draw in zip(self.multis, rng.random(len(self.multis)), strict=True) if draw < share]
+        multi = int(rng.integers(MOST_MULTI + 1))
+        for number in range(int(rng.integers(1, self.iteration_limit + 1))):
+            self.evaluator.check_left()
+            iteration, stopped = grown.iterate(pairs + kept if number < multi else kept, self.limits)
+            if stopped or (not iteration.applied and number + 1 >= multi):
+                break
+        return self._price(grown)
+
+    def _price(self, explorer: Explorer) -> float:
+        """The cost of the program that the extraction with shared costs finds; proposes it."""
+        from graphopt_gym.envs.rewrite.extraction import Choices, extract_shared
+        from graphopt_gym.envs.rewrite.saturation import Saturation
+
+        explored = Saturation(
+            self.program, explorer.graph, explorer.roots, self.problem.program_costs, "", (), 0.0, 0, True,
+            explorer.entered,
+        )  # fmt: skip
+        choices = Choices(explored)
+        found = extract_shared(explored, choices, ROUNDS)
+        self.evaluator.finish(as_decision(self.problem, found.program))
+        self.found.add(found.cost, explored, choices)
+        self.largest = max(self.largest, explored.nodes)
+        self.worst = max(self.worst, found.cost)
+        if found.cost < self.best:
+            self.best, self.rules = found.cost, dict(explorer.entered)
+        return found.cost
+
+    def finish(self, seconds: float) -> float:
+        """Extracts from the best e-graphs by the linear program, and proposes what it finds; the best cost."""
+        from graphopt_gym.envs.rewrite.extraction import extract_ilp
+
+        rows = list(self.found.rows)
+        for place, (_, _, explored, choices) in enumerate(rows):
+            share = seconds / len(rows)
+            if self.evaluator.seconds is not None:
+                left = (1 - RESERVE) * seconds_left(self.evaluator)
+                share = min(share, left / (len(rows) - place))
+            if share <= 0:
+                break
+            found = extract_ilp(explored, seconds=share, choices=choices)
+            self.evaluator.finish(as_decision(self.problem, found.program))
+            if found.cost < self.best:
+                self.best, self.rules = found.cost, dict(explored.entered)
+        return self.best
+
+
+def rule_groups(rules: Sequence[Rule]) -> list[list[int]]:
+    """The actions: all single-pattern rules, those of each family, and each multi-pattern rule; by index."""
+    families: dict[str, list[int]] = {}
+    for index, rule in enumerate(rules):
+        families.setdefault(rule.name if rule.multi else rule.family, []).append(index)
+    everything = [index for index, rule in enumerate(rules) if not rule.multi]
+    return [everything, *(group for group in families.values() if group != everything)]
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises InputError for a limit below 1."""
+    from graphopt_gym.envs.rewrite.saturation import check_limit
+
+    for name in OPTIONS:
+        check_limit(name, options[name])
+
+
+def tree_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    """One tree, from the program as it is; at the end the linear program on the best e-graphs.
+
+    Raises:
+        InputError: a limit below 1.
+    """
+    check_options(evaluator.options)
+    problem = problem_of(evaluator)
+    evaluator.cost(problem.original)
+    tree = _Tree(evaluator, rng, problem.program, evaluator.options["node_limit"])
+    steps = 0
+    while not tree.root.done and evaluator.left > BEST_KEPT and _search_goes_on(evaluator):
+        tree.step()
+        steps += 1
+        _note(evaluator, [tree], steps)
+    tree.finish(ILP_SECONDS * BEST_KEPT if evaluator.seconds is None else seconds_left(evaluator))
+    _note(evaluator, [tree], steps)
+
+
+def tree_search_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    """Trees one after the other, each from the best program so far; from others too when that finds nothing better.
+
+    Raises:
+        InputError: a limit below 1.
+    """
+    check_options(evaluator.options)
+    problem = problem_of(evaluator)
+    evaluator.cost(problem.original)
+    asked = evaluator.options["node_limit"]
+    best, limit = problem.original_s, float(asked)
+    programs = [problem.program]  # each cheaper than the one before
+    program = problem.program
+    trees: list[_Tree] = []
+    steps = 0
+    while evaluator.left > 0:
+        evaluator.check_left()
+        tree = _Tree(evaluator, rng, program, int(limit))
+        trees.append(tree)
+        idle = 0
+        while not tree.root.done and idle < PATIENCE and evaluator.left > BEST_KEPT:
+            cost = tree.step()
+            steps += 1
+            idle += 1
+            if cost < best * (1 - LEAST_GAIN):
+                break
+        else:
+            left = seconds_left(evaluator)
+            tree.finish(BEST_KEPT * (ILP_SECONDS if math.isinf(left) else ILP_SHARE * left / BEST_KEPT))
+        tree.found.rows.clear()
+        tree._kept.clear()
+        _note(evaluator, trees, steps)
+        if evaluator.best_cost < best * (1 - LEAST_GAIN):
+            best, program, limit = evaluator.best_cost, problem.check(evaluator.best), float(asked)
+            programs.append(program)
+        else:
+            limit = min(limit * GROWTH, MOST_GROWN * asked)
+            older = programs[-5:] + programs[:1]
+            program = programs[-1] if len(trees) % 2 else older[int(rng.integers(len(older)))]
+
+
+def _search_goes_on(evaluator: Evaluator) -> bool:
+    return evaluator.seconds is None or evaluator.wall_s < (1 - ILP_SHARE) * evaluator.seconds
+
+
+def _note(evaluator: Evaluator, trees: Sequence[_Tree], steps: int) -> None:
+    best = min(trees, key=lambda tree: tree.best)
+    evaluator.note(
+        trees=len(trees),
+        roll_outs=steps,
+        largest_nodes=max(tree.largest for tree in trees),
+        rules_that_entered_the_e_graph=dict(sorted(best.rules.items(), key=lambda row: (-row[1], row[0]))),
+    )
