@@ -14,17 +14,20 @@ An iteration asks for all rules, answers, and applies all rules at once, so that
 native engine finds. Multi-pattern rules are left out of it after the first ``k_multi``.
 
 What egglog cannot do: nothing stops inside a run, so limits hold between runs. Where what was found might add more
-nodes than are left, rules are run one by one, those with fewest matches first, until the limit is reached, and one
-that might take the e-graph past twice the limit is left out; so the last rule may overshoot. And no single match can be
+nodes than are left, rules run in parts, those with fewest matches first, each part as large as fits for certain, or one
+rule, until the limit is reached; one that might take the e-graph past twice the limit is left out. So the last rule may
+overshoot. And no single match can be
 vetoed: cycles are filtered once, at the end, in the native e-graph that everything is loaded into.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -279,13 +282,15 @@ class EgglogExplorer:
                 matches[int(name.removeprefix("ask-"))] += count
             limits.check_time()
             adds = {index: matches[index] * self._translated[index].adds for index in chosen}
-            if self.nodes + sum(adds.values()) <= limits.nodes:
-                applied = self._apply(f"apply-all-{self._combine(chosen)}")
-            else:
-                for index in sorted(chosen, key=adds.__getitem__):
-                    if self.nodes + adds[index] > ROOM * limits.nodes:
-                        raise LimitHit("node limit")
-                    applied += self._apply(f"apply-{index}")
+            left = sorted(chosen, key=adds.__getitem__)
+            while left:  # together as far as all that they may add fits, else one
+                most = list(accumulate(adds[index] for index in left))
+                count = max(1, bisect_right(most, limits.nodes - self.nodes))
+                if self.nodes + most[count - 1] > ROOM * limits.nodes:
+                    raise LimitHit("node limit")
+                applied += self._apply(sorted(left[:count]))
+                del left[:count]
+                if left:
                     self._check(limits)
         except LimitHit as limit:
             stopped = str(limit)
@@ -338,8 +343,9 @@ class EgglogExplorer:
                     numbers[part] = term(part).value.value
             yield tuple([numbers[part] for part in parts])
 
-    def _apply(self, ruleset: str) -> int:
-        report = self._run(f"(run {ruleset} 1)")[0].report
+    def _apply(self, chosen: Sequence[int]) -> int:
+        """Applies what the rules match and what is answered; how many matches, 0 where they changed nothing."""
+        report = self._run(f"(run apply-all-{self._combine(chosen)} 1)")[0].report
         self._measure()
         for name, count in report.num_matches_per_rule.items():
             if count:

@@ -84,10 +84,10 @@ def explore_both(
 
 
 @pytest.mark.parametrize("name", program_names("small"))
-@pytest.mark.parametrize("k_multi", [0, 1, 2])
+@pytest.mark.parametrize("k_multi", [0, 2])
 def test_engines__find_the_same_e_graph_of_a_small_program_in_every_iteration(name, k_multi):
     rounds = [ALL] * k_multi + [SINGLE] * 12
-    assert_same(*(side.graph for side in explore_both(load_program(name), BOTH_WAYS, rounds, 1500)))
+    assert_same(*(side.graph for side in explore_both(load_program(name), BOTH_WAYS, rounds, 1000)))
 
 
 @pytest.mark.parametrize("program", all_programs(), ids=lambda program: program.name)
@@ -161,16 +161,15 @@ def test_saturate__costs_the_same_from_either_engine(name):
     assert extract_greedy(found[0]).cost == pytest.approx(extract_greedy(found[1]).cost, rel=1e-12)
 
 
-@pytest.mark.parametrize("cycles", ["filter", "ilp"])
-@pytest.mark.parametrize("name", ["nasrnn", "squeezenet"])
+@pytest.mark.parametrize(("name", "cycles"), [("nasrnn", "filter"), ("squeezenet", "ilp")])
 def test_extraction__of_what_egglog_found_computes_the_same(name, cycles):
     problem = RewriteProblem(build_program(name, **PROGRAMS[name].small))
-    explored = saturate(problem.program, None, problem.program_costs, node_limit=1500, cycles=cycles, engine="egglog")
+    explored = saturate(problem.program, None, problem.program_costs, node_limit=1000, cycles=cycles, engine="egglog")
     assert explored.acyclic == (cycles == "filter")
     if explored.acyclic:
         explored.graph.descendants()  # defined on acyclic e-graphs only
         assert explored.graph.copy().clean_up() == 0
-    for extraction in (extract_greedy(explored), extract_ilp(explored, seconds=2)):
+    for extraction in (extract_greedy(explored), extract_ilp(explored, seconds=1)):
         outcome = problem.evaluate(extraction.program)
         assert outcome.valid, outcome.reasons
         assert outcome.cost <= problem.original_s * (1 + 1e-9)
