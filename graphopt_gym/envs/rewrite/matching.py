@@ -35,7 +35,8 @@ class CompiledRule:
     Attributes:
         sources: for each source pattern: (nodes, root) -> values of ``names`` of that pattern, or None.
         names: for each source pattern, the variables that it binds, tensors first.
-        holds: (nodes, roots, *binding) -> whether the condition holds, and the source's computed parameters are right.
+        holds: (nodes, roots, *binding) -> whether the condition holds, the source's computed parameters are right, and
+            the targets are not the roots themselves (x + x commuted), which would change nothing.
         build: (builder, *binding) -> (ids of the targets, ids of all ops of the targets).
         build_source: the same for the source, computed parameters computed.
     """
@@ -140,9 +141,54 @@ def _compile_condition(rule: Rule) -> Callable[..., bool]:
     if rule.condition is not None:
         tests.insert(0, f"({rule.condition.source(names)})")
         read.update(rule.condition.names)
+    unchanged = [
+        _unchanged(target, source, f"roots[{index}]", names)
+        for index, (source, target) in enumerate(zip(rule.source, rule.target, strict=True))
+    ]
+    if all(found is not None for found in unchanged):
+        same = [test for found in unchanged for test in found or ()]
+        tests.append(f"not ({' and '.join(same) or 'True'})")
+        read.update(name for name in rule.tensors if f"s_{name}" in tests[-1])
     lines.extend(f" s_{name} = nodes[v_{name}][3]" for name in rule.tensors if name in read)
     lines.append(f" return {' and '.join(tests) or 'True'}")
     return compile_lines(lines)
+
+
+def _unchanged(
+    target: Pattern | Var, source: Pattern | Var | None, place: str, names: Mapping[str, str]
+) -> list[str] | None:
+    """What must hold for a target to be what stands at a place already; None: it never is.
+
+    Args:
+        source: what of the source pattern stands there; None: nothing, it is below a variable.
+    """
+    if isinstance(target, Var):
+        return (
+            None if isinstance(source, Pattern) and target.name in source.tensors else [f"v_{target.name} == {place}"]
+        )
+    tests = []
+    if isinstance(source, Pattern):
+        if source.op != target.op or len(source.operands) != len(target.operands):
+            return None
+    elif source is not None and source.name in target.tensors:
+        return None
+    else:
+        tests = [f"nodes[{place}][0] == {target.op!r}", f"len(nodes[{place}][2]) == {len(target.operands)}"]
+    for index, value in enumerate(target.params):
+        known = source.params[index] if isinstance(source, Pattern) else None
+        if known is not None and known.kind == value.kind == "literal" and known.value != value.value:
+            return None
+        if known is None or str(known) != str(value):
+            tests.append(f"nodes[{place}][1][{index}] == {value.source(names)}")
+    for index, operand in enumerate(target.operands):
+        below = source.operands[index] if isinstance(source, Pattern) else None
+        if isinstance(operand, Var) and operand == below:
+            continue
+        found = _unchanged(operand, below, f"nodes[{place}][2][{index}]", names)
+        if found is None:
+            return None
+        tests.extend(found)
+    return tests
 
 
 def _compile_build(

@@ -10,6 +10,7 @@ tensor variable stands for its shape. Conditions are such expressions.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,16 @@ def _swap_last(rank: int) -> tuple[int, ...]:
     return (*range(rank - 2), rank - 1, rank - 2)
 
 
+def _same_place(x: Sequence[int], axis: int, shape: Sequence[int]) -> int:
+    """The axis of a reshaped tensor before which there are as many elements as before ``axis``; -1: there is none."""
+    before, product = math.prod(x[:axis]), 1
+    for place, size in enumerate(shape):
+        if product == before and size > 1:
+            return place
+        product *= size
+    return -1
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "shape": lambda x: x,
     "rank": len,
@@ -42,6 +53,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "swap_last": _swap_last,  # the permutation that swaps the last two axes
     "compose": _compose,  # the permutation that is p, then q
     "index": lambda p, axis: p.index(axis),  # where an axis goes under a permutation
+    "same_place": _same_place,  # where an axis is in a reshaped tensor
+    "resized": lambda x, axis, size: (*x[:axis], size, *x[axis + 1 :]),
     "max": max,
     "min": min,
 }

@@ -192,6 +192,8 @@ def _shape(role: str, rank: int, sizes: list[int], like: list[Shape], chance: ra
             axis = chance.randrange(len(shape))
             spatial = role == "kernel" and axis >= 2
             shape[axis] = chance.choice((1, 3)) if spatial else chance.choice((1, 2, 3, 4, 6))
+        if role == "kernel" and chance.random() < 0.2:
+            shape[2:] = shape[3], shape[2]
         return tuple(shape)
     if role == "image":
         return (chance.choice((1, 2)), chance.choice((1, 2, 4)), chance.randint(3, 6), chance.randint(3, 6))
@@ -234,7 +236,15 @@ def _value(kind: tuple[str, str], rank: int, shapes: Mapping[str, Shape], chance
         shape = list(chance.choice(list(shapes.values()) or [()]))
         if op == "identity_kernel":
             return chance.choice((1, 2, 4)), chance.choice((1, 2, 4)), chance.choice((1, 3)), chance.choice((1, 3))
-        chance.shuffle(shape)
+        if shape and chance.random() < 0.3:  # of a part
+            axis = chance.randrange(len(shape))
+            shape[axis] = chance.randint(1, shape[axis])
+        if chance.random() < 0.5:
+            chance.shuffle(shape)
+        if len(shape) < 4 and chance.random() < 0.3:  # an axis in two
+            axis = chance.randrange(len(shape) + 1)
+            even = axis < len(shape) and shape[axis] % 2 == 0
+            shape[axis : axis + 1] = [2, shape[axis] // 2] if even else [1, *shape[axis : axis + 1]]
         while len(shape) > 1 and chance.random() < 0.4:
             shape[:2] = [shape[0] * shape[1]]
         return tuple(shape)
