@@ -134,6 +134,11 @@ class EGraph:
         self.nodes += 1
         return cls
 
+    def lookup(self, op: str, params: Params, inputs: Sequence[int]) -> ENode | None:
+        """The e-node of an operator on classes; None if there is none (any more). Only after a rebuild."""
+        node = self._memo.get((op, params, tuple([self.find(cls) for cls in inputs])))
+        return None if node is None or node.filtered else node
+
     def union(self, a: int, b: int) -> bool:
         """Makes two classes one; whether they were two.
 

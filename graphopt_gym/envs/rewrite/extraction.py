@@ -4,33 +4,27 @@ What an e-node costs is exactly what it will cost in a program (:class:`ProgramC
 a class that is a constant is always extracted as one, from constants alone, for nothing. So constants need no decision,
 and e-nodes that differ only in the constants that they read are one choice.
 
-The linear program is TENSAT's (section 5.1): a binary variable an e-node, the roots' classes are picked, a picked
-e-node picks a node of every child class. Its rows are summed over the e-nodes of a class that read the same child,
-which is as right, as one e-node a class is enough, and tighter; and where every program of a class makes another, that
-is said too, which the relaxation would not know. HiGHS solves it.
+What is left is solved part by part, see :mod:`.extraction_solvers`.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
 from graphopt_gym.envs.rewrite.egraph import EGraph, ENode
+from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, eliminate, parts_of
 from graphopt_gym.envs.rewrite.saturation import Saturation, check_limit
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
 UNIT_S = 1e-15  # greedy adds whole femtoseconds, so that sums do not round
-MICROSECOND = 1e-6  # the linear program's unit
+TOLERANCE = 1e-6  # relative: what a solver's bound may be off by, and the gap at which it stops
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,13 @@ class Extraction:
     Attributes:
         cost: seconds of the program, priced as a program, shared parts once.
         estimate: seconds that the extractor thought it costs: greedy counts shared parts once for each reader.
-        bound: no program of the e-graph costs less, in seconds; None where the extractor gives none.
+        bound: neither a program of the e-graph nor the original costs less, in seconds, but for the solver's tolerance
+            (``TOLERANCE``); None where the extractor gives none.
         gap: (cost - bound) / cost; None without a bound.
-        status: ``greedy``, ``shared``, ``optimal`` (within HiGHS's tolerance, ``gap``), ``time limit``, or
-            ``original``:
-            nothing cheaper than the program that the e-graph came from was found, and this is that program.
-        variables: binary variables of the linear program.
+        status: how the extractor ended: ``greedy`` or ``shared``; ``optimal``, or ``time limit``.
+        improved: whether the program is cheaper than the one that the e-graph came from; if not, it is that one.
+        variables: choices among which an exact extractor picked.
+        parts: independent parts of the problem, and how many of them elimination solved.
     """
 
     program: TensorProgram
@@ -55,7 +50,9 @@ class Extraction:
     gap: float | None
     seconds: float
     status: str
+    improved: bool
     variables: int = 0
+    parts: tuple[int, int] = (0, 0)
 
 
 class Choice(NamedTuple):
@@ -70,7 +67,11 @@ class Choices:
     """What can be picked for each class that the roots may need, constants left out, hopeless choices too.
 
     A choice is hopeless if it needs its own class, or if another of its class costs no more and needs no other classes
-    than those that it cannot do without.
+    than those that it cannot do without (or, without cycles, that no program can do without).
+
+    Attributes:
+        of: class -> its choices, cheap ones first.
+        mandatory: classes that every program makes.
     """
 
     def __init__(self, saturation: Saturation) -> None:
@@ -97,6 +98,9 @@ class Choices:
             ]
             options.sort(key=lambda option: (option.cost, len(option.children), option.node.serial))
             self.of[cls] = options
+        self.mandatory: frozenset[int] = frozenset()
+        self._instead: dict[int, ENode] = {}  # dropped e-node, by id -> one that does as well
+        self._acyclic = saturation.acyclic
         while self._drop_hopeless():
             pass
         self._position = {cls: place for place, cls in enumerate(self._place)}
@@ -112,6 +116,10 @@ class Choices:
         bit = {cls: 1 << place for place, cls in enumerate(order)}
         always: dict[int, int] = {}  # class -> classes that every program of it makes, as a bit set
         dropped = 0
+        anyway = 0
+        if self._acyclic:
+            for cls in self.mandatory:
+                anyway |= bit[cls]
         for cls in order:
             kept: list[tuple[Choice, int]] = []
             common = -1
@@ -120,13 +128,21 @@ class Choices:
                 for child in option.children:
                     needs |= bit[child]
                     makes |= always.get(child, bit[child])
-                if not any(other & ~makes == 0 for _, other in kept):
+                allowed = makes | anyway
+                better = next((other.node for other, below in kept if below & ~allowed == 0), None)
+                if better is None:
                     kept.append((option, needs))
                     common &= makes
+                else:
+                    self._instead[id(option.node)] = better
             dropped += len(self.of[cls]) - len(kept)
             self.of[cls] = [option for option, _ in kept]
             always[cls] = bit[cls] | (common if kept else 0)
         self._always, self._place = always, order
+        needed = 0
+        for root in self.needed:
+            needed |= always[root]
+        self.mandatory = frozenset(cls for cls in order if needed & bit[cls])
         reached = set(self._order())
         self.of = {cls: options for cls, options in self.of.items() if cls in reached}
         return dropped
@@ -244,6 +260,40 @@ class Choices:
             waiting = again
         return picked, sum(value[cls][0] for cls in self.needed) * UNIT_S
 
+    def original(self) -> dict[int, ENode] | None:
+        """E-nodes that make the program that the e-graph came from, or one as cheap; None where it is not in there."""
+        graph, program = self.graph, self.program
+        class_of: dict[int, int] = {}
+        picked: dict[int, ENode] = {}
+        for number in program.order:
+            op, params, inputs, _ = program.nodes[number]
+            node = graph.lookup(op, params, [class_of[source] for source in inputs])
+            if node is None:
+                return None
+            cls = class_of[number] = graph.find(node.owner)
+            if graph.static[cls] or cls not in self.of:
+                continue
+            while id(node) in self._instead:
+                node = self._instead[id(node)]
+            if id(node) not in self._cost_of:
+                return None
+            picked.setdefault(cls, node)
+        try:
+            self.build(picked)
+        except (InputError, KeyError):
+            return None
+        return picked
+
+    def best_known(self) -> dict[int, ENode]:
+        """The cheapest of the answers that are found fast, to start from."""
+        answers = [self.shared() if self._acyclic else self.greedy()[0]]
+        original = self.original()
+        return min([*answers, *([original] if original else [])], key=self.price)
+
+    def index(self, cls: int, node: ENode) -> int:
+        """Which of a class's choices an e-node is."""
+        return next(place for place, option in enumerate(self.of[cls]) if option.node is node)
+
     def price(self, picked: Mapping[int, ENode]) -> float:
         """Seconds of the program of picked e-nodes, shared parts once."""
         return sum(self._cost_of[id(picked[cls])] for cls in self.made(picked))
@@ -308,20 +358,28 @@ class Choices:
 
 def _finish(
     choices: Choices,
-    program: TensorProgram,
+    picked: Mapping[int, ENode],
     estimate: float,
-    bound: float | None,
     status: str,
     started: float,
-    size: int,
+    *,
+    bound: float | None = None,
+    variables: int = 0,
+    parts: tuple[int, int] = (0, 0),
 ) -> Extraction:
+    program = choices.build(picked)
     cost, original = choices.costs.cost(program), choices.costs.cost(choices.program)
-    if original <= cost:
-        program, cost, status = choices.program, original, "original" if status != "optimal" else status
+    improved = cost < original
+    if not improved:
+        program, cost = choices.program, original
+    gap = None
     if bound is not None:
-        bound = min(bound, cost)  # the solver's bound is within its tolerance of the truth, and may be above
-    gap = None if bound is None else (cost - bound) / cost if cost > 0 else 0.0
-    return Extraction(program, cost, estimate, bound, gap, time.perf_counter() - started, status, size)
+        if not improved and choices.original() is None:
+            bound = min(bound, cost)  # filtering cycles took the original out, and nothing in there is cheaper
+        assert bound <= cost * (1 + TOLERANCE), f"a bound of {bound} s, but a program of {cost} s"
+        gap = max(0.0, cost - bound) / cost if cost > 0 else 0.0
+    seconds = time.perf_counter() - started
+    return Extraction(program, cost, estimate, bound, gap, seconds, status, improved, variables, parts)
 
 
 def extract_greedy(saturation: Saturation, choices: Choices | None = None) -> Extraction:
@@ -329,7 +387,7 @@ def extract_greedy(saturation: Saturation, choices: Choices | None = None) -> Ex
     started = time.perf_counter()
     choices = choices or Choices(saturation)
     picked, estimate = choices.greedy()
-    return _finish(choices, choices.build(picked), estimate, None, "greedy", started, 0)
+    return _finish(choices, picked, estimate, "greedy", started)
 
 
 def extract_shared(saturation: Saturation, choices: Choices | None = None, rounds: int = 30) -> Extraction:
@@ -340,243 +398,68 @@ def extract_shared(saturation: Saturation, choices: Choices | None = None, round
     started = time.perf_counter()
     choices = choices or Choices(saturation)
     picked = choices.shared(rounds) if saturation.acyclic else choices.greedy()[0]
-    return _finish(choices, choices.build(picked), choices.price(picked), None, "shared", started, 0)
+    return _finish(choices, picked, choices.price(picked), "shared", started)
 
 
 def extract_ilp(
     saturation: Saturation,
     *,
+    solver: str = "highs",
     cycle_constraints: bool | None = None,
     seconds: float = 60.0,
     choices: Choices | None = None,
-    relative_gap: float = 1e-6,
+    relative_gap: float = TOLERANCE,
+    elimination: bool = True,
 ) -> Extraction:
     """The cheapest program, with a bound on what any program of the e-graph costs.
 
     Args:
+        solver: ``highs`` or ``cp-sat``, of the parts that are too wide for elimination.
         cycle_constraints: give each class of a cycle a place in a topological order that e-nodes must follow; None:
             where cycles were not filtered. Without them, on an e-graph with cycles, cyclic answers are cut off one at a
             time.
-        seconds: most time of the solver; its best program so far is returned.
+        seconds: most time of the solver; the best program so far is returned.
         relative_gap: the solver stops when bound and cost are this close.
+        elimination: solve narrow parts by elimination; otherwise all are integer linear programs.
 
     Raises:
-        InputError: seconds not above 0.
+        InputError: seconds not above 0, or an unknown solver.
     """
     check_limit("seconds", seconds, whole=False)
+    if solver not in SOLVERS:
+        raise unknown_name("solver", solver, SOLVERS)
     started = time.perf_counter()
     choices = choices or Choices(saturation)
-    if cycle_constraints is None:
-        cycle_constraints = not saturation.acyclic
-    start = choices.shared() if saturation.acyclic else choices.greedy()[0]
-    model = _Model(choices, cycle_constraints)
-    cuts: list[list[int]] = []
-    while True:
-        left = max(0.1, seconds - (time.perf_counter() - started))
-        picked, objective, bound, status = model.solve(start, cuts, left, relative_gap)
-        cycle = model.cycle(picked)
-        if not cycle:
-            break
-        cuts.append(cycle)
-        if time.perf_counter() - started >= seconds:
-            picked, objective, status = start, float("inf"), "time limit"
-            break
-    program = choices.build(picked)
-    return _finish(choices, program, objective, bound, status, started, model.size)
-
-
-def _quiet_solver() -> Any:
-    """A HiGHS solver. The first one of a process prints who it is, before it can be told not to."""
-    import highspy
-
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        return highspy.Highs()
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-class _Model:
-    """The linear program of some choices."""
-
-    def __init__(self, choices: Choices, cycle_constraints: bool) -> None:
-        self.choices = choices
-        self.options: list[tuple[int, Choice]] = []
-        self.columns: dict[int, list[int]] = {}
-        for cls, options in choices.of.items():
-            self.columns[cls] = list(range(len(self.options), len(self.options) + len(options)))
-            self.options.extend((cls, option) for option in options)
-        self.size = len(self.options)
-        self.place: dict[int, int] = {}  # class of a cycle -> column of its place in the order
-        component = self._components() if cycle_constraints else {}
-        rows: list[tuple[float, list[int], list[float]]] = []  # least value, columns, coefficients
-        for root in choices.needed:
-            rows.append((1.0, self.columns[root], [1.0] * len(self.columns[root])))
-        sizes: dict[int, int] = {}
-        for number in component.values():
-            sizes[number] = sizes.get(number, 0) + 1
-        for cls, number in component.items():
-            if sizes[number] > 1:
-                self.place[cls] = self.size + len(self.place)
-        self.most_places = [sizes[component[cls]] - 1 for cls in self.place]
-        for cls, columns in self.columns.items():
-            readers: dict[int, list[int]] = {}
-            for column in columns:
-                for child in self.options[column][1].children:
-                    readers.setdefault(child, []).append(column)
-            for other in choices.dominators(cls):
-                if other not in readers or len(readers[other]) < len(columns):
-                    rows.append(
-                        (0.0, self.columns[other] + columns, [1.0] * len(self.columns[other]) + [-1.0] * len(columns))
-                    )
-            for child, reading in readers.items():
-                below = self.columns[child]
-                rows.append((0.0, below + reading, [1.0] * len(below) + [-1.0] * len(reading)))
-                if cls in self.place and component.get(child) == component[cls]:
-                    size = float(sizes[component[cls]])
-                    rows.append(
-                        (
-                            1.0 - size,
-                            [self.place[cls], self.place[child], *reading],
-                            [1.0, -1.0, *[-size] * len(reading)],
-                        )
-                    )
-        self.rows = rows
-
-    def _components(self) -> dict[int, int]:
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
-        index = {cls: place for place, cls in enumerate(self.columns)}
-        edges = np.array(
-            [(index[cls], index[child]) for cls, option in self.options for child in option.children], np.int64
-        ).reshape(-1, 2)
-        matrix = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(index), len(index)))
-        _, labels = connected_components(matrix, connection="strong")
-        return {cls: int(labels[place]) for cls, place in index.items()}
-
-    def solve(
-        self, start: Mapping[int, ENode], cuts: Sequence[Sequence[int]], seconds: float, relative_gap: float
-    ) -> tuple[dict[int, ENode], float, float, str]:
-        """(e-node for each class that is needed, seconds of the program, bound in seconds, status)."""
-        if not self.size:  # all outputs are constants
-            return {}, 0.0, 0.0, "optimal"
-        import highspy
-
-        prices = np.array([option.cost / MICROSECOND for _, option in self.options] + [0.0] * len(self.place))
-        rows = [*self.rows, *((1.0 - len(cut), list(cut), [-1.0] * len(cut)) for cut in cuts)]
-        problem = highspy.HighsLp()
-        problem.num_col_, problem.num_row_ = len(prices), len(rows)
-        problem.col_cost_ = prices
-        problem.col_lower_ = np.zeros(len(prices))
-        problem.col_upper_ = np.array([1.0] * self.size + [float(most) for most in self.most_places])
-        problem.row_lower_ = np.array([least for least, _, _ in rows])
-        problem.row_upper_ = np.full(len(rows), highspy.kHighsInf)
-        problem.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        problem.a_matrix_.start_ = np.cumsum([0, *(len(columns) for _, columns, _ in rows)])
-        problem.a_matrix_.index_ = np.array([column for _, columns, _ in rows for column in columns])
-        problem.a_matrix_.value_ = np.array([value for _, _, values in rows for value in values])
-        kinds = [highspy.HighsVarType.kInteger] * self.size + [highspy.HighsVarType.kContinuous] * len(self.place)
-        problem.integrality_ = kinds
-        solver = _quiet_solver()
-        for name, value in (
-            ("output_flag", False),
-            ("threads", 1),
-            ("time_limit", float(seconds)),
-            ("mip_rel_gap", relative_gap),
-            ("mip_abs_gap", 1e-9),
-        ):
-            solver.setOptionValue(name, value)
-        solver.passModel(problem)
-        first = self._solution(start)
-        solution = highspy.HighsSolution()
-        solution.col_value = first
-        solver.setSolution(solution)
-        solver.run()
-        info = solver.getInfo()
-        values = np.asarray(solver.getSolution().col_value)
-        optimal = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
-        found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible and len(values)
-        bound = max(0.0, float(info.mip_dual_bound)) if np.isfinite(info.mip_dual_bound) else 0.0
-        if not found:
-            values = np.array(first)
-        picked = self._needed(values)
-        cost = float(sum(self.options[column][1].cost for column in picked.values()))
-        nodes = {cls: self.options[column][1].node for cls, column in picked.items()}
-        return nodes, cost, bound * MICROSECOND, "optimal" if optimal else "time limit"
-
-    def _needed(self, values: np.ndarray) -> dict[int, int]:
-        """The column picked for each class that the roots need: of several the cheapest, in a class's order."""
-        picked: dict[int, int] = {}
-        waiting = list(self.choices.needed)
-        while waiting:
-            cls = waiting.pop()
-            if cls in picked:
-                continue
-            picked[cls] = max(self.columns[cls], key=lambda column: (values[column] > 0.5, -column))
-            waiting.extend(self.options[picked[cls]][1].children)
-        return picked
-
-    def _solution(self, picked: Mapping[int, ENode]) -> list[float]:
-        """Values of all variables for e-nodes picked without cycles."""
-        values = [0.0] * (self.size + len(self.place))
-        needed: dict[int, int] = {}
-        waiting = list(self.choices.needed)
-        while waiting:
-            cls = waiting.pop()
-            if cls in needed:
-                continue
-            needed[cls] = next(column for column in self.columns[cls] if self.options[column][1].node is picked[cls])
-            values[needed[cls]] = 1.0
-            waiting.extend(self.options[needed[cls]][1].children)
-        height: dict[int, int] = {}
-        stack = list(self.choices.needed)
-        while stack and self.place:
-            cls = stack[-1]
-            children = self.options[needed[cls]][1].children
-            left = [child for child in children if child not in height]
-            if left:
-                stack.extend(left)
-                continue
-            stack.pop()
-            inside = [height[child] + 1 for child in children if child in self.place and cls in self.place]
-            height[cls] = max(inside, default=0)
-            if cls in self.place:
-                place = self.place[cls]
-                values[place] = float(min(height[cls], self.most_places[place - self.size]))
-        return values
-
-    def cycle(self, picked: Mapping[int, ENode]) -> list[int]:
-        """Columns of the picked e-nodes of a cycle; empty if there is none."""
-        static = self.choices.graph.static
-        done: set[int] = set()
-        for root in self.choices.needed:
-            way: list[int] = []
-            edges: list[list[int]] = []
-
-            def enter(cls: int, way: list[int] = way, edges: list[list[int]] = edges) -> None:
-                way.append(cls)
-                edges.append([child for child in picked[cls].children if not static[child]])
-
-            if root not in done:
-                enter(root)
-            while way:
-                if not edges[-1]:
-                    done.add(way.pop())
-                    edges.pop()
-                    continue
-                child = edges[-1].pop()
-                if child in way:
-                    around = way[way.index(child) :]
-                    return [
-                        next(column for column in self.columns[cls] if self.options[column][1].node is picked[cls])
-                        for cls in around
-                    ]
-                if child not in done:
-                    enter(child)
-        return []
+    topological = not saturation.acyclic if cycle_constraints is None else cycle_constraints
+    start = choices.best_known()
+    first = {cls: choices.index(cls, start[cls]) for cls in choices.made(start)}
+    parts = parts_of(choices)
+    picks: dict[int, int] = {}
+    bound, status, eliminated, wide = 0.0, "optimal", 0, []
+    for part in parts:
+        solved = eliminate(part) if elimination or len(part.options) == 1 else None
+        if solved is None:
+            wide.append(part)
+            continue
+        eliminated += 1
+        picks |= solved.picks
+        bound += solved.bound
+    for place, part in enumerate(wide):  # small ones first; what they leave of their time is for the others
+        left = max(0.1, (seconds - (time.perf_counter() - started)) / (len(wide) - place))
+        model = IlpModel(choices, part, topological)
+        solved = model.solve(solver, first, left, relative_gap, cut_cycles=not topological and bool(part.cyclic))
+        picks |= solved.picks
+        bound += solved.bound
+        if solved.status != "optimal":
+            status = solved.status
+    picked = {cls: choices.of[cls][index].node for cls, index in picks.items()}
+    return _finish(
+        choices,
+        picked,
+        choices.price(picked),
+        status,
+        started,
+        bound=bound,
+        variables=sum(part.size for part in parts),
+        parts=(len(parts), eliminated),
+    )

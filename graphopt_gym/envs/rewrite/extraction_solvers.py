@@ -1,0 +1,503 @@
+"""The extraction problem in parts, and what solves a part exactly.
+
+Classes that every program makes are paid for whatever is picked, so what depends on them falls apart: a *part* is a set
+of classes whose choices have to do with one another (:func:`parts_of`). The cost of a program is the sum of its parts'.
+
+A part without cycles that is narrow is solved by elimination (:func:`eliminate`): a boolean a class, whether it is
+made; the classes are minimised out one after the other, as in dynamic programming on a tree decomposition (Bertelè
+and Brioschi 1972; Dechter 1999). Others are integer linear programs (:class:`IlpModel`), TENSAT's (section 5.1): a
+binary variable an e-node, the roots' classes are picked, a picked e-node picks a node of every child class. Its rows
+are summed over the e-nodes of a class that read the same child, which is as right, as one e-node a class is enough, and
+tighter; and where every program of a class makes another, that is said too, which the relaxation would not know.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from graphopt_gym.errors import unknown_name
+
+if TYPE_CHECKING:
+    from graphopt_gym.envs.rewrite.extraction import Choices
+
+SOLVERS = ("highs", "cp-sat")
+MICROSECOND = 1e-6  # HiGHS's unit
+FEMTOSECOND = 1e-15  # CP-SAT's: costs are rounded down to whole ones, so that its bound is one of the true costs
+MOST_ENTRIES = 1 << 24  # of all tables of an elimination: 128 MiB for the largest, a few seconds
+MOST_CHILDREN = 16  # of a choice, in an elimination
+
+Picks = dict[int, int]  # class -> which of its choices
+
+
+class Option(NamedTuple):
+    """A choice of a class of a part."""
+
+    cost: float  # seconds
+    children: frozenset[int]  # classes of the part that it needs and that are not made anyway
+    number: int  # which of the class's choices it is
+
+
+@dataclass
+class Part:
+    """Classes whose choices have to do with one another.
+
+    Attributes:
+        options: class -> its choices.
+        forced: classes that every program makes.
+        cyclic: class -> number of the cycle (strong component) that it is in; classes of none left out.
+    """
+
+    options: dict[int, list[Option]] = field(default_factory=dict)
+    forced: list[int] = field(default_factory=list)
+    cyclic: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Choices."""
+        return sum(len(options) for options in self.options.values())
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a solver found: a choice for each class that it makes, seconds of a bound, how it ended."""
+
+    picks: Picks
+    bound: float
+    status: str  # "optimal" or "time limit"
+
+
+def parts_of(choices: Choices) -> list[Part]:
+    """The parts of an extraction problem, small ones first."""
+    forced = choices.mandatory
+    cyclic = _cycles(choices)
+    parent = {cls: cls for cls in choices.of}
+
+    def find(cls: int) -> int:
+        while parent[cls] != cls:
+            parent[cls] = parent[parent[cls]]
+            cls = parent[cls]
+        return cls
+
+    for cls, group in choices.of.items():
+        for option in group:
+            for child in option.children:
+                if child not in forced:
+                    parent[find(child)] = find(cls)
+    first: dict[int, int] = {}
+    for cls, number in cyclic.items():
+        parent[find(cls)] = find(first.setdefault(number, cls))
+    parts: dict[int, Part] = {}
+    for cls in choices.of:
+        part = parts.setdefault(find(cls), Part())
+        if cls in cyclic:
+            part.cyclic[cls] = cyclic[cls]
+        part.options[cls] = []
+        if cls in forced:
+            part.forced.append(cls)
+    for part in parts.values():
+        for cls, options in part.options.items():
+            for index, (cost, children, _) in enumerate(choices.of[cls]):
+                left = [
+                    child for child in children & part.options.keys() if child not in forced or child in part.cyclic
+                ]
+                options.append(Option(cost, frozenset(left), index))
+    return sorted(parts.values(), key=lambda part: part.size)
+
+
+def _cycles(choices: Choices) -> dict[int, int]:
+    """Class -> number of the strong component that it is in, of components of several classes."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    place = {cls: number for number, cls in enumerate(choices.of)}
+    edges = np.array(
+        [
+            (place[cls], place[child])
+            for cls, group in choices.of.items()
+            for option in group
+            for child in option.children
+        ],
+        np.int64,
+    ).reshape(-1, 2)
+    matrix = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(place), len(place)))
+    _, labels = connected_components(matrix, connection="strong")
+    sizes = np.bincount(labels, minlength=1)
+    return {cls: int(labels[number]) for cls, number in place.items() if sizes[labels[number]] > 1}
+
+
+# -- elimination -------------------------------------------------------------------------------------------------------
+
+
+def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
+    """The cheapest choices of a part without cycles; None where the tables would be too large.
+
+    The choices of a class are looked at one after the other, with a boolean after each: whether one was picked so far;
+    the last of them is whether the class is made. So no table has to span all choices of a class.
+    """
+    if part.cyclic:
+        return None
+    if len(part.options) == len(part.forced) == 1:
+        (options,) = part.options.values()
+        best = min(options, key=lambda option: option.cost)
+        return Solved({part.forced[0]: best.number}, best.cost, "optimal")
+    variable: dict[int, int] = {}
+    forced = set(part.forced)
+    for cls in part.options:
+        if cls not in forced:
+            variable[cls] = len(variable)
+    count = len(variable)
+    tables: list[tuple[list[int], np.ndarray]] = []
+    chain: dict[int, list[tuple[int, int]]] = {}  # class -> (boolean after an option, the option's index); -1: true
+    for cls, options in part.options.items():
+        before: int | None = None  # false
+        chain[cls] = []
+        for place, option in enumerate(options):
+            if len(option.children) > MOST_CHILDREN:
+                return None
+            if place + 1 < len(options):
+                after = count
+                count += 1
+            else:
+                after = variable.get(cls, -1)
+            chain[cls].append((after, option.number))
+            scope = [variable[child] for child in sorted(option.children)]
+            table = np.full((2, 2, *[2] * len(scope)), np.inf)
+            table[0, 0] = table[1, 1] = 0.0
+            table[(0, 1) + (1,) * len(scope)] = option.cost
+            if after < 0:
+                table = table[:, 1]
+            else:
+                scope.insert(0, after)
+            if before is None:
+                table = table[0]
+            else:
+                scope.insert(0, before)
+            tables.append((scope, table))
+            before = after
+    order = _elimination_order(count, [scope for scope, _ in tables], most_entries)
+    if order is None:
+        return None
+    position = {var: place for place, var in enumerate(order)}
+    buckets: list[list[tuple[list[int], np.ndarray]]] = [[] for _ in order]
+    total = 0.0
+
+    def file(scope: list[int], table: np.ndarray) -> None:
+        nonlocal total
+        if scope:
+            buckets[position[scope[0]]].append((scope, table))
+        else:
+            total += float(table)
+
+    for scope, table in tables:
+        places = sorted(range(len(scope)), key=lambda place, scope=scope: position[scope[place]])  # type: ignore[misc]
+        file([scope[place] for place in places], table.transpose(places))
+    better: list[tuple[list[int], np.ndarray]] = []  # where the variable had better be true
+    for place, bucket in enumerate(buckets):
+        union = sorted({var for scope, _ in bucket for var in scope} | {order[place]}, key=position.__getitem__)
+        table = np.zeros((2,) * len(union))
+        for scope, part_table in sorted(bucket, key=lambda entry: entry[1].ndim):
+            inside = set(scope)
+            table += part_table.reshape([2 if var in inside else 1 for var in union])
+        bucket.clear()
+        better.append((union[1:], table[1] < table[0]))
+        file(union[1:], np.minimum(table[0], table[1]))
+    assert np.isfinite(total), "a class cannot be made"
+    value: dict[int, bool] = {-1: True}
+    for var, (scope, true) in zip(reversed(order), reversed(better), strict=True):
+        value[var] = bool(true[tuple([int(value[other]) for other in scope])])
+    picks = {
+        cls: next(index for after, index in steps if value[after])
+        for cls, steps in chain.items()
+        if value[steps[-1][0]]
+    }
+    return Solved(picks, total, "optimal")
+
+
+def _elimination_order(count: int, scopes: Sequence[Sequence[int]], most_entries: int) -> list[int] | None:
+    """An order in which to minimise variables out, of fewest neighbours first; None if its tables are too large."""
+    near: list[set[int]] = [set() for _ in range(count)]
+    for scope in scopes:
+        for var in scope:
+            near[var].update(scope)
+    for var, others in enumerate(near):
+        others.discard(var)
+    heap = [(len(others), var) for var, others in enumerate(near)]
+    heapq.heapify(heap)
+    order: list[int] = []
+    done = [False] * count
+    entries = 0
+    while heap:
+        width, var = heapq.heappop(heap)
+        if done[var] or width != len(near[var]):
+            continue
+        entries += 2 << width
+        if entries > most_entries:
+            return None
+        done[var] = True
+        order.append(var)
+        for other in near[var]:
+            near[other] |= near[var]
+            near[other] -= {var, other}
+            heapq.heappush(heap, (len(near[other]), other))
+    return order
+
+
+# -- integer linear programs -------------------------------------------------------------------------------------------
+
+
+class IlpModel:
+    """The linear program of a part.
+
+    Args:
+        topological: give each class of a cycle a place in an order that picked e-nodes must follow.
+    """
+
+    def __init__(self, choices: Choices, part: Part, topological: bool) -> None:
+        self.part = part
+        self.options: list[tuple[int, Option]] = []
+        self.columns: dict[int, list[int]] = {}
+        for cls, options in part.options.items():
+            self.columns[cls] = list(range(len(self.options), len(self.options) + len(options)))
+            self.options.extend((cls, option) for option in options)
+        self.size = len(self.options)
+        sizes: dict[int, int] = {}
+        for number in part.cyclic.values():
+            sizes[number] = sizes.get(number, 0) + 1
+        self.places = {cls: sizes[number] for cls, number in part.cyclic.items()} if topological else {}
+        self.covers: list[tuple[int, list[int]]] = []  # (class, columns): one of the columns needs the class
+        self.steps: list[tuple[int, int, list[int]]] = []  # (class, child, columns): these put the child before it
+        for cls, columns in self.columns.items():
+            readers: dict[int, list[int]] = {}
+            for column in columns:
+                for child in self.options[column][1].children:
+                    readers.setdefault(child, []).append(column)
+            for other in choices.dominators(cls):
+                if other in self.columns and len(readers.get(other, ())) < len(columns):
+                    self.covers.append((other, columns))
+            for child, reading in readers.items():
+                self.covers.append((child, reading))
+                if cls in self.places and part.cyclic.get(child) == part.cyclic[cls]:
+                    self.steps.append((cls, child, reading))
+
+    def solve(
+        self, solver: str, start: Mapping[int, int], seconds: float, relative_gap: float, cut_cycles: bool
+    ) -> Solved:
+        """The best choices found in the time, and a bound.
+
+        Args:
+            start: a choice for each class that it makes, without cycles.
+            cut_cycles: cut cyclic answers off, one at a time.
+        """
+        import time
+
+        run = {"highs": self._highs, "cp-sat": self._cp_sat}.get(solver)
+        if run is None:
+            raise unknown_name("solver", solver, SOLVERS)
+        first = self._made({cls: self.columns[cls][place] for cls, place in self._places_of(start).items()})
+        cuts: list[list[int]] = []
+        end = time.perf_counter() + seconds
+        bound = 0.0
+        while True:
+            left = end - time.perf_counter()
+            if left <= 0:
+                return Solved(self._picks(first), bound, "time limit")
+            values, found_bound, optimal = run(first, cuts, left, relative_gap)
+            bound = max(bound, found_bound)
+            picked = first if values is None else self._needed(values)
+            cycle = self.cycle(picked) if cut_cycles else []
+            if not cycle:
+                if self._cost(picked) > self._cost(first):
+                    picked = first
+                return Solved(self._picks(picked), bound, "optimal" if optimal else "time limit")
+            cuts.append(cycle)
+
+    def _places_of(self, start: Mapping[int, int]) -> dict[int, int]:
+        place = {
+            cls: {option.number: number for number, option in enumerate(options)}
+            for cls, options in self.part.options.items()
+        }
+        return {cls: place[cls][index] for cls, index in start.items() if cls in place}
+
+    def _picks(self, picked: Mapping[int, int]) -> Picks:
+        return {cls: self.options[column][1].number for cls, column in picked.items()}
+
+    def _cost(self, picked: Mapping[int, int]) -> float:
+        return sum(self.options[column][1].cost for column in picked.values())
+
+    def _made(self, picked: Mapping[int, int]) -> dict[int, int]:
+        """Of some picked columns, those of classes that are needed."""
+        needed: dict[int, int] = {}
+        waiting = list(self.part.forced)
+        while waiting:
+            cls = waiting.pop()
+            if cls not in needed:
+                needed[cls] = picked[cls]
+                waiting.extend(self.options[picked[cls]][1].children)
+        return needed
+
+    def _needed(self, values: np.ndarray) -> dict[int, int]:
+        """The column picked for each class that is needed: of several the first, which is the cheapest."""
+        return self._made(
+            {
+                cls: max(columns, key=lambda column: (values[column] > 0.5, -column))
+                for cls, columns in self.columns.items()
+            }
+        )
+
+    def _heights(self, picked: Mapping[int, int]) -> dict[int, int]:
+        """A place in the order for each class with one, that the picked columns (without cycles) follow."""
+        height: dict[int, int] = {}
+        stack = list(picked) if self.places else []
+        while stack:
+            cls = stack[-1]
+            children = self.options[picked[cls]][1].children
+            left = [child for child in children if child not in height]
+            if left:
+                stack.extend(left)
+                continue
+            stack.pop()
+            number = self.part.cyclic.get(cls, -1)
+            height[cls] = max([height[child] + 1 for child in children if self.part.cyclic.get(child) == number] or [0])
+        return {cls: height.get(cls, 0) for cls in self.places}
+
+    def _highs(
+        self, first: Mapping[int, int], cuts: Sequence[Sequence[int]], seconds: float, relative_gap: float
+    ) -> tuple[np.ndarray | None, float, bool]:
+        """(values of the variables, if any were found, bound in seconds, whether it is optimal)."""
+        import highspy
+
+        place = {cls: self.size + number for number, cls in enumerate(self.places)}
+        rows: list[tuple[float, list[int], list[float]]] = []  # least value, columns, coefficients
+        for cls in self.part.forced:
+            rows.append((1.0, self.columns[cls], [1.0] * len(self.columns[cls])))
+        for cls, reading in self.covers:
+            below = self.columns[cls]
+            rows.append((0.0, below + reading, [1.0] * len(below) + [-1.0] * len(reading)))
+        for cls, child, reading in self.steps:
+            most = float(self.places[cls])
+            rows.append((1.0 - most, [place[cls], place[child], *reading], [1.0, -1.0, *[-most] * len(reading)]))
+        rows.extend((1.0 - len(cut), list(cut), [-1.0] * len(cut)) for cut in cuts)
+        problem = highspy.HighsLp()
+        problem.num_col_, problem.num_row_ = self.size + len(place), len(rows)
+        problem.col_cost_ = np.array([option.cost / MICROSECOND for _, option in self.options] + [0.0] * len(place))
+        problem.col_lower_ = np.zeros(problem.num_col_)
+        problem.col_upper_ = np.array([1.0] * self.size + [size - 1.0 for size in self.places.values()])
+        problem.row_lower_ = np.array([least for least, _, _ in rows])
+        problem.row_upper_ = np.full(len(rows), highspy.kHighsInf)
+        problem.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        problem.a_matrix_.start_ = np.cumsum([0, *(len(columns) for _, columns, _ in rows)])
+        problem.a_matrix_.index_ = np.array([column for _, columns, _ in rows for column in columns])
+        problem.a_matrix_.value_ = np.array([value for _, _, values in rows for value in values])
+        kinds = [highspy.HighsVarType.kInteger] * self.size + [highspy.HighsVarType.kContinuous] * len(place)
+        problem.integrality_ = kinds
+        solver = _quiet_solver()
+        for name, value in (
+            ("output_flag", False),
+            ("threads", 1),
+            ("time_limit", float(seconds)),
+            ("mip_rel_gap", relative_gap),
+            ("mip_abs_gap", 1e-9),
+        ):
+            solver.setOptionValue(name, value)
+        solver.passModel(problem)
+        known = [0.0] * problem.num_col_
+        for column in first.values():
+            known[column] = 1.0
+        for cls, height in self._heights(first).items():
+            known[place[cls]] = float(height)
+        solution = highspy.HighsSolution()
+        solution.col_value = known
+        solver.setSolution(solution)
+        solver.run()
+        info = solver.getInfo()
+        values = np.asarray(solver.getSolution().col_value)
+        optimal = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
+        found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible and len(values)
+        bound = max(0.0, float(info.mip_dual_bound)) if np.isfinite(info.mip_dual_bound) else 0.0
+        return values if found else None, bound * MICROSECOND, optimal
+
+    def _cp_sat(
+        self, first: Mapping[int, int], cuts: Sequence[Sequence[int]], seconds: float, relative_gap: float
+    ) -> tuple[np.ndarray | None, float, bool]:
+        """(values of the variables, if any were found, bound in seconds, whether it is optimal)."""
+        from ortools.sat.python import cp_model
+
+        model = cp_model.CpModel()
+        picked = [model.new_bool_var("") for _ in self.options]
+        made = {cls: model.new_bool_var("") for cls in self.columns}
+        for cls, columns in self.columns.items():
+            model.add_exactly_one([*(picked[column] for column in columns), ~made[cls]])
+        for cls in self.part.forced:
+            model.add(made[cls] == 1)
+        for cls, reading in self.covers:
+            model.add(sum(picked[column] for column in reading) <= made[cls])
+        heights = self._heights(first)
+        place = {cls: model.new_int_var(0, size - 1, "") for cls, size in self.places.items()}
+        for cls, child, reading in self.steps:
+            for column in reading:
+                model.add(place[cls] > place[child]).only_enforce_if(picked[column])
+        for cut in cuts:
+            model.add_bool_or([~picked[column] for column in cut])
+        known = set(first.values())
+        for column, variable in enumerate(picked):
+            model.add_hint(variable, column in known)
+        for cls, variable in made.items():
+            model.add_hint(variable, cls in first)
+        for cls, variable in place.items():
+            model.add_hint(variable, heights[cls])
+        prices = [int(option.cost / FEMTOSECOND) for _, option in self.options]
+        model.minimize(sum(price * variable for price, variable in zip(prices, picked, strict=True)))
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.linearization_level = 2
+        solver.parameters.max_time_in_seconds = seconds
+        solver.parameters.relative_gap_limit = relative_gap
+        status = solver.solve(model)
+        bound = max(0.0, solver.best_objective_bound * FEMTOSECOND)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return None, bound, False
+        return np.array([solver.value(variable) for variable in picked]), bound, status == cp_model.OPTIMAL
+
+    def cycle(self, picked: Mapping[int, int]) -> list[int]:
+        """Columns of the picked e-nodes of a cycle; empty if there is none."""
+        done: set[int] = set()
+        for start in picked:
+            if start in done:
+                continue
+            way = [start]
+            edges = [list(self.options[picked[start]][1].children)]
+            while way:
+                if not edges[-1]:
+                    done.add(way.pop())
+                    edges.pop()
+                    continue
+                child = edges[-1].pop()
+                if child in way:
+                    return [picked[cls] for cls in way[way.index(child) :]]
+                if child not in done:
+                    way.append(child)
+                    edges.append(list(self.options[picked[child]][1].children))
+        return []
+
+
+def _quiet_solver() -> Any:
+    """A HiGHS solver. The first one of a process prints who it is, before it can be told not to."""
+    import highspy
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        return highspy.Highs()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
