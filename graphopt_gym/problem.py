@@ -65,6 +65,8 @@ class Problem(ABC):
     env_id: ClassVar[str]
     unit: ClassVar[str]
     cost_name: ClassVar[str] = "step time"  # what the cost is, for people
+    page_name: ClassVar[str] = "Timeline"  # what a report shows of a decision, for people
+    page_draws: ClassVar[bool] = False  # whether page() has the picture, so that a report needs no figure()
     graph: ComputationGraph
     cluster: Cluster
     config: dict[str, Any]
@@ -116,8 +118,8 @@ class Problem(ABC):
         """What is wrong with a stored trace of a checked decision; empty: it leads there."""
         return "this task records no traces"
 
-    def page(self, decision: Any, trace: Trace | None) -> str:
-        """More on a checked decision for its HTML report, as markup; empty: nothing."""
+    def page(self, decision: Any, trace: Trace | None, details: Mapping[str, Any]) -> str:
+        """More on a checked decision for its HTML report, as markup; empty: nothing. Details: the solution's."""
         return ""
 
     def figure(self, decision: Any) -> Figure | None:

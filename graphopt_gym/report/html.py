@@ -52,6 +52,7 @@ def render_html(solutions: Sequence[Solution], *, title: str = "") -> str:
         table=None if single else _for_template(comparison_table(solutions)),
         best=best.method,
         convergence=_picture(chart, vector=True) if chart else None,
+        page_name=problem.page_name,
         runs=[_run(solution, is_open=solution is best) for solution in shown],
         facts=_for_template(_facts(best)),
         footer=(
@@ -145,10 +146,10 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
         "gantt": None,
         "devices": [],
         "details": _details(solution),
-        "page": Markup(solution.problem.page(solution.decision, solution.trace)),
+        "page": Markup(solution.problem.page(solution.decision, solution.trace, solution.details)),
     }
     if timeline is None:
-        drawn = solution.problem.figure(solution.decision)
+        drawn = None if solution.problem.page_draws else solution.problem.figure(solution.decision)
         run["gantt"] = _picture(drawn, vector=is_open) if drawn else None
         return run
     figure = gantt_figure(timeline, title=solution.method)

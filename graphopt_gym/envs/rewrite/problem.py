@@ -122,6 +122,8 @@ class RewriteProblem(Problem):
     env_id = "RewriteOrder-v0"
     unit = "s"
     cost_name = "inference time"
+    page_name = "Before and after"
+    page_draws = True
     decision_shape = ()
 
     def __init__(
@@ -351,10 +353,10 @@ class RewriteProblem(Problem):
 
         return comparison_figure(self, self.check(decision))
 
-    def page(self, decision: Any, trace: Trace | None) -> str:
+    def page(self, decision: Any, trace: Trace | None, details: Mapping[str, Any]) -> str:
         from graphopt_gym.envs.rewrite.rendering import comparison_page
 
-        return comparison_page(self, self.check(decision), trace)
+        return comparison_page(self, self.check(decision), trace, details)
 
     def fingerprints(self) -> dict[str, str]:
         rules = "\n".join(map(str, self.matcher.rules))

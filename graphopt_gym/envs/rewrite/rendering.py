@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import html
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graphopt_gym.envs.rewrite.drawing import (
+    FREE,
+    GONE,
+    HEIGHT,
+    KEPT,
+    MOST_BELOW,
+    MOST_TITLE,
+    NEW,
+    WIDTH,
+    Drawing,
+    bars,
+    call_text,
+    cut,
+    draw_program,
+    legend,
+    shape_text,
+    svg,
+)
 from graphopt_gym.graphs.tensor_program import TensorProgram
-from graphopt_gym.graphs.tensor_program.ops import OPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,8 +34,9 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.problem import RewriteProblem, Rewritten
     from graphopt_gym.problem import Trace
 
-GONE, NEW, KEPT, FREE = "#f4b6b0", "#a9dcae", "#dbe4ee", "#f5f7f9"
-MOST_LABELLED = 70  # nodes in a panel with their names written in them
+MOST_INCHES = (24.0, 40.0)  # of a figure, across and down
+LEAST_POINTS = 3.5  # of a letter
+SIDE_BY_SIDE = 560  # pixels: wider drawings go below each other
 
 
 def changed(before: TensorProgram, after: TensorProgram) -> tuple[set[int], set[int]]:
@@ -54,23 +73,6 @@ def _constant(program: TensorProgram, node: int) -> tuple[Any, ...]:
     return op, params, tuple(_constant(program, source) for source in inputs)
 
 
-def _label(program: TensorProgram, node: int) -> str:
-    """The operator, and what is fused into it."""
-    one = program.nodes[node]
-    if one.op in ("input", "weight"):
-        return str(one.params[0])
-    act = one.param("act") if "act" in OPS[one.op].params else "none"
-    return one.op if act == "none" else f"{one.op}+{act}"
-
-
-def _levels(program: TensorProgram) -> dict[int, int]:
-    level: dict[int, int] = {}
-    for node in program.order:
-        if not program.is_static(node):
-            level[node] = max((level[one] + 1 for one in program.nodes[node].inputs if one in level), default=0)
-    return level
-
-
 def comparison_figure(problem: RewriteProblem, program: TensorProgram) -> Figure:
     """Both programs from top to bottom, constants left out; what is gone is red, what is new green."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,104 +82,164 @@ def comparison_figure(problem: RewriteProblem, program: TensorProgram) -> Figure
     from graphopt_gym.report.units import format_seconds
 
     gone, new = changed(problem.program, program)
-    panels = ((problem.program, gone, GONE, "before"), (program, new, NEW, "after"))
-    levels = [_levels(one) for one, *_ in panels]
-    tallest = max(max(level.values(), default=0) + 1 for level in levels)
-    widest = [max(Counter(level.values()).values(), default=1) for level in levels]
-    inches = 0.42 if max(map(len, levels)) <= MOST_LABELLED else max(0.08, min(0.3, 14 / tallest))
-    wide = [max(4.0, 1.25 * w) if inches == 0.42 else max(4.0, 0.5 * w) for w in widest]
-    figure = Figure(figsize=(min(24.0, sum(wide)), 1.0 + inches * tallest), facecolor="white")
+    sides = ((problem.program, gone, GONE, "before"), (program, new, NEW, "after"))
+    drawings = [draw_program(one, problem.program_costs.node_costs(one), odd, colour) for one, odd, colour, _ in sides]
+    wide = [max(drawing.width, 260.0) for drawing in drawings]
+    tall = max(drawing.height for drawing in drawings)
+    scale = min(1 / 96, MOST_INCHES[0] / sum(wide), MOST_INCHES[1] / tall)  # inches a pixel
+    head = 0.75
+    figure = Figure(figsize=(sum(wide) * scale, tall * scale + head), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, width_ratios=wide)
-    for axis, (one, odd, colour, name), level in zip(axes, panels, levels, strict=True):
-        _draw(axis, one, level, odd, colour, tallest, labelled=inches == 0.42)
+    for axis, (one, _, _, name), drawing, width in zip(axes, sides, drawings, wide, strict=True):
+        _draw(axis, drawing, 72 * scale)
+        margin = (width - drawing.width) / 2
+        axis.set_xlim(-margin, drawing.width + margin)
+        axis.set_ylim(tall, 0)
         cost = format_seconds(problem.program_cost(one))
-        axis.set_title(f"{name}: {cost}, {one.statistics()['computed']} ops", fontsize=12, loc="left")
+        axis.set_title(f"{name}: {cost}, {one.statistics()['computed']} operators", fontsize=9, loc="left")
     handles = [Patch(color=GONE, label="gone"), Patch(color=NEW, label="new"), Patch(color=KEPT, label="the same")]
-    figure.legend(handles=handles, loc="upper right", ncols=3, frameon=False, fontsize=11)
+    figure.legend(handles=handles, loc="upper right", ncols=3, frameon=False, fontsize=9)
     height = figure.get_figheight()
-    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.75 / height, bottom=0.08 / height, wspace=0.04)
+    figure.subplots_adjust(left=0.005, right=0.995, top=1 - head / height, bottom=0.0, wspace=0.0)
     return figure
 
 
-def _draw(
-    axis: Axes,
-    program: TensorProgram,
-    level: dict[int, int],
-    odd: set[int],
-    colour: str,
-    tallest: int,
-    *,
-    labelled: bool,
-) -> None:
-    from matplotlib.collections import LineCollection
+def _draw(axis: Axes, drawing: Drawing, points: float) -> None:
+    """``points`` a pixel of the drawing; letters that would be too small to read are left out."""
+    from matplotlib.collections import LineCollection, PatchCollection
+    from matplotlib.patches import Rectangle
 
-    rows: dict[int, list[int]] = {}
-    for node, at in level.items():
-        rows.setdefault(at, []).append(node)
-    widest = max(map(len, rows.values()), default=1)
-    place: dict[int, tuple[float, float]] = {}
-    for at, nodes in sorted(rows.items()):
-        # below what it reads, as far as there is room
-        wanted = [_middle([place[one][0] for one in program.nodes[node].inputs if one in place]) for node in nodes]
-        order = sorted(range(len(nodes)), key=wanted.__getitem__)
-        for rank, index in enumerate(order):
-            place[nodes[index]] = ((rank + 0.5) / len(nodes) * widest, float(at))
-    lines = [[place[source], place[node]] for node in level for source in program.nodes[node].inputs if source in place]
-    axis.add_collection(LineCollection(lines, colors="#8a94a0", linewidths=0.8, zorder=1))
-    for node, (x, y) in place.items():
-        face = colour if node in odd else FREE if program.nodes[node].op == "input" else KEPT
-        text = _label(program, node) if labelled else ""
-        box = {"boxstyle": "round,pad=0.25", "facecolor": face, "edgecolor": "#5b6675", "linewidth": 0.6}
-        if labelled:
-            axis.text(x, y, text, ha="center", va="center", fontsize=8, bbox=box, zorder=2)
-        else:
-            axis.plot([x], [y], "s", markersize=4, color=face, markeredgecolor="#5b6675", markeredgewidth=0.4, zorder=2)
-    axis.set_xlim(0, widest)
-    axis.set_ylim(tallest - 0.4, -0.6)
+    ends = [[(drawing.boxes[at].x, drawing.boxes[at].y) for at in edge] for edge in drawing.edges]
+    axis.add_collection(LineCollection(ends, colors="#8a94a0", linewidths=points, zorder=1))
+    patches = [Rectangle((box.x - WIDTH / 2, box.y - HEIGHT / 2), WIDTH, HEIGHT) for box in drawing.boxes]
+    faces = [box.colour for box in drawing.boxes]
+    axis.add_collection(PatchCollection(patches, facecolors=faces, edgecolors="#5b6675", linewidths=points, zorder=2))
+    if 11 * points >= LEAST_POINTS:
+        for box in drawing.boxes:
+            given: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 3}
+            axis.text(box.x, box.y - 8, cut(box.title, MOST_TITLE), fontsize=12 * points, **given)
+            axis.text(box.x, box.y + 9, cut(box.below, MOST_BELOW), fontsize=10 * points, color="#3a4452", **given)
     axis.axis("off")
 
 
-def _middle(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def comparison_page(problem: RewriteProblem, program: TensorProgram, trace: Trace | None) -> str:
-    """Markup for a report: the rules applied, in order, with the time after each; both programs op by op."""
+def comparison_page(
+    problem: RewriteProblem, program: TensorProgram, trace: Trace | None, details: Mapping[str, Any] | None = None
+) -> str:
+    """Markup for a report: both programs drawn, the rules applied or the e-graph explored, both programs op by op."""
     from graphopt_gym.report.units import format_seconds
 
-    original_s = problem.original_s
-    parts = ["<h2>Rewrites</h2>"]
-    if trace:
-        parts.append('<div class="scroll"><table><tr><th class="n">step</th><th>rule</th><th>source and target</th>'
-                     '<th class="n">time after it</th><th class="n">to the original</th></tr>')  # fmt: skip
-        rules = {rule.name: str(rule) for rule in problem.matcher.rules}
+    gone, new = changed(problem.program, program)
+    sides = (("Before", problem.program, gone, GONE), ("After", program, new, NEW))
+    titles = {
+        name: f"{name}: {format_seconds(problem.program_cost(one))}, {one.statistics()['computed']} operators"
+        for name, one, *_ in sides
+    }
+    words = [(GONE, "gone"), (NEW, "new"), (KEPT, "the same"), (FREE, "inputs; left alone, several in one box")]
+    drawings = [draw_program(one, problem.program_costs.node_costs(one), odd, colour) for _, one, odd, colour in sides]
+    basis = "480px" if max(drawing.width for drawing in drawings) <= SIDE_BY_SIDE else "100%"
+    parts = [
+        f'<p class="note">{legend(words)}</p><p class="note">Operators with the shapes that they give and their '
+        "simulated times; those on weights alone are computed once, before inference, and not drawn. Point at one for "
+        f"what it reads. Scroll inside.</p>{_ROW}"
+    ]
+    for (name, *_), drawing in zip(sides, drawings, strict=True):
         parts.append(
-            f'<tr><td class="n">0</td><td>original</td><td></td><td class="n">{format_seconds(original_s)}</td>'
-            '<td class="n">100.0 %</td></tr>'
+            f'<div style="flex: 1 1 {basis}; min-width: 0"><h3>{titles[name]}</h3><div style="overflow: auto; '
+            'max-height: 900px; border: 1px solid var(--line); border-radius: 8px; padding: 8px">'
+            f"{svg(drawing)}</div></div>"
         )
-        for number, (rule, _, seconds) in enumerate(trace, 1):
-            mood = _mood(seconds, trace[number - 2][2] if number > 1 else original_s)
-            parts.append(
-                f'<tr><td class="n">{number}</td><td>{_text(rule)}</td><td><code>{_text(rules.get(rule, ""))}</code>'
-                f'</td><td class="n{mood}">{format_seconds(seconds)}</td>'
-                f'<td class="n">{100 * seconds / original_s if original_s else 100:.1f} %</td></tr>'
-            )
-        parts.append("</table></div>")
+    parts.append("</div>")
+    if details and "growth_nodes" in details:
+        parts.append(_explored(problem, details))
+    parts.append("<h2>Rewrites</h2>")
+    if trace:
+        parts.append(_steps(problem, trace))
+    elif trace is None and details and "growth_nodes" in details:
+        parts.append(
+            '<p class="note">No order: equality saturation applies all rules side by side, and extraction picks '
+            "a program from the e-graph.</p>"
+        )
     elif trace is None:
         parts.append('<p class="note">The method does not say by which single rewrites it came here.</p>')
     else:
         parts.append('<p class="note">None: the program is the original.</p>')
-    gone, new = changed(problem.program, program)
-    parts.append('<h2>Programs</h2><p class="note">Operators and their simulated times; red: gone, green: new. '
-                 'Operators on weights alone are computed once, before inference, and cost nothing.</p>'
-                 '<div style="display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start">')  # fmt: skip
-    for title, one, odd, colour in (("Before", problem.program, gone, GONE), ("After", program, new, NEW)):
-        cost = format_seconds(problem.program_cost(one))
-        parts.append(f'<div style="flex: 1 1 480px; min-width: 0"><h3>{title}: {cost}</h3>'
+    parts.append(f"<h2>Operators</h2>{_ROW}")
+    for name, one, odd, colour in sides:
+        parts.append(f'<div style="flex: 1 1 480px; min-width: 0"><h3>{titles[name]}</h3>'
                      f'<div class="scroll">{_listing(problem, one, odd, colour)}</div></div>')  # fmt: skip
     parts.append("</div>")
     return "\n".join(parts)
+
+
+_ROW = '<div style="display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start">'
+MOST_RULES = 12  # of an e-graph's rules: the busiest are named
+
+
+def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
+    """What the e-graph was, and what each extractor found in it."""
+    from graphopt_gym.report.units import format_seconds
+
+    growth = details["growth_nodes"]
+    nodes, classes = details.get("nodes", growth[-1] if growth else 0), details.get("classes")
+    text = f"{nodes:,} operators" + (f" in {classes:,} classes of equals" if classes is not None else "")
+    text += f" after {len(growth)} iteration{'s' * (len(growth) != 1)}"
+    if "saturation_stopped_by" in details:
+        text += f"; exploration ended by: {details['saturation_stopped_by']}"
+    parts = [f"<h2>The e-graph</h2><p>{_text(text)}.</p>"]
+    if growth:
+        parts.append(f'<div class="scroll">{bars(growth, "operators after each iteration")}</div>'
+                     '<p class="note">Operators after each iteration.</p>')  # fmt: skip
+    rows = []
+    for key, name in (("greedy", "cheapest of each class"), ("shared", "costs shared among readers"),
+                      ("ilp", "integer linear program")):  # fmt: skip
+        cost = details.get(f"{key}_cost_s")
+        if isinstance(cost, int | float):
+            share = f"{100 * cost / problem.original_s:.1f} %" if problem.original_s else "-"
+            rows.append(f'<tr><td>{name}</td><td class="n">{format_seconds(cost)}</td><td class="n">{share}</td></tr>')
+    if rows:
+        parts.append('<table><tr><th>extraction</th><th class="n">time of its program</th>'
+                     f'<th class="n">to the original</th></tr>{"".join(rows)}</table>')  # fmt: skip
+    bound, gap = details.get("bound_s"), details.get("gap")
+    if isinstance(bound, int | float) and isinstance(gap, int | float):
+        parts.append(f'<p class="note">No program of this e-graph takes less than {format_seconds(bound)}, by the '
+                     f"linear program's bound: its own is within {100 * gap:.1f} % "
+                     f"({_text(details.get('ilp_status', ''))}).</p>")  # fmt: skip
+    entered = details.get("rules_that_entered_the_e_graph")
+    if isinstance(entered, Mapping) and entered:
+        busiest = sorted(entered.items(), key=lambda row: (-row[1], row[0]))
+        named = "".join(f'<tr><td>{_text(rule)}</td><td class="n">{count:,}</td></tr>'
+                        for rule, count in busiest[:MOST_RULES])  # fmt: skip
+        rest = len(busiest) - MOST_RULES
+        more = f'<p class="note">and {rest} further rules.</p>' if rest > 0 else ""
+        parts.append(
+            f'<table><tr><th>rule</th><th class="n">times it changed the e-graph</th></tr>{named}</table>{more}'
+        )
+    return "\n".join(parts)
+
+
+def _steps(problem: RewriteProblem, trace: Trace) -> str:
+    from graphopt_gym.report.units import format_seconds
+
+    original_s = problem.original_s
+    parts = ['<div class="scroll"><table style="white-space: nowrap">'
+             '<tr><th class="n">step</th><th>rule</th><th>source and target</th>'
+             '<th class="n">time after it</th><th class="n">to the original</th></tr>']  # fmt: skip
+    rules = {rule.name: str(rule) for rule in problem.matcher.rules}
+    parts.append(
+        f'<tr><td class="n">0</td><td>original</td><td></td><td class="n">{format_seconds(original_s)}</td>'
+        '<td class="n">100.0 %</td></tr>'
+    )
+    before, cost = "", original_s
+    for number, (rule, _, seconds) in enumerate(trace, 1):
+        code = f'<code style="white-space: normal">{_text(rules.get(rule, ""))}</code>' if rule != before else ""
+        parts.append(
+            f'<tr><td class="n">{number}</td><td>{_text(rule)}</td><td>{code}</td>'
+            f'<td class="n{_mood(seconds, cost)}">{format_seconds(seconds)}</td>'
+            f'<td class="n">{100 * seconds / original_s if original_s else 100:.1f} %</td></tr>'
+        )
+        before, cost = rule, seconds
+    return "\n".join([*parts, "</table></div>"])
 
 
 def _mood(seconds: float, before: float) -> str:
@@ -196,20 +258,14 @@ def _listing(problem: RewriteProblem, program: TensorProgram, odd: set[int], col
     }
     rows = ["<table><tr><th>tensor</th><th>operator</th><th>shape</th><th class='n'>time</th></tr>"]
     for node in program.order:
-        op, params, inputs, shape = program.nodes[node]
-        if op in ("input", "weight"):
+        if program.nodes[node].op in ("input", "weight"):
             continue
-        given = [names[source] for source in inputs]
-        for (name, (_, default)), value in zip(OPS[op].params.items(), params, strict=True):
-            if value != default:
-                given.append(f"{name}={value}")
         style = f' style="background: {colour}"' if node in odd else ""
         time = format_seconds(seconds[node]) if node in seconds else "-"
-        call = f"{op}({', '.join(given)})"
-        size = "×".join(map(str, shape)) or "scalar"
         rows.append(
-            f"<tr{style}><td>{_text(names[node])}</td><td>{_text(call)}</td>"
-            f'<td style="white-space: nowrap">{size}</td><td class="n">{time}</td></tr>'
+            f"<tr{style}><td>{_text(names[node])}</td><td>{_text(call_text(program, names, node))}</td>"
+            f'<td style="white-space: nowrap">{shape_text(program.shape(node))}</td>'
+            f'<td class="n" style="white-space: nowrap">{time}</td></tr>'
         )
     return "\n".join([*rows, "</table>"])
 
