@@ -15,8 +15,8 @@ native engine finds. Multi-pattern rules are left out of it after the first ``k_
 
 What egglog cannot do: nothing stops inside a run, so limits hold between runs. Where what was found might add more
 nodes than are left, rules run in parts, those with fewest matches first, each part as large as fits for certain, or one
-rule, until the limit is reached; one that might take the e-graph past twice the limit is left out. So the last rule may
-overshoot. And no single match can be
+rule, until the limit is reached, or the next rule might take the e-graph past twice the limit. So the last rule may
+overshoot, and the e-graph may stay below. And no single match can be
 vetoed: cycles are filtered once, at the end, in the native e-graph that everything is loaded into.
 """
 
@@ -59,7 +59,8 @@ class _Translated(NamedTuple):
     """A rule in egglog's terms; in a text ``{rule}`` stands for its number, ``{lit[0]}`` for its first literal.
 
     Attributes:
-        ask, apply: bodies and actions of the two rules.
+        asks, ask: body and action of the rule that asks.
+        applies, apply: body and actions of the rule that applies it.
         key: how many columns a question has: shapes of the tensors, parameters, computed parameters.
         answer: how many columns an answer adds: for each op of the target its parameters and its shape.
         adds: ops of the target.
@@ -68,7 +69,9 @@ class _Translated(NamedTuple):
         operators: (operator, number of operands) on either side.
     """
 
+    asks: str
     ask: str
+    applies: str
     apply: str
     key: int
     answer: int
@@ -178,8 +181,10 @@ def _translate(rule: Rule) -> _Translated:
     key.extend(name for name, _ in computed)
     facts = " ".join(body)
     return _Translated(
-        f"(rule ({facts}) ((set (asked-{{rule}} {' '.join(key)}) ()))",
-        f"(rule ({facts} (answer-{{rule}} {' '.join([*key, *columns])})) ({' '.join(actions)})",
+        facts,
+        f"(set (asked-{{rule}} {' '.join(key)}) ())",
+        f"{facts} (answer-{{rule}} {' '.join([*key, *columns])})",
+        " ".join(actions),
         len(key),
         len(columns),
         len(names),
@@ -215,6 +220,7 @@ class EgglogExplorer:
         self._ids: dict[Any, int] = {}
         self._values: list[Any] = []
         self._asked: list[set[tuple[int, ...]]] = [set() for _ in rules]
+        self._counted: set[int] = set()
         self._combined: dict[tuple[int, ...], int] = {}
         self._operators: dict[str, tuple[str, int]] = {}  # constructor -> operator, number of operands
         self._declare()
@@ -228,6 +234,9 @@ class EgglogExplorer:
             self._values.append(value)
         return known
 
+    def _text(self, index: int, text: str) -> str:
+        return text.format(rule=index, lit=[self._intern(value) for value in self._translated[index].literals])
+
     def _run(self, *commands: str) -> list[Any]:
         egglog = self._egglog  # every part of what it parses keeps a copy of the text: short texts, or it takes seconds
         return [output for text in commands for output in egglog.run_program(*egglog.parse_program(text))]
@@ -236,7 +245,8 @@ class EgglogExplorer:
         nodes = self.program.nodes
         used = {(node.op, len(node.inputs)) for node in nodes.values()}
         used.update(*(translated.operators for translated in self._translated))
-        lines = ["(sort T)", "(function shape (T) i64 :no-merge)", "(ruleset start)"]
+        lines = ["(sort T)", "(function shape (T) i64 :no-merge)", "(function counted () Unit :no-merge)"]
+        lines.append("(ruleset start)")
         for op, operands in sorted(used):
             name = _constructor(op, operands)
             self._operators[name] = (op, operands)
@@ -245,10 +255,11 @@ class EgglogExplorer:
             lines.append(f"(function asked-{index} ({'i64 ' * rule.key}) Unit :no-merge)")
             lines.append(f"(function answer-{index} ({'i64 ' * (rule.key + rule.answer)}) Unit :no-merge)")
             lines.extend((f"(ruleset ask-{index})", f"(ruleset apply-{index})"))
-            literals = [self._intern(value) for value in rule.literals]
-            for kind, text in (("ask", rule.ask), ("apply", rule.apply)):
-                rest = f' :ruleset {kind}-{index} :name "{kind}-{index}")'
-                lines.append(text.format(rule=index, lit=literals) + rest)
+            for kind, body, act in (("ask", rule.asks, rule.ask), ("apply", rule.applies, rule.apply)):
+                lines.append(
+                    f"(rule ({self._text(index, body)}) ({self._text(index, act)}) "
+                    f':ruleset {kind}-{index} :name "{kind}-{index}")'
+                )
         actions = []
         for node in self.program.order:
             op, params, inputs, shape = nodes[node]
@@ -286,7 +297,8 @@ class EgglogExplorer:
             while left:  # together as far as all that they may add fits, else one
                 most = list(accumulate(adds[index] for index in left))
                 count = max(1, bisect_right(most, limits.nodes - self.nodes))
-                if self.nodes + most[count - 1] > ROOM * limits.nodes:
+                room = ROOM * limits.nodes - self.nodes
+                if most[count - 1] > room and self._count(left[0]) * self._translated[left[0]].adds > room:
                     raise LimitHit("node limit")
                 applied += self._apply(sorted(left[:count]))
                 del left[:count]
@@ -342,6 +354,14 @@ class EgglogExplorer:
                 if part not in numbers:
                     numbers[part] = term(part).value.value
             yield tuple([numbers[part] for part in parts])
+
+    def _count(self, index: int) -> int:
+        """In how many matches of a rule its condition holds; those that were applied before may be among them."""
+        if index not in self._counted:
+            self._counted.add(index)
+            body = self._text(index, self._translated[index].applies)
+            self._run(f"(ruleset count-{index})", f"(rule ({body}) ((set (counted) ())) :ruleset count-{index})")
+        return sum(self._run(f"(run count-{index} 1)")[0].report.num_matches_per_rule.values())
 
     def _apply(self, chosen: Sequence[int]) -> int:
         """Applies what the rules match and what is answered; how many matches, 0 where they changed nothing."""
