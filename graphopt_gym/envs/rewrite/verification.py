@@ -63,7 +63,7 @@ def verify_rule(rule: Rule, trials: int = 40, seed: int = 0, draws: int = 20_000
     while (report.held < trials or report.refused < refusals) and report.drawn < draws and not report.failure:
         report.drawn += 1
         perturb = report.conditional and report.refused < refusals and chance.random() < 0.5
-        instance = _draw(rule, matcher.compiled[0], chance, perturb)
+        instance = draw_instance(rule, matcher.compiled[0], chance, perturb)
         if instance is not None:
             _try(report, matcher, *instance, compare=report.held < trials)
     return report
@@ -95,16 +95,19 @@ def _try(report: RuleReport, matcher: Matcher, program: TensorProgram, match: Ma
         report.failure = f"its target does not fit where its condition holds: {error}\n{program_text(program)}"
         return
     report.held += 1
-    values = random_values(program, seed=report.drawn)
-    for before, after in zip(execute(program, values), execute(rewritten, values), strict=True):
-        apart = float(np.abs(before - after).max() / max(np.abs(before).max(), 1e-3))
-        report.worst = max(report.worst, apart)
-        if not apart <= RELATIVE_ERROR:  # so that a NaN fails
-            report.failure = (
-                f"both sides differ by {apart:.3g} of the largest value:\n{program_text(program)}\n"
-                f"{program_text(rewritten)}"
-            )
-            return
+    apart = outputs_apart(program, rewritten, seed=report.drawn)
+    report.worst = max(report.worst, apart)
+    if not apart <= RELATIVE_ERROR:  # so that a NaN fails
+        texts = f"{program_text(program)}\n{program_text(rewritten)}"
+        report.failure = f"both sides differ by {apart:.3g} of the largest value:\n{texts}"
+
+
+def outputs_apart(program: TensorProgram, rewritten: TensorProgram, seed: int = 0) -> float:
+    """How far the outputs of two programs are apart on random values, relative to the largest; NaN if one has a NaN."""
+    values = random_values(program, seed=seed)
+    pairs = zip(execute(program, values), execute(rewritten, values), strict=True)
+    apart = [np.abs(before - after).max() / max(np.abs(before).max(), 1e-3) for before, after in pairs]
+    return float(np.max(apart))
 
 
 # -- drawing instances -------------------------------------------------------------------------------------------------
@@ -139,8 +142,8 @@ def _roles(rule: Rule) -> dict[str, str]:
     return roles
 
 
-def _draw(
-    rule: Rule, compiled: CompiledRule, chance: random.Random, perturb: bool
+def draw_instance(
+    rule: Rule, compiled: CompiledRule, chance: random.Random, perturb: bool = False
 ) -> tuple[TensorProgram, Match] | None:
     """A program that is the rule's source on random leaves, and the match there; None where the draw does not fit."""
     rank = chance.choice((2, 2, 2, 3, 3, 4))

@@ -84,13 +84,13 @@ def _value(values: Mapping[str, Any], name: str, shape: Shape, dtype: str) -> np
 
 def _prepare_numpy(dtype: str) -> Callable[..., Any]:
     def run(op: str, *arguments: Any) -> Any:
-        return np.asarray(_NUMPY[op](*arguments), dtype=dtype)
+        return np.asarray(NUMPY_OPS[op](*arguments), dtype=dtype)
 
     return run
 
 
 def _activate(act: str, x: np.ndarray) -> np.ndarray:
-    return x if act == "none" else _NUMPY[act](x)
+    return x if act == "none" else NUMPY_OPS[act](x)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def _gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
-def _windows(x: np.ndarray, kernel: Shape, stride: Shape, padding: str, fill: float) -> np.ndarray:
+def windows(x: np.ndarray, kernel: Shape, stride: Shape, padding: str, fill: Any) -> np.ndarray:
     """[N, C, H', W', kernel height, kernel width]: a view of what each place of a kernel sees."""
     if padding == "same" and tuple(kernel) != (1, 1):
         around = [(padding_of(size, padding),) * 2 for size in kernel]
@@ -114,7 +114,7 @@ def _windows(x: np.ndarray, kernel: Shape, stride: Shape, padding: str, fill: fl
 
 def _conv(x: np.ndarray, w: np.ndarray, stride: Shape, padding: str, act: str) -> np.ndarray:
     groups = x.shape[1] // w.shape[1]
-    seen = _windows(x, w.shape[2:], stride, padding, 0.0)
+    seen = windows(x, w.shape[2:], stride, padding, 0.0)
     n, _, height, width = seen.shape[:4]
     seen = seen.reshape(n, groups, w.shape[1], height, width, *w.shape[2:])
     seen = seen.transpose(1, 0, 3, 4, 2, 5, 6).reshape(groups, n * height * width, -1)
@@ -169,18 +169,18 @@ def _layernorm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray
 
 
 def _max_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: str) -> np.ndarray:
-    return _windows(x, kernel, stride, padding, -np.inf).max(axis=(4, 5))
+    return windows(x, kernel, stride, padding, -np.inf).max(axis=(4, 5))
 
 
 def _average_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: str) -> np.ndarray:
-    return _windows(x, kernel, stride, padding, 0.0).mean(axis=(4, 5))
+    return windows(x, kernel, stride, padding, 0.0).mean(axis=(4, 5))
 
 
 def _concat(*arguments: Any) -> np.ndarray:
     return np.concatenate(arguments[:-1], axis=arguments[-1])
 
 
-_NUMPY: dict[str, Callable[..., Any]] = {
+NUMPY_OPS: dict[str, Callable[..., Any]] = {
     "leaf": lambda value: value,
     "add": np.add,
     "mul": np.multiply,
@@ -230,10 +230,10 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
         return F.avg_pool2d(x, kernel, stride, tuple(padding_of(size, padding) for size in kernel))
 
     def constant(op: str) -> Callable[..., Any]:
-        return lambda *params: torch.as_tensor(np.asarray(_NUMPY[op](*params)), dtype=kind)
+        return lambda *params: torch.as_tensor(np.asarray(NUMPY_OPS[op](*params)), dtype=kind)
 
     def rebuilt(op: str) -> Callable[..., Any]:
-        return lambda w, *params: torch.as_tensor(_NUMPY[op](w.numpy(), *params))
+        return lambda w, *params: torch.as_tensor(NUMPY_OPS[op](w.numpy(), *params))
 
     table: dict[str, Callable[..., Any]] = {
         "leaf": lambda value: torch.tensor(value, dtype=kind),

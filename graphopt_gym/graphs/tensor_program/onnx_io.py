@@ -21,7 +21,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _parse, _refuse
-from graphopt_gym.graphs.tensor_program.execute import _NUMPY, LAYERNORM_EPSILON, random_values
+from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
@@ -467,7 +467,7 @@ class _Writer:
                     raise InputError(f"weight {params[0]!r} needs a value of shape {shape}")
                 self._store(params[0], np.asarray(values[params[0]], np.float32))
             elif op in ("eye", "identity_kernel", "pool_kernel"):
-                names[node] = self._constant(np.asarray(_NUMPY[op](*params), np.float32))
+                names[node] = self._constant(np.asarray(NUMPY_OPS[op](*params), np.float32))
             else:
                 names[node] = self._write(op, params, [names[source] for source in inputs], program, inputs)
         for output in program.outputs:  # an output's name must be its own, and no leaf's
