@@ -22,12 +22,15 @@ vetoed: cycles are filtered once, at the end, in the native e-graph that everyth
 
 from __future__ import annotations
 
+import ast
+import tempfile
 import time
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -119,11 +122,28 @@ def _below(patterns: Iterable[Pattern | Var]) -> Iterator[Pattern]:
             yield pattern
 
 
+def _same_shapes(rule: Rule) -> dict[str, str]:
+    """For each tensor variable one that the condition says has its shape, perhaps itself; so the search says it too."""
+    first = {name: name for name in rule.tensors}
+    tree = rule.condition.tree if rule.condition is not None else None
+    for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
+        match part:
+            case ast.Compare(
+                left=ast.Call(func=ast.Name("shape"), args=[ast.Name(a)]),
+                ops=[ast.Eq()],
+                comparators=[ast.Call(func=ast.Name("shape"), args=[ast.Name(b)])],
+            ) if a in first and b in first:
+                old = first[b]
+                first = {name: first[a] if known == old else known for name, known in first.items()}
+    return first
+
+
 @cache
 def _translate(rule: Rule) -> _Translated:
     computed: list[tuple[str, str]] = []  # variable, expression
     literals: list[Any] = []
-    spelled = {name: f"s_{name}" for name in rule.tensors} | {name: f"p_{name}" for name in rule.params}
+    shaped = _same_shapes(rule)
+    spelled = {name: f"s_{shaped[name]}" for name in rule.tensors} | {name: f"p_{name}" for name in rule.params}
 
     def source(pattern: Pattern | Var) -> str:
         if isinstance(pattern, Var):
@@ -141,25 +161,27 @@ def _translate(rule: Rule) -> _Translated:
         return f"({_constructor(pattern.op, len(pattern.operands))} {' '.join(parts)})"
 
     body = [f"(= root{index} {source(pattern)})" for index, pattern in enumerate(rule.source)]
-    body.extend(f"(= s_{name} (shape t_{name}))" for name in rule.tensors)
+    body.extend(f"(= {spelled[name]} (shape t_{name}))" for name in rule.tensors)
     if rule.multi:
         body.append("(!= root0 root1)")
         if rule.symmetric:  # each pair once
             body.append("(= root0 (ordering-min root0 root1))")
 
-    key = [*(f"s_{name}" for name in rule.tensors), *(f"p_{name}" for name in rule.params)]
+    key = list(dict.fromkeys(spelled.values()))
     test = " and ".join(f"{name} == {text}" for name, text in computed) or "True"
     if rule.condition is not None:
         test = f"({rule.condition.source(spelled)}) and {test}"
     holds = compile_lines([f"def function({', '.join([*key, *(name for name, _ in computed)])}):", f" return {test}"])
     build = compile_rule(rule).build
-    tensors, plain = len(rule.tensors), len(key)
+    tensors = len(rule.tensors)
+    columns_of = [key.index(spelled[name]) for name in (*rule.tensors, *rule.params)]
 
     def solve(question: Sequence[Any]) -> tuple[Any, ...] | None:
         if not holds(*question):
             return None
-        shapes = _Shapes(question[:tensors])
-        build(shapes, *range(tensors), *question[tensors:plain])
+        binding = [question[column] for column in columns_of]
+        shapes = _Shapes(binding[:tensors])
+        build(shapes, *range(tensors), *binding[tensors:])
         return tuple(shapes.columns)
 
     names: dict[Pattern, str] = {}
@@ -328,21 +350,25 @@ class EgglogExplorer:
         """Asks for all rules and answers what is new; matches of each."""
         report = self._run(f"(run ask-all-{self._combine(chosen)} 1)")[0].report
         sizes = self._measure()
-        facts = []
-        for index in chosen:
-            asked, rule = self._asked[index], self._translated[index]
-            if sizes[f"asked-{index}"] == len(asked):
-                continue
-            for question in self._rows(f"asked-{index}", sizes[f"asked-{index}"]):
-                if question in asked:
-                    continue
-                asked.add(question)
-                answer = rule.solve([self._values[value] for value in question])
-                if answer is not None:
-                    row = [*question, *map(self._intern, answer)]
-                    facts.append(f"(set (answer-{index} {' '.join(map(str, row))}) ())")
-        self._run(*facts)
+        with tempfile.TemporaryDirectory() as folder:
+            for index in chosen:
+                if sizes[f"asked-{index}"] > len(self._asked[index]):
+                    lines = list(self._answers(index, sizes[f"asked-{index}"]))
+                    file = Path(folder) / f"{index}.tsv"
+                    file.write_text("".join(lines), encoding="utf-8")
+                    self._run(f'(input answer-{index} "{file}")')
         return list(report.num_matches_per_rule.items())
+
+    def _answers(self, index: int, size: int) -> Iterator[str]:
+        """The new answers of a rule that has ``size`` questions now, as lines of a file for egglog to read."""
+        asked, rule = self._asked[index], self._translated[index]
+        for question in self._rows(f"asked-{index}", size):
+            if question in asked:
+                continue
+            asked.add(question)
+            answer = rule.solve([self._values[value] for value in question])
+            if answer is not None:
+                yield "".join(f"{value}\t" for value in (*question, *map(self._intern, answer))) + "\n"
 
     def _rows(self, relation: str, size: int) -> Iterator[tuple[int, ...]]:
         output = self._run(f"(print-function {relation} {size})")[0]

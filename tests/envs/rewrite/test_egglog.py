@@ -23,7 +23,7 @@ from graphopt_gym.envs.rewrite.patterns import Rule, make_rule
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.rules import rules
 from graphopt_gym.envs.rewrite.saturation import Explorer, Limits, saturate
-from graphopt_gym.envs.rewrite.verification import _draw
+from graphopt_gym.envs.rewrite.verification import draw_instance
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.zoo.programs import PROGRAMS, build_program, load_program, program_names
@@ -135,7 +135,7 @@ def test_rule__does_the_same_in_egglog_where_it_holds_and_where_it_does_not(rule
     chance = random.Random(rule.name)
     fired = 0
     for trial in range(400):
-        drawn = _draw(rule, compiled, chance, perturb=trial % 3 == 0)
+        drawn = draw_instance(rule, compiled, chance, perturb=trial % 3 == 0)
         if drawn is None:
             continue
         program, _ = drawn
