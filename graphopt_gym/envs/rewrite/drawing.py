@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 152.0, 38.0  # of a box, in pixels
 ACROSS, DOWN = 14.0, 24.0  # between boxes
 MOST_TITLE, MOST_BELOW = 21, 27  # letters that there is room for
 SWEEPS = 12
+LEAST_SCALE = 0.8  # of a drawing that does not fit
 LEAST_FOLDED = 4  # operators: fewer are drawn
 
 
@@ -234,11 +235,12 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def svg(drawing: Drawing) -> str:
-    """A drawing as inline SVG in its natural size; pointing at a box shows its ``hover``."""
+    """A drawing as inline SVG, as wide as there is room; pointing at a box shows its ``hover``."""
     text = html.escape
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{drawing.width:.0f}" height="{drawing.height:.0f}" '
-        f'viewBox="0 0 {drawing.width:.0f} {drawing.height:.0f}" style="display: block; width: auto; margin: 0 auto" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {drawing.width:.0f} {drawing.height:.0f}" '
+        f'style="display: block; margin: 0 auto; width: 100%; height: auto; max-width: {drawing.width:.0f}px; '
+        f'min-width: {LEAST_SCALE * drawing.width:.0f}px" '
         'font-family="system-ui, sans-serif" text-anchor="middle">',
         f'<g fill="none" stroke="#8a94a0">{"".join(_edge(drawing, edge) for edge in drawing.edges)}</g>',
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,27 +35,57 @@ if TYPE_CHECKING:
 
 MOST_INCHES = (24.0, 40.0)  # of a figure, across and down
 LEAST_POINTS = 3.5  # of a letter
+MOST_LISTED = 120  # nodes: the list of more is closed at first
 SIDE_BY_SIDE = 560  # pixels: wider drawings go below each other
 
 
 def changed(before: TensorProgram, after: TensorProgram) -> tuple[set[int], set[int]]:
-    """(nodes of ``before`` that are gone, nodes of ``after`` that are new).
+    """(nodes of ``before`` that are gone, nodes of ``after`` that are new). Ids do not matter.
 
-    A node stays where the other program has one with the same operator, parameters and shape, that reads the same
-    constants and, beside them, tensors of the same shapes. Ids do not matter.
+    A node stays where the other program has one of its kind: first one that computes the very same, then one that the
+    outputs are computed from in the same way, then one with the same operator, parameters and shape, that reads the
+    same constants and, beside them, tensors of the same shapes.
     """
-    keys = [{node: _key(program, node) for node in program.order} for program in (before, after)]
-    found = []
-    for own, other in (keys, keys[::-1]):
-        left = Counter(other.values())
-        odd = set()
-        for node, key in own.items():
-            if left[key]:
-                left[key] -= 1
-            else:
-                odd.add(node)
-        found.append(odd)
-    return found[0], found[1]
+    numbers: dict[Any, int] = {}
+
+    def number(key: Any) -> int:
+        return numbers.setdefault(key, len(numbers))
+
+    def computed(program: TensorProgram) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for node in program.order:
+            op, params, inputs, _ = program.nodes[node]
+            found[node] = number((op, params, tuple(found[source] for source in inputs)))
+        return found
+
+    def read(program: TensorProgram) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for node in reversed(program.order):
+            readers = sorted(
+                (found[user], place)
+                for user in program.users(node)
+                for place, source in enumerate(program.nodes[user].inputs)
+                if source == node
+            )
+            outputs = tuple(place for place, output in enumerate(program.outputs) if output == node)
+            found[node] = number(("read", _key(program, node), tuple(readers), outputs))
+        return found
+
+    def alike(program: TensorProgram) -> dict[int, int]:
+        return {node: number(("alike", _key(program, node))) for node in program.order}
+
+    gone, new = set(before.order), set(after.order)
+    for view in (computed, read, alike):
+        kinds, others = view(before), view(after)
+        waiting: dict[int, list[int]] = {}
+        for node in after.order:
+            if node in new:
+                waiting.setdefault(others[node], []).append(node)
+        for node in before.order:
+            if node in gone and waiting.get(kinds[node]):
+                gone.remove(node)
+                new.remove(waiting[kinds[node]].pop(0))
+    return gone, new
 
 
 def _key(program: TensorProgram, node: int) -> tuple[Any, ...]:
@@ -145,11 +174,11 @@ def comparison_page(
     ]
     for (name, *_), drawing in zip(sides, drawings, strict=True):
         parts.append(
-            f'<div style="flex: 1 1 {basis}; min-width: 0"><h3>{titles[name]}</h3><div style="overflow: auto; '
-            'max-height: 900px; border: 1px solid var(--line); border-radius: 8px; padding: 8px">'
+            f'<div style="flex: 1 1 {basis}; min-width: 0"><h3>{titles[name]}</h3><div class="drawing" style="'
+            'overflow: auto; max-height: 900px; border: 1px solid var(--line); border-radius: 8px; padding: 8px">'
             f"{svg(drawing)}</div></div>"
         )
-    parts.append("</div>")
+    parts.append(f"</div>{_MIDDLE}")
     if details and "growth_nodes" in details:
         parts.append(_explored(problem, details))
     parts.append("<h2>Rewrites</h2>")
@@ -164,14 +193,17 @@ def comparison_page(
         parts.append('<p class="note">The method does not say by which single rewrites it came here.</p>')
     else:
         parts.append('<p class="note">None: the program is the original.</p>')
-    parts.append(f"<h2>Operators</h2>{_ROW}")
+    many = max(len(one) for _, one, *_ in sides) > MOST_LISTED
+    parts.append(f"<h2>Operators</h2><details{'' if many else ' open'}><summary>One by one</summary>{_ROW}")
     for name, one, odd, colour in sides:
         parts.append(f'<div style="flex: 1 1 480px; min-width: 0"><h3>{titles[name]}</h3>'
                      f'<div class="scroll">{_listing(problem, one, odd, colour)}</div></div>')  # fmt: skip
-    parts.append("</div>")
+    parts.append("</div></details>")
     return "\n".join(parts)
 
 
+_MIDDLE = """<script>for (const one of document.querySelectorAll(".drawing"))
+one.scrollLeft = (one.scrollWidth - one.clientWidth) / 2</script>"""
 _ROW = '<div style="display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start">'
 MOST_RULES = 12  # of an e-graph's rules: the busiest are named
 
@@ -263,7 +295,8 @@ def _listing(problem: RewriteProblem, program: TensorProgram, odd: set[int], col
         style = f' style="background: {colour}"' if node in odd else ""
         time = format_seconds(seconds[node]) if node in seconds else "-"
         rows.append(
-            f"<tr{style}><td>{_text(names[node])}</td><td>{_text(call_text(program, names, node))}</td>"
+            f"<tr{style}><td>{_text(names[node])}</td><td style='overflow-wrap: anywhere'>"
+            f"{_text(call_text(program, names, node))}</td>"
             f'<td style="white-space: nowrap">{shape_text(program.shape(node))}</td>'
             f'<td class="n" style="white-space: nowrap">{time}</td></tr>'
         )
