@@ -43,3 +43,19 @@ rl_pretrained = _method(
     "rl_pretrained",
     start_from="chiplet",
 )
+
+XRLFLOW_PAPER = "after He et al., X-RLflow, MLSys 2023"
+rewrite_rl = _method(
+    "train_rewrite",
+    "the policy of program rewriting, trained on this program alone until the budget is spent",
+    XRLFLOW_PAPER,
+    "rl",
+    learning_rate=3e-3,
+)
+rewrite_rl_pretrained = _method(
+    "train_rewrite",
+    "the shipped policy of program rewriting, as it is and then fine-tuned on this program until the budget is spent",
+    XRLFLOW_PAPER,
+    "rl_pretrained",
+    start_from="rewrite",
+)

@@ -73,7 +73,7 @@ class Task:
     price: Costs
     trials: int = 0
     reward_mean: float = 0.0  # of the trials
-    best: np.ndarray | None = None  # int32, a decision
+    best: Any = None  # a decision: int32, or what the problem takes
     best_cost: float = math.inf
     best_valid: bool = False
     improved: list[tuple[int, float, float]] = field(default_factory=list)  # (evaluations, seconds, cost) of valid ones
@@ -89,7 +89,9 @@ class Task:
         for row in np.lexsort((costs, ~valid))[:1].tolist():
             better = costs[row] < self.best_cost if valid[row] == self.best_valid else bool(valid[row])
             if better:
-                self.best, self.best_cost, self.best_valid = decisions[row].copy(), float(costs[row]), bool(valid[row])
+                best = decisions[row]
+                self.best = best.copy() if isinstance(best, np.ndarray) else best  # other decisions cannot be changed
+                self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
                 if self.best_valid:
                     self.improved.append((self.trials + before + row + 1, wall_s, self.best_cost))
         return costs, valid
@@ -131,12 +133,20 @@ class Task:
         outcome = self.problem.evaluate(self.best)
         return Solution(self.problem, method, seed, self.best, outcome, self.trials, wall_s, tuple(self.improved))
 
+    def packed(self, decision: Any) -> Any:
+        """The best decision as a checkpoint holds it."""
+        return torch.from_numpy(decision)
+
+    def unpacked(self, kept: Any) -> Any:
+        """A decision from what :meth:`packed` made of it."""
+        return self.problem.check(kept.numpy())
+
     def state(self) -> dict[str, Any]:
         """What the run knows, as plain containers and tensors."""
         return {
             "trials": self.trials,
             "reward_mean": self.reward_mean,
-            "best": None if self.best is None else torch.from_numpy(self.best),
+            "best": None if self.best is None else self.packed(self.best),
             "best_cost": self.best_cost,
             "best_valid": self.best_valid,
             "improved": [list(row) for row in self.improved],
@@ -146,7 +156,7 @@ class Task:
     def restore(self, kept: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         self.trials, self.reward_mean = int(kept["trials"]), float(kept["reward_mean"])
-        self.best = None if kept["best"] is None else self.problem.check(kept["best"].numpy())
+        self.best = None if kept["best"] is None else self.unpacked(kept["best"])
         self.best_cost, self.best_valid = float(kept["best_cost"]), bool(kept["best_valid"])
         self.improved = [(int(row[0]), float(row[1]), float(row[2])) for row in kept["improved"]]
         self.elites = [
@@ -528,8 +538,13 @@ def args_from(trainer_class: type[Trainer], given: dict[str, Any]) -> Any:
     return trainer_class.args_class(**given)
 
 
-def list_graphs(args: Any, default_clusters: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
-    """Makes ``graphs`` and ``clusters`` of frozen arguments tuples of names: splits become their graphs' names.
+def list_graphs(
+    args: Any,
+    default_clusters: Callable[[tuple[str, ...]], tuple[str, ...]],
+    expand: Callable[[tuple[str, ...]], tuple[str, ...]] = graphs_in,
+) -> None:
+    """Makes ``graphs`` and ``clusters`` of frozen arguments tuples of names: ``expand`` puts its graphs' names in the
+    place of a split's.
 
     Raises:
         InputError: no graph, or neither one cluster nor one for each graph.
@@ -538,7 +553,7 @@ def list_graphs(args: Any, default_clusters: Callable[[tuple[str, ...]], tuple[s
         object.__setattr__(args, name, names(name, getattr(args, name)))
     if not args.graphs:
         raise InputError("graphs is an empty list; name at least one graph")
-    object.__setattr__(args, "graphs", graphs_in(args.graphs))
+    object.__setattr__(args, "graphs", expand(args.graphs))
     if not args.clusters:
         object.__setattr__(args, "clusters", default_clusters(args.graphs))
     if len(args.clusters) not in (1, len(args.graphs)):

@@ -78,6 +78,15 @@ AGENTS = {
         row=("update", "mean_cost_s", "best_cost_s"),
         transfers=True,
     ),
+    "rewrite": Agent(
+        "train_rewrite",
+        "a graph network that says which rule rewrites a program where, one rewrite after the other",
+        "after He et al., X-RLflow, MLSys 2023",
+        unit="updates",
+        arguments=("graphs", "clusters", "updates"),
+        row=("update", "mean_cost_s", "best_cost_s"),
+        transfers=True,
+    ),
 }
 
 AgentSet = Annotated[
@@ -90,8 +99,8 @@ GraphsOption = Annotated[
         "--graph",
         "-g",
         metavar="NAME|FILE|SPLIT",
-        help="Graphs, with commas between or repeated; a split (such as train, papers, inference_train) is its graphs. "
-        "Only gdp and chiplet take several.",
+        help="Graphs (rewrite: programs), with commas between or repeated; a split (such as train, papers, "
+        "inference_train; rewrite: small, network) is its graphs. Only gdp, chiplet and rewrite take several.",
     ),
 ]
 ClustersOption = Annotated[
@@ -101,8 +110,8 @@ ClustersOption = Annotated[
         "--cluster",
         "-c",
         metavar="NAME|FILE",
-        help="Clusters or packages: one for all graphs or one each. Left out: v100x4; gdp: the paper's of a paper's "
-        "graph; chiplet: mcm36.",
+        help="Clusters, packages or devices: one for all graphs or one each. Left out: v100x4; gdp: the paper's of a "
+        "paper's graph; chiplet: mcm36; rewrite: t4.",
     ),
 ]
 
@@ -126,12 +135,13 @@ def train(
         typer.Option("--held-out", metavar="FAMILY", help="In place of graphs: the papers' without one family."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", "--updates", help="How long: decisions (gdp, chiplet: updates).")
+        int | None, typer.Option("--steps", "--updates", help="How long: decisions (gdp, chiplet, rewrite: updates).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of all random choices; 0 if left out.")] = None,
     settings: AgentSet = None,
     start_from: Annotated[
-        Path | None, typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp, chiplet).")
+        Path | None,
+        typer.Option("--start-from", metavar="CHECKPOINT", help="Fine-tune this policy (gdp, chiplet, rewrite)."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoint, curve and solutions.")] = None,
     resume: Annotated[
@@ -203,13 +213,16 @@ def evaluate(
     cluster: ClusterOption = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="Decisions to try, the likeliest first; 1 if left out (gdp, chiplet)."),
+        typer.Option(
+            "--samples", help="Decisions to try, the likeliest first; 1 if left out (gdp, chiplet; rewrite: episodes)."
+        ),
     ] = None,
     updates: Annotated[
-        int | None, typer.Option("--updates", help="Fine-tune on the graph for so many updates (gdp, chiplet).")
+        int | None,
+        typer.Option("--updates", help="Fine-tune on the graph for so many updates (gdp, chiplet, rewrite)."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of samples and updates; 0 if left out (gdp, chiplet).")
+        int | None, typer.Option("--seed", help="Of samples and updates; 0 if left out (gdp, chiplet, rewrite).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the solution here, as JSON.")] = None,
     as_json: JsonFlag = False,

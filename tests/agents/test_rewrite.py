@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from graphopt_agents import checkpoints
+from graphopt_agents import train_rewrite as agent
+from graphopt_agents.methods import rewrite_rl
 from graphopt_agents.networks.rewrite import (
     RewriteConfig,
     RewriteInput,
@@ -21,8 +26,15 @@ from graphopt_agents.networks.rewrite import (
 from graphopt_agents.rewrite import RewritePolicy
 from sb3_contrib import MaskablePPO
 
+from graphopt_gym.envs.rewrite import searches
+from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
+from graphopt_gym.graphs.zoo.programs import build_program, load_program, program_names
+from graphopt_gym.search.solve import Evaluator, Method, solve
+from graphopt_gym.solutions import validate
 from graphopt_gym.wrappers import SB3VecEnv
+from tests.agents.test_gdp import assert_same
 from tests.envs.rewrite.programs import attention, inception, recurrent
 
 SMALL: dict[str, Any] = {"width": 16, "layers": 2}
@@ -230,3 +242,197 @@ def test_policy__refuses_other_environments_and_rules() -> None:
     other = gym.make("ChipletPartition-v0", graph="vgg11_b1", mode="fix")
     with pytest.raises(InputError, match="give it an environment of RewriteOrder-v0"):
         RewritePolicy(other.observation_space, other.action_space, lambda _: 1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- the trainer
+
+
+def problem_of(program: TensorProgram) -> RewriteProblem:
+    return RewriteProblem(program, "t4")
+
+
+def test_look__is_what_the_environment_shows() -> None:
+    args = agent.Args(max_matches=40)
+    for program in (attention(), inception()):
+        task = agent.task_of(problem_of(program), args)
+        task.max_steps = 30
+        env = gym.make("RewriteOrder-v0", graph=program, max_matches=40, max_steps=30, max_nodes=400, max_edges=900)
+        observation, _ = env.reset(seed=0)
+        episode = agent.Episode.start(task)
+        for step in range(12):
+            flat = {name: torch.from_numpy(one[None]) for name, one in observation.items()}
+            seen = episode.look(RULES.numpy())
+            theirs = RewriteInput.from_observations(flat, RULES)
+            for one in dataclasses.fields(RewriteInput):
+                torch.testing.assert_close(getattr(seen.input, one.name), getattr(theirs, one.name), msg=one.name)
+            action = 1 + step * 7 % len(seen.matches)
+            observation, reward, *_ = env.step(action)
+            episode.act(seen, action, 0.0, 0.0)
+            assert episode.steps[-1].reward == pytest.approx(reward)
+
+
+def test_episode__advantages_are_those_of_plain_python() -> None:
+    episode = agent.Episode.start(agent.task_of(problem_of(attention()), agent.Args()))
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=5), rng.normal(size=5)
+    seen = episode.look(RULES.numpy())
+    for reward, value in zip(rewards, values, strict=True):
+        episode.steps.append(agent.Step(seen.input, 1, 0.0, value, reward))
+    for gae_lambda in (0.0, 0.7, 1.0):
+        episode.finish(gae_lambda)
+        errors = rewards + np.append(values[1:], 0.0) - values
+        for at, step in enumerate(episode.steps):
+            expected = sum(gae_lambda**k * error for k, error in enumerate(errors[at:]))
+            assert step.gain == pytest.approx(expected)
+            assert step.target == pytest.approx(expected + values[at])
+
+
+def test_lessons__lead_to_the_best_and_then_stop() -> None:
+    task = agent.task_of(problem_of(load_program("small_fire")), agent.Args())
+    evaluator = Evaluator(task.problem, 500)
+    searches.greedy(evaluator, np.random.default_rng(0))
+    task.visit([evaluator.best], 0.0)
+    task.looked_around = True
+    lessons = agent.lessons_of(task, RULES.numpy())
+    steps = len(evaluator.best.trace)
+    assert len(lessons) == steps + 1 > 3
+    assert [bool(lesson.right[0]) for lesson in lessons] == [False] * steps + [True]
+    assert not lessons[-1].right[1:].any()
+    state = task.problem.original
+    for lesson in lessons[:-1]:
+        # what was taken, in its own order, is always right; so is at least one match of each state
+        assert lesson.right[1:].any()
+        saved = [task.saved(state, state.apply(match)) for match in state.matches]
+        np.testing.assert_allclose(lesson.gains, root_gain(np.array(saved)), rtol=1e-5, atol=1e-7)
+        state = state.apply(state.matches[int(lesson.gains.argmax())])  # greedy's own choice
+    assert state.cost == evaluator.best_cost
+    task.looked_around = False
+    known = [int((~lesson.gains.isnan()).sum()) for lesson in agent.lessons_of(task, RULES.numpy())]
+    assert known == [1] * steps + [0]
+
+
+def test_ppo_loss__raises_what_was_better_and_learns_to_foresee() -> None:
+    task = agent.task_of(problem_of(load_program("small_fire")), agent.Args())
+    made = network()
+    episodes = [agent.Episode.start(task) for _ in range(6)]
+    agent.play(made, episodes, lambda: 0.0, torch.Generator().manual_seed(0))
+    steps = [step for episode in episodes for step in episode.steps][:24]
+    for index, step in enumerate(steps):
+        step.gain, step.target = (1.0 if index % 2 else -1.0), 0.3
+    args = agent.Args(**SMALL, entropy=0.0)
+    before, measures = agent.ppo_loss(made, steps, args)
+    assert measures["clipped_share"] == pytest.approx(0.0)
+    assert measures["divergence"] == pytest.approx(0.0, abs=1e-5)
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    for _ in range(10):
+        optimizer.zero_grad()
+        agent.ppo_loss(made, steps, args)[0].backward()
+        optimizer.step()
+    batch = RewriteInput.join([step.input for step in steps])
+    with torch.no_grad():
+        log_probs = made(batch).logits(batch).log_softmax(1)
+        after, measured = agent.ppo_loss(made, steps, args)
+    change = log_probs[range(len(steps)), [step.action for step in steps]] - torch.tensor([s.log_prob for s in steps])
+    assert change[1::2].mean() > 0 > change[::2].mean()
+    assert after < before
+    assert measured["gain_error"] < measures["gain_error"]
+    assert measured["value_error"] < measures["value_error"]
+
+
+def test_training__beats_random_walks_at_equal_evaluations() -> None:
+    problem = problem_of(build_program("bert_tensat", layers=4, width=256, heads=4))
+    ours, theirs = [], []
+    for seed in range(2):
+        ours.append(solve(problem, rewrite_rl, budget=300, seed=seed))
+        theirs.append(solve(problem, "random_walk", budget=300, seed=seed))
+    assert [solution.evaluations for solution in ours] == [300, 300]
+    assert all(solution.outcome.valid for solution in ours)
+    assert all(problem.check_trace(solution.decision, solution.trace) == "" for solution in ours)
+    assert np.mean([one.outcome.cost for one in ours]) < 0.9 * np.mean([one.outcome.cost for one in theirs])
+
+
+def test_training__that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
+    given = {**SMALL, "graphs": "small_fire,small_scores,small_chain", "episodes": 2, "graphs_per_update": 3}
+    given |= {"starts": 30}
+    whole = agent.train(agent.Args(**given, updates=4), tmp_path / "whole")
+    agent.train(agent.Args(**given, updates=2), tmp_path / "parts")
+    parts = agent.train(agent.Args(**given, updates=4), tmp_path / "parts", resume=True)
+    assert whole.evaluations == parts.evaluations
+    states = []
+    for name in ("whole", "parts"):
+        state = checkpoints.load_checkpoint(tmp_path / name, "rewrite").state
+        curve = [{key: row[key] for key in row if key != "wall_s"} for row in json.loads(state.pop("curve"))]
+        state.pop("wall_s")
+        for task in state["tasks"].values():
+            task["improved"] = [(row[0], row[2]) for row in task["improved"]]
+        states.append((state, curve))
+    assert_same(*states)
+    for solution in parts.solutions():
+        assert solution.outcome.valid
+        path = tmp_path / "parts" / f"solution_{solution.problem.graph.name}_t4.json"
+        assert validate(path).mismatches == ()
+    with (tmp_path / "parts" / "curve.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4 * 3
+
+
+def test_evaluate__zero_shot_and_fine_tuned(tmp_path: Path) -> None:
+    args = agent.Args(**SMALL, graphs="small_fire,small_scores", updates=6, episodes=4)
+    agent.train(args, tmp_path / "run")
+    own = agent.evaluate(tmp_path / "run")
+    assert (own.problem.graph.name, own.problem.cluster.name) == ("small_fire", "t4")
+    more = agent.evaluate(tmp_path / "run", samples=5)
+    assert more.outcome.cost <= own.outcome.cost
+    assert more.evaluations > own.evaluations
+    other = agent.evaluate(tmp_path / "run", "small_recurrent", "v100_pcie_16gb", samples=2, seed=1)
+    assert other.outcome.valid
+    tuned = agent.evaluate(tmp_path / "run", "small_recurrent", updates=2)
+    assert tuned.outcome.valid
+    assert tuned.problem.check_trace(tuned.decision, tuned.trace) == ""
+    started = agent.train(agent.Args(**SMALL, graphs="small_chain", updates=1), start_from=tmp_path / "run")
+    assert started.updates == 1
+    with pytest.raises(InputError, match="other sizes"):
+        agent.train(agent.Args(graphs="small_chain", updates=1), start_from=tmp_path / "run")
+    run = agent.method_run(start_from=tmp_path / "run")
+    solution = solve(problem_of(attention()), Method("rl_pretrained", run, "", "", random=True), budget=60)
+    assert (solution.evaluations, solution.outcome.valid) == (60, True)
+    assert solution.trace
+
+
+def test_method__ends_where_no_rule_matches() -> None:
+    builder = ProgramBuilder("bare")
+    program = builder.finish([builder.op("softmax", builder.input("x", (4, 4)))])
+    solution = solve(problem_of(program), rewrite_rl, budget=50)
+    assert (solution.evaluations, solution.stopped_by) == (1, "finished")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"graphs": ""}, "graphs is an empty list"),
+        ({"clusters": "t4,t4"}, "clusters has 2 entries for 1 graphs"),
+        ({"episodes": 0}, "episodes is 0; give a whole number, at least 1"),
+        ({"starts": -1}, "starts is -1; give a whole number, at least 0"),
+        ({"learning_rate": 0}, "learning_rate is 0; give a number above 0"),
+        ({"imitation": -1.0}, "imitation is -1.0; give a number, at least 0"),
+        ({"gae_lambda": 1.5}, "gae_lambda is 1.5; give a number from 0 to 1"),
+        ({"decay": 1}, "decay is 1; give true or false"),
+        ({"rules": 3}, "rules is 3; give names"),
+        ({"upadtes": 2}, "unknown argument of rewrite 'upadtes'; did you mean 'updates'?"),
+    ],
+)
+def test_arguments__bad_ones_are_named(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        agent.args_from(given)
+    assert says in str(error.value)
+
+
+def test_variants__are_programs_of_their_own_names_and_repeat(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    paths, again = (agent.write_variants(tmp_path / folder, 8, seed=1) for folder in ("a", "b"))
+    programs = [load_program(path) for path in paths]
+    assert [program.name for program in programs] == [Path(path).stem for path in paths]
+    assert len({program.name for program in programs}) == 8
+    assert all(len(problem_of(program).original.matches) > 3 for program in programs)
+    assert [load_program(path).fingerprint for path in again] == [program.fingerprint for program in programs]
+    assert agent.Args(graphs=f"small,{paths[0]},small").graphs == (*program_names("small"), paths[0])

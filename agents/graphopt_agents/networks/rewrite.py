@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.patterns import Rule
 
 RULE_COLUMN = list(MATCH_FEATURES).index("rule")  # its place in a list of rules that need not be the network's
-STOP = -1.0  # the score of stopping before training: as many steps are to be tried first
+STOP = 1.0  # the score of stopping before training, that of a match being about 0: episodes begin short
 GAIN_SCALE = 8.0  # of the foresight in the score before training
 
 
@@ -38,7 +38,7 @@ GAIN_SCALE = 8.0  # of the foresight in the score before training
 class RewriteConfig:
     """Sizes of :class:`RewriteNetwork`. ``rules``: the names of those that it tells apart; all of now if left out."""
 
-    width: int = 64
+    width: int = 32
     layers: int = 3  # of GraphSAGE
     rules: tuple[str, ...] = ()
 

@@ -155,13 +155,9 @@ class RewriteEpisodes(Episodes[Instance]):
         return _View(matches, {name: array.ravel() for name, array in arrays.items()}, share)
 
     def _progress(self, row: int) -> list[float]:
-        original_s = self.instance(row).original_s
-        return [
-            _against(self.state(row).cost, original_s),
-            _against(float(self.best_s[row]), original_s),
-            1.0 - min(1.0, self.steps[row] / self.max_steps),
-            self._view(row).shown_share,
-        ]
+        left = 1.0 - min(1.0, self.steps[row] / self.max_steps)
+        seconds = self.state(row).cost, float(self.best_s[row])
+        return progress(*seconds, self.instance(row).original_s, left, self._view(row).shown_share)
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         views = [self._view(row) for row in rows.tolist()]
@@ -219,6 +215,10 @@ class RewriteEpisodes(Episodes[Instance]):
         return describe(self.state(row), self.best_s[row])
 
 
-def _against(seconds: float, original_s: float) -> float:
-    """0.5: the same; towards 1: longer."""
-    return seconds / (seconds + original_s) if seconds + original_s > 0 else 0.5
+def progress(seconds: float, best_s: float, original_s: float, left: float, shown_share: float) -> list[float]:
+    """:data:`PROGRESS_FEATURES`, of seconds and shares."""
+
+    def against(one: float) -> float:
+        return one / (one + original_s) if one + original_s > 0 else 0.5
+
+    return [against(seconds), against(best_s), left, shown_share]
