@@ -61,6 +61,7 @@ DEFAULT_DEVICE = "t4"
 SPLITS = ("small", "network")  # of the zoo's programs
 LEAST_STEPS = 20  # of an episode on the smallest program
 HUBER = 0.1  # errors above it count linearly
+IDLE = 10  # updates in a row without a rewrite, after which a policy has settled
 LESSONS = 0.25  # to the steps of a minibatch, at most
 TOGETHER = 8  # episodes that a trained policy plays at once
 
@@ -340,8 +341,10 @@ class Trainer(training.Trainer):
         args = self.args
         tasks: list[Task] = self.next_tasks()
         for task in tasks:
-            if args.starts and not task.trials:
-                self._start(task)
+            if not task.trials:
+                task.visit([task.problem.original], self.wall_s)
+                if args.starts:
+                    self._start(task)
         episodes = [Episode.start(task) for task in tasks for _ in range(args.episodes)]
         play(self.network, episodes, lambda: self.wall_s, self.generator)
         for episode in episodes:
@@ -629,7 +632,8 @@ def method_run(
 ) -> Callable[[Evaluator, np.random.Generator], None]:
     """The policy on one problem, from scratch or from a checkpoint, as a method of ``solve``: ``run(evaluator, rng)``.
 
-    It trains until the evaluator's budget is spent; from a checkpoint, the likeliest actions come first, as they are.
+    It trains until the evaluator's budget is spent, or until the policy does nothing any more but stop at once; from a
+    checkpoint, the likeliest actions come first, as they are.
     ``arguments``: fields of :class:`Args`.
     """
 
@@ -646,8 +650,12 @@ def method_run(
             return
         if network is not None:
             play(network, [Episode.start(task)], lambda: trainer.wall_s)
-        while evaluator.left > 0:
+        idle = 0
+        while evaluator.left > 0 and idle < IDLE:
+            evaluator.check_left()  # an update in which the policy only stops asks for nothing
+            before = evaluator.evaluations
             trainer.update()
+            idle = idle + 1 if evaluator.evaluations == before else 0
 
     return run
 

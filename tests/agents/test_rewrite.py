@@ -15,6 +15,7 @@ import torch
 from graphopt_agents import checkpoints
 from graphopt_agents import train_rewrite as agent
 from graphopt_agents.methods import rewrite_rl
+from graphopt_agents.networks import rewrite as network_module
 from graphopt_agents.networks.rewrite import (
     RewriteConfig,
     RewriteInput,
@@ -35,6 +36,7 @@ from graphopt_gym.search.solve import Evaluator, Method, solve
 from graphopt_gym.solutions import validate
 from graphopt_gym.wrappers import SB3VecEnv
 from tests.agents.test_gdp import assert_same
+from tests.commands import only_json
 from tests.envs.rewrite.programs import attention, inception, recurrent
 
 SMALL: dict[str, Any] = {"width": 16, "layers": 2}
@@ -405,6 +407,13 @@ def test_method__ends_where_no_rule_matches() -> None:
     assert (solution.evaluations, solution.stopped_by) == (1, "finished")
 
 
+def test_method__ends_where_the_policy_only_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_module, "STOP", 60.0)
+    solution = solve(problem_of(load_program("small_fire")), rewrite_rl, budget=50)
+    assert (solution.evaluations, solution.stopped_by) == (1, "finished")
+    assert solution.outcome.metrics["saved_percent"] == 0
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -424,6 +433,31 @@ def test_arguments__bad_ones_are_named(given: dict[str, Any], says: str) -> None
     with pytest.raises(InputError) as error:
         agent.args_from(given)
     assert says in str(error.value)
+
+
+def test_command__trains_goes_on_and_evaluates(graphopt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set=width=8", "--set=layers=1", "--set=episodes=2"]
+    code, _, err = graphopt(
+        "train", "rewrite", "--graphs", "small_fire,small_halves", *settings, "--updates", 1, "--out", "run"
+    )
+    assert code == 0, err
+    code, out, err = graphopt("train", "rewrite", "--out", "run", "--resume", "--updates", 2, "--json")
+    assert code == 0, err
+    rows = only_json(out)["rows"]
+    assert [row["graph"] for row in rows] == ["small_fire", "small_halves"]
+    assert all(row["valid"] and row["metrics"]["same_outputs_when_executed"] for row in rows)
+    code, out, err = graphopt("evaluate", "run", "--graph", "small_chain", "--cluster", "t4", "--samples", 3)
+    assert code == 0, err
+    assert "small_chain on t4" in out
+    for arguments, says in (
+        (["--graphs", "small_fier"], "small_fire"),
+        (["--graphs", "small_fire", "--clusters", "v100x4"], "has 4 devices"),
+        (["--graphs", "small_fire", "--set", "episode=2"], "episodes"),
+    ):
+        code, _, err = graphopt("train", "rewrite", *arguments, "--updates", 1)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert says in err
 
 
 def test_variants__are_programs_of_their_own_names_and_repeat(tmp_path: Path) -> None:
