@@ -15,7 +15,7 @@ from graphopt_gym.graphs.tensor_program import (
     random_values,
     to_computation_graph,
 )
-from graphopt_gym.graphs.tensor_program.execute import compile_torch
+from graphopt_gym.graphs.tensor_program.execute import RandomValues, compile_torch
 from tests.graphs.tensor_programs import EVERY_OP, TEXTS
 
 
@@ -218,3 +218,23 @@ return split0(m, axis=1, at=32), split1(m, axis=1, at=32)
     named = [program.nodes[program.order[position]].op for position in graph.metadata["program_nodes"]]
     assert named == ["input", "concat", "matmul", "split0", "split1"]
     assert program.statistics()["computed"] == 3
+
+
+def test_random_values__are_made_when_asked_for_and_the_same_every_time():
+    program = parse_program(
+        'x = input(name="x", shape=(2, 3))\nw = weight(name="w", shape=(3, 3))\nreturn matmul(matmul(x, w), w), x'
+    )
+    asked = []
+
+    class Watched(RandomValues):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    kept = random_values(program)
+    for backend in ("numpy", "torch"):
+        asked.clear()
+        results = execute(program, Watched(program), backend=backend)
+        assert sorted(asked) == ["w", "x"]  # each once
+        for result, expected in zip(results, execute(program, kept), strict=True):
+            np.testing.assert_allclose(result, expected, rtol=1e-12)

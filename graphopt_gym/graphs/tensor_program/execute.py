@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,41 @@ BACKENDS = ("numpy", "torch")
 DTYPES = ("float32", "float64")
 
 
-def random_values(program: TensorProgram, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:
-    """A value for each leaf, by name: normal, weights scaled by 1 / sqrt(fan in) so that deep programs stay finite.
+class RandomValues(Mapping[str, np.ndarray]):
+    """A value for each leaf of a program, by name, made anew each time it is asked for.
 
-    A leaf's value depends on the seed, its name and its shape alone, so that a program and its rewritten form get the
-    same ones.
+    Normal, weights scaled by 1 / sqrt(fan in) so that deep programs stay finite. A leaf's value depends on the seed,
+    its name and its shape alone, so that a program and its rewritten form get the same ones.
     """
-    values = {}
-    for op in ("input", "weight"):
-        for name, shape in program.leaves(op).items():
-            digest = hashlib.blake2b(f"{name}{shape}".encode(), digest_size=8).digest()
-            random = np.random.default_rng([seed, int.from_bytes(digest, "little")])
-            fan_in = 1
-            if op == "weight" and len(shape) >= 2:
-                fan_in = math.prod(shape[1:]) if len(shape) == 4 else shape[-2]
-            values[name] = (random.standard_normal(shape) / math.sqrt(fan_in)).astype(dtype)
-    return values
+
+    def __init__(self, program: TensorProgram, seed: int = 0, dtype: str = "float64") -> None:
+        self.seed, self.dtype = seed, dtype
+        self._leaves = {name: (op, shape) for op in ("input", "weight") for name, shape in program.leaves(op).items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        op, shape = self._leaves[name]
+        digest = hashlib.blake2b(f"{name}{shape}".encode(), digest_size=8).digest()
+        random = np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
+        fan_in = 1
+        if op == "weight" and len(shape) >= 2:
+            fan_in = math.prod(shape[1:]) if len(shape) == 4 else shape[-2]
+        value = np.asarray(random.standard_normal(shape))
+        value /= math.sqrt(fan_in)
+        return value.astype(self.dtype, copy=False)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._leaves
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+
+def random_values(program: TensorProgram, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:
+    """All of :class:`RandomValues` at once."""
+    return dict(RandomValues(program, seed, dtype))
 
 
 def execute(
@@ -42,7 +61,7 @@ def execute(
     """The program's outputs for the given values of its leaves.
 
     Args:
-        values: an array for each leaf, inputs and weights, by name.
+        values: an array for each leaf, inputs and weights, by name; each is asked for once, when it is first needed.
         dtype: ``float32`` or ``float64``; what everything is computed in.
         backend: ``numpy`` or ``torch``.
 
@@ -57,17 +76,21 @@ def execute(
     results: dict[int, Any] = {}
     left = {node: len(program.users(node)) for node in program.nodes}
     outputs = set(program.outputs)
+
+    def result(node: int) -> Any:
+        if node not in results:  # a leaf: read when first needed
+            results[node] = run("leaf", _value(values, program.nodes[node].params[0], program.shape(node), dtype))
+        return results[node]
+
     for node in program.order:
-        op, params, inputs, shape = program.nodes[node]
-        if op in ("input", "weight"):
-            results[node] = run("leaf", _value(values, params[0], shape, dtype))
-        else:
-            results[node] = run(op, *[results[source] for source in inputs], *params)
+        op, params, inputs, _ = program.nodes[node]
+        if op not in ("input", "weight"):
+            results[node] = run(op, *[result(source) for source in inputs], *params)
         for source in set(inputs):  # what nobody reads any more is given up
             left[source] -= 1
             if not left[source] and source not in outputs:
                 del results[source]
-    return [np.asarray(results[output]) for output in program.outputs]
+    return [np.asarray(result(output)) for output in program.outputs]
 
 
 def _value(values: Mapping[str, Any], name: str, shape: Shape, dtype: str) -> np.ndarray:
@@ -236,7 +259,7 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
         return lambda w, *params: torch.as_tensor(NUMPY_OPS[op](w.numpy(), *params))
 
     table: dict[str, Callable[..., Any]] = {
-        "leaf": lambda value: torch.tensor(value, dtype=kind),
+        "leaf": lambda value: torch.from_numpy(np.require(value, requirements="W")).to(kind),
         "add": torch.add,
         "mul": torch.mul,
         "smul": torch.mul,
