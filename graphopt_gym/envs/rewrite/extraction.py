@@ -72,6 +72,7 @@ class Choices:
     Attributes:
         of: class -> its choices, cheap ones first.
         mandatory: classes that every program makes.
+        order: the classes in topological order, children first, as far as there are no cycles.
     """
 
     def __init__(self, saturation: Saturation) -> None:
@@ -103,6 +104,7 @@ class Choices:
         self._acyclic = saturation.acyclic
         while self._drop_hopeless():
             pass
+        self.order = [cls for cls in self._place if cls in self.of]
         self._position = {cls: place for place, cls in enumerate(self._place)}
         self._cost_of = {id(option.node): option.cost for options in self.of.values() for option in options}
 

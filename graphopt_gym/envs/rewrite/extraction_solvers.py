@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 SOLVERS = ("highs", "cp-sat")
 MICROSECOND = 1e-6  # HiGHS's unit
 FEMTOSECOND = 1e-15  # CP-SAT's: costs are rounded down to whole ones, so that its bound is one of the true costs
-MOST_ENTRIES = 1 << 24  # of all tables of an elimination: 128 MiB for the largest, a few seconds
+MOST_ENTRIES = 1 << 26  # of all tables of an elimination: some seconds
+MOST_WIDTH = 23  # dimensions that a variable's elimination leaves: 128 MiB before it
 MOST_CHILDREN = 16  # of a choice, in an elimination
 
 Picks = dict[int, int]  # class -> which of its choices
@@ -49,7 +50,7 @@ class Part:
     """Classes whose choices have to do with one another.
 
     Attributes:
-        options: class -> its choices.
+        options: class -> its choices; classes in topological order as far as there is one, children first.
         forced: classes that every program makes.
         cyclic: class -> number of the cycle (strong component) that it is in; classes of none left out.
     """
@@ -94,7 +95,7 @@ def parts_of(choices: Choices) -> list[Part]:
     for cls, number in cyclic.items():
         parent[find(cls)] = find(first.setdefault(number, cls))
     parts: dict[int, Part] = {}
-    for cls in choices.of:
+    for cls in choices.order:
         part = parts.setdefault(find(cls), Part())
         if cls in cyclic:
             part.cyclic[cls] = cyclic[cls]
@@ -147,18 +148,16 @@ def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
         (options,) = part.options.values()
         best = min(options, key=lambda option: option.cost)
         return Solved({part.forced[0]: best.number}, best.cost, "optimal")
-    variable: dict[int, int] = {}
     forced = set(part.forced)
-    for cls in part.options:
-        if cls not in forced:
-            variable[cls] = len(variable)
+    variable = {cls: number for number, cls in enumerate(cls for cls in part.options if cls not in forced)}
     count = len(variable)
     tables: list[tuple[list[int], np.ndarray]] = []
     chain: dict[int, list[tuple[int, int]]] = {}  # class -> (boolean after an option, the option's index); -1: true
     for cls, options in part.options.items():
         before: int | None = None  # false
         chain[cls] = []
-        for place, option in enumerate(options):
+        near = {option.number: sorted(variable[child] for child in option.children) for option in options}
+        for place, option in enumerate(sorted(options, key=lambda option, near=near: near[option.number])):  # type: ignore[misc]
             if len(option.children) > MOST_CHILDREN:
                 return None
             if place + 1 < len(options):
@@ -167,7 +166,7 @@ def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
             else:
                 after = variable.get(cls, -1)
             chain[cls].append((after, option.number))
-            scope = [variable[child] for child in sorted(option.children)]
+            scope = list(near[option.number])
             table = np.full((2, 2, *[2] * len(scope)), np.inf)
             table[0, 0] = table[1, 1] = 0.0
             table[(0, 1) + (1,) * len(scope)] = option.cost
@@ -238,7 +237,7 @@ def _elimination_order(count: int, scopes: Sequence[Sequence[int]], most_entries
         if done[var] or width != len(near[var]):
             continue
         entries += 2 << width
-        if entries > most_entries:
+        if entries > most_entries or width > MOST_WIDTH:
             return None
         done[var] = True
         order.append(var)
