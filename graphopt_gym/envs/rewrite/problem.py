@@ -21,9 +21,10 @@ from graphopt_gym.graphs.tensor_program import (
     execute,
     parse_program,
     program_text,
-    random_values,
     to_computation_graph,
 )
+from graphopt_gym.graphs.tensor_program.execute import RandomValues
+from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
 from graphopt_gym.hardware.cluster import Cluster, Device, device_names, load_cluster, load_device
 from graphopt_gym.problem import Outcome, Problem, Trace
 
@@ -151,6 +152,7 @@ class RewriteProblem(Problem):
             "cost": cost,
             "rules": None if rules is None else [rules] if isinstance(rules, str) else list(rules),
         }
+        self._expected: list[np.ndarray] | None = None  # outputs of the original
         self._checked: dict[str, tuple[str, ...]] = {}  # fingerprint -> what is wrong with a program from elsewhere
 
     # -- pricing ---------------------------------------------------------------------------------------------------
@@ -258,10 +260,6 @@ class RewriteProblem(Problem):
             found.append(f"its outputs have shapes {shapes[1]}, the original's {shapes[0]}")
         return tuple(found)
 
-    @cached_property
-    def _expected(self) -> list[np.ndarray]:
-        return self._execute(self.program)
-
     def _execute(self, program: TensorProgram) -> list[np.ndarray]:
         backend = "numpy"
         if int(self.graph.flops.sum()) > TORCH_FLOPS:
@@ -271,11 +269,17 @@ class RewriteProblem(Problem):
                 backend = "torch"
             except ImportError:  # numpy gives the same, more slowly
                 pass
-        return execute(program, random_values(program, seed=1), dtype="float64", backend=backend)
+        return execute(program, RandomValues(program, seed=1), dtype="float64", backend=backend)
 
     def _difference(self, program: TensorProgram) -> tuple[str, ...]:
+        outputs = len(self.program.outputs)
+        if self._expected is None:  # both at once: a weight is drawn once, and what both compute is computed once
+            results = self._execute(_joined(self.program, program))
+            self._expected = results[:outputs]
+        else:
+            results = [*self._expected, *self._execute(program)]
         found = []
-        for index, (before, after) in enumerate(zip(self._expected, self._execute(program), strict=True)):
+        for index, (before, after) in enumerate(zip(results[:outputs], results[outputs:], strict=True)):
             largest = float(np.abs(before).max(initial=0.0))
             apart = float(np.abs(before - after).max(initial=0.0))
             if not apart <= RELATIVE_ERROR * largest:  # so that a NaN fails
@@ -401,3 +405,16 @@ def _rules_of(rules: str | Iterable[str] | None) -> Any:
         if not rules:
             raise InputError("rules is an empty list; give at least one name, or leave it out for all")
     return load_rules(rules)
+
+
+def _joined(*programs: TensorProgram) -> TensorProgram:
+    """One program with the outputs of all, in order; leaves of the same name and shape are the same."""
+    builder = ProgramBuilder(programs[0].name)
+    outputs = []
+    for program in programs:
+        ids: dict[int, int] = {}
+        for node in program.order:
+            op, params, inputs, _ = program.nodes[node]
+            ids[node] = builder.add(op, params, [ids[source] for source in inputs])
+        outputs += [ids[output] for output in program.outputs]
+    return builder.finish(outputs)

@@ -161,3 +161,13 @@ def test_rules__can_be_chosen():
     problem = RewriteProblem(inception(), rules=["fused activation"])
     assert {rule.family for rule in problem.matcher.rules} == {"fused activation"}
     assert gg.solve(problem, "taso", budget=50).outcome.valid
+
+
+def test_evaluate__the_second_program_is_compared_with_the_same_outputs_as_the_first():
+    for order in (("values", "merged"), ("merged", "values")):
+        problem = RewriteProblem(small())
+        merged = "m = matmul(x, concat(w, v, axis=1), act=relu)\n"
+        parts = "return split0(m, axis=1, at=64), split1(m, axis=1, at=64)"
+        texts = {"values": WRONG["values"][0], "merged": LAYER + merged + parts}
+        valid = {name: problem.evaluate(texts[name]).valid for name in order}
+        assert valid == {"values": False, "merged": True}
