@@ -123,7 +123,7 @@ def _below(patterns: Iterable[Pattern | Var]) -> Iterator[Pattern]:
 
 
 def _same_shapes(rule: Rule) -> dict[str, str]:
-    """For each tensor variable one that the condition says has its shape, perhaps itself; so the search says it too."""
+    """For each tensor variable one that the condition says has its shape, perhaps itself: a test of the search."""
     first = {name: name for name in rule.tensors}
     tree = rule.condition.tree if rule.condition is not None else None
     for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
@@ -161,7 +161,10 @@ def _translate(rule: Rule) -> _Translated:
         return f"({_constructor(pattern.op, len(pattern.operands))} {' '.join(parts)})"
 
     body = [f"(= root{index} {source(pattern)})" for index, pattern in enumerate(rule.source)]
-    body.extend(f"(= {spelled[name]} (shape t_{name}))" for name in rule.tensors)
+    for name in rule.tensors:
+        body.append(f"(= s_{name} (shape t_{name}))")
+        if shaped[name] != name:  # as a test; were it one variable, the join would go through all classes of that shape
+            body.append(f"(= 0 (- s_{shaped[name]} s_{name}))")
     if rule.multi:
         body.append("(!= root0 root1)")
         if rule.symmetric:  # each pair once
