@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
             saturation_methods.saturation,
             "equality saturation, then extraction by an integer linear program",
             TENSAT,
-            options=saturation_methods.SATURATION_OPTIONS,
+            options=saturation_methods.ILP_OPTIONS,
         ),
         Method(
             "saturation_repeat",

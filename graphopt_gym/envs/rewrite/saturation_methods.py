@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.envs.rewrite.problem import RewriteProblem, Rewritten
+from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.extraction import Extraction
+    from graphopt_gym.envs.rewrite.extraction import Choices, Extraction
     from graphopt_gym.envs.rewrite.saturation import Saturation
     from graphopt_gym.search.solve import Evaluator
 
@@ -26,8 +27,10 @@ SATURATION_OPTIONS: dict[str, Any] = {
     "iteration_limit": 15,
     "memory_bytes": 4 << 30,
     "cycles": "filter",
+    "engine": "native",
 }
-REPEAT_OPTIONS: dict[str, Any] = {**SATURATION_OPTIONS, "rounds": 20}
+ILP_OPTIONS: dict[str, Any] = {**SATURATION_OPTIONS, "solver": "cp-sat"}
+REPEAT_OPTIONS: dict[str, Any] = {**ILP_OPTIONS, "rounds": 20}
 
 
 def problem_of(evaluator: Evaluator) -> RewriteProblem:
@@ -56,6 +59,7 @@ def saturation_greedy(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 def saturation(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """Saturation, then the greedy extraction, the one that shares costs among readers, and the linear program."""
+    check_solver(evaluator.options)
     _saturate_once(evaluator, ilp=True)
 
 
@@ -80,6 +84,7 @@ def saturation_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
     problem, options = problem_of(evaluator), dict(evaluator.options)
     check_limit("rounds", options["rounds"])
+    check_solver(options)
     rounds: list[dict[str, Any]] = []
     best, program = problem.original_s, problem.program
     more = 0
@@ -115,7 +120,7 @@ def explore(evaluator: Evaluator, program: TensorProgram, options: Mapping[str, 
 
 def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: bool) -> dict[str, Any]:
     """Proposes what the extractors make of an e-graph, cheap ones first; what they found, for a solution's details."""
-    from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp, extract_shared
+    from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_shared
 
     problem = problem_of(evaluator)
     started = time.perf_counter()
@@ -133,7 +138,7 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
         details |= {"shared_cost_s": shared.cost}
         seconds = SECONDS if not np.isfinite(seconds) else (1 - RESERVE) * seconds - (time.perf_counter() - started)
         if seconds > 0:
-            best = extract_ilp(explored, seconds=seconds, choices=choices)
+            best = extract_exactly(explored, choices, seconds, evaluator.options["solver"])
             propose(best)
             details |= {
                 "ilp_cost_s": best.cost,
@@ -145,6 +150,28 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
         else:
             details |= {"ilp_status": "no time left"}
     return {**details, "extraction_s": time.perf_counter() - started}
+
+
+def check_solver(options: Mapping[str, Any]) -> None:
+    """Raises InputError where the option ``solver`` names none."""
+    from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS
+
+    if options["solver"] not in SOLVERS:
+        raise unknown_name("solver", options["solver"], SOLVERS)
+
+
+def extract_exactly(explored: Saturation, choices: Choices, seconds: float, solver: str) -> Extraction:
+    """As ``extract_ilp``.
+
+    Raises:
+        InputError: the solver is not installed.
+    """
+    from graphopt_gym.envs.rewrite.extraction import extract_ilp
+
+    try:
+        return extract_ilp(explored, solver=solver, seconds=seconds, choices=choices)
+    except ImportError:
+        raise InputError(f'solver {solver!r} is not installed: pip install "graphopt-gym[rewrite]"') from None
 
 
 def saturation_details(explored: Saturation) -> dict[str, Any]:

@@ -4,9 +4,9 @@ After the idea of He, Singh, Yoneki, "MCTS-GEB: Monte Carlo tree search is a goo
 He, Yoneki, "Optimizing tensor computation graphs with equality saturation and Monte Carlo tree search" (PACT 2024,
 arXiv 2410.05534). Saturation applies every rule in every iteration, and the e-graph is full before the deep rewrites
 come. Here a state is an e-graph, an action is a group of rules that is applied for one iteration, and what an e-graph
-is worth is the cheapest program found in it after some more iterations of random rules (the roll-out). Trees are grown
-by UCT (Kocsis and Szepesvári, ECML 2006) with progressive widening. At the end the linear program extracts from the
-best e-graphs.
+is worth is the cheapest program in it after some more iterations of random rules (the roll-out). E-graphs stay small,
+so that the exact extraction takes a fraction of a second. Trees are grown by UCT (Kocsis and Szepesvári, ECML 2006)
+with progressive widening.
 
 ``tree_search_repeat`` starts a new tree from each better program: its e-graph is small again, and what was found once
 need not be found again.
@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.saturation_methods import LEAST_GAIN, RESERVE, as_decision, problem_of, seconds_left
+from graphopt_gym.envs.rewrite.saturation_methods import (
+    LEAST_GAIN,
+    RESERVE,
+    as_decision,
+    check_solver,
+    extract_exactly,
+    problem_of,
+    seconds_left,
+)
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
@@ -34,17 +42,24 @@ EXPLORATION = 0.5  # weight of UCT's bonus; values are between 0 and 1
 WIDENING = (2.0, 0.5)  # a state visited n times may have this[0] * n ** this[1] children
 KEPT_SHARES = (0.3, 0.6, 0.9, 1.0)  # of the rules, that a roll-out applies
 MOST_MULTI = 3  # iterations of a roll-out in which multi-pattern rules take part
-ROUNDS = 15  # of the extraction of a roll-out
 MOST_KEPT = 48  # e-graphs kept; others are made again from their parents when they are needed
 SAME_PLACE = 4  # an e-graph may have this many times the nodes of its program, whatever the limit
-BEST_KEPT = 3  # e-graphs that the linear program extracts from
+BEST_KEPT = 3  # e-graphs that the exact extraction takes more time for at the end
 ILP_SHARE = 0.25  # of the seconds
 ILP_SECONDS = 10.0  # for each, where the caller gives no limit
+LEAST_SECONDS = 0.1
 PATIENCE = 24  # roll-outs without a better program, after which a repeated search starts another tree
+MOST_DRY = 3  # trees in a row without a roll-out, after which it ends: the rules change nothing
 GROWTH = 1.5  # of the node limit, then
 MOST_GROWN = 4.0  # times the node limit asked for
 
-OPTIONS: dict[str, Any] = {"node_limit": 3000, "iteration_limit": 15, "memory_bytes": 4 << 30}
+OPTIONS: dict[str, Any] = {
+    "node_limit": 3000,
+    "iteration_limit": 15,
+    "memory_bytes": 4 << 30,
+    "extraction_seconds": 1.0,
+    "solver": "cp-sat",
+}
 
 
 class _State:
@@ -64,7 +79,7 @@ class _State:
 
 
 class _Found:
-    """The best e-graphs seen, one for each cost."""
+    """The best e-graphs seen among those whose extraction ran out of time."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, int, Saturation, Choices]] = []
@@ -128,30 +143,34 @@ class _Tree:
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
 
-    def step(self) -> float:
-        """Grows the tree by one state, prices what is found below it, and tells its ancestors; the cost found."""
+    def step(self) -> float | None:
+        """Grows the tree by a state, prices what is found below it, tells its ancestors; None: nothing is left."""
+        state = self._leaf()
+        if state is None:
+            return None
+        explorer = self.explorer(state)
+        cost = self._price(explorer) if state.done else self._roll_out(explorer)
+        above: _State | None = state
+        while above is not None:
+            above.visits += 1
+            above.costs += cost
+            above.least = min(above.least, cost)
+            above = above.parent
+        return cost
+
+    def _leaf(self) -> _State | None:
+        """A new state: down the tree by UCT, to where another child may be had."""
         state = self.root
-        while True:
+        while not self.root.done:
             child = self._expand(state) if self._may_widen(state) else None
             if child is not None:
-                state = child
-                break
+                return child
             children = [one for one in state.children if not one.done]
-            if not children:
-                state.done = True
-                if state.parent is None:
-                    break
-                state = state.parent
-                continue
-            state = max(children, key=self._score)
-        cost = self._roll_out(self.explorer(state)) if not state.done or state.parent is None else self._last
-        while True:
-            state.visits += 1
-            state.costs += cost
-            state.least = min(state.least, cost)
-            if state.parent is None:
-                return cost
-            state = state.parent
+            if children:
+                state = max(children, key=self._score)
+            else:
+                state.done, state = True, self.root
+        return None
 
     def _may_widen(self, state: _State) -> bool:
         factor, power = WIDENING
@@ -171,9 +190,7 @@ class _Tree:
             child = self._state(state, action)
             state.children.append(child)
             self._keep(child, grown)
-            if stopped or child.depth >= self.iteration_limit:
-                self._last = self._price(grown)
-                child.done, child.untried = True, []
+            child.done = bool(stopped) or child.depth >= self.iteration_limit
             return child
         return None
 
@@ -190,17 +207,24 @@ class _Tree:
         share = KEPT_SHARES[int(rng.integers(len(KEPT_SHARES)))]
         kept = [index for index, draw in zip(self.singles, rng.random(len(self.singles)), strict=True) if draw < share]
         pairs = [index for index, draw in zip(self.multis, rng.random(len(self.multis)), strict=True) if draw < share]
-        multi = int(rng.integers(MOST_MULTI + 1))
-        for number in range(int(rng.integers(1, self.iteration_limit + 1))):
+        iterations = int(rng.integers(1, self.iteration_limit + 1))
+        multi: Sequence[int] = range(int(rng.integers(MOST_MULTI + 1)))  # first, as in plain saturation, or at any time
+        if rng.random() < 0.5:
+            multi = rng.integers(iterations, size=len(multi)).tolist()
+        idle = False
+        for number in range(iterations):
+            if idle and number not in multi:
+                continue
             self.evaluator.check_left()
-            iteration, stopped = grown.iterate(pairs + kept if number < multi else kept, self.limits)
-            if stopped or (not iteration.applied and number + 1 >= multi):
+            iteration, stopped = grown.iterate(pairs + kept if number in multi else kept, self.limits)
+            idle = not iteration.applied
+            if stopped:
                 break
         return self._price(grown)
 
     def _price(self, explorer: Explorer) -> float:
-        """The cost of the program that the extraction with shared costs finds; proposes it."""
-        from graphopt_gym.envs.rewrite.extraction import Choices, extract_shared
+        """The cost of the program that the exact extraction finds in its time; proposes it."""
+        from graphopt_gym.envs.rewrite.extraction import Choices
         from graphopt_gym.envs.rewrite.saturation import Saturation
 
         explored = Saturation(
@@ -208,19 +232,25 @@ class _Tree:
             explorer.entered,
         )  # fmt: skip
         choices = Choices(explored)
-        found = extract_shared(explored, choices, ROUNDS)
+        options = self.evaluator.options
+        seconds = min(options["extraction_seconds"], max(LEAST_SECONDS, seconds_left(self.evaluator)))
+        found = extract_exactly(explored, choices, seconds, options["solver"])
         self.evaluator.finish(as_decision(self.problem, found.program))
-        self.found.add(found.cost, explored, choices)
+        if found.status != "optimal":
+            self.found.add(found.cost, explored, choices)
         self.largest = max(self.largest, explored.nodes)
         self.worst = max(self.worst, found.cost)
         if found.cost < self.best:
             self.best, self.rules = found.cost, dict(explorer.entered)
         return found.cost
 
-    def finish(self, seconds: float) -> float:
-        """Extracts from the best e-graphs by the linear program, and proposes what it finds; the best cost."""
-        from graphopt_gym.envs.rewrite.extraction import extract_ilp
+    def forget(self) -> None:
+        """Gives the memory of the e-graphs back."""
+        self.found.rows.clear()
+        self._kept.clear()
 
+    def finish(self, seconds: float) -> float:
+        """Extracts once more from the best e-graphs whose extraction ran out of time; the best cost."""
         rows = list(self.found.rows)
         for place, (_, _, explored, choices) in enumerate(rows):
             share = seconds / len(rows)
@@ -229,7 +259,7 @@ class _Tree:
                 share = min(share, left / (len(rows) - place))
             if share <= 0:
                 break
-            found = extract_ilp(explored, seconds=share, choices=choices)
+            found = extract_exactly(explored, choices, share, self.evaluator.options["solver"])
             self.evaluator.finish(as_decision(self.problem, found.program))
             if found.cost < self.best:
                 self.best, self.rules = found.cost, dict(explored.entered)
@@ -249,12 +279,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raises InputError for a limit below 1."""
     from graphopt_gym.envs.rewrite.saturation import check_limit
 
-    for name in OPTIONS:
+    for name in ("node_limit", "iteration_limit", "memory_bytes"):
         check_limit(name, options[name])
+    check_limit("extraction_seconds", options["extraction_seconds"], whole=False)
+    check_solver(options)
 
 
 def tree_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    """One tree, from the program as it is; at the end the linear program on the best e-graphs.
+    """One tree, from the program as it is; at the end more time for extraction from the best e-graphs.
 
     Raises:
         InputError: a limit below 1.
@@ -264,8 +296,7 @@ def tree_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
     evaluator.cost(problem.original)
     tree = _Tree(evaluator, rng, problem.program, evaluator.options["node_limit"])
     steps = 0
-    while not tree.root.done and evaluator.left > BEST_KEPT and _search_goes_on(evaluator):
-        tree.step()
+    while evaluator.left > BEST_KEPT and _search_goes_on(evaluator) and tree.step() is not None:
         steps += 1
         _note(evaluator, [tree], steps)
     tree.finish(ILP_SECONDS * BEST_KEPT if evaluator.seconds is None else seconds_left(evaluator))
@@ -287,30 +318,34 @@ def tree_search_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     program = problem.program
     trees: list[_Tree] = []
     steps = 0
-    while evaluator.left > 0:
+    dry = 0
+    while evaluator.left > BEST_KEPT and dry < MOST_DRY:
         evaluator.check_left()
         tree = _Tree(evaluator, rng, program, int(limit))
         trees.append(tree)
-        idle = 0
-        while not tree.root.done and idle < PATIENCE and evaluator.left > BEST_KEPT:
+        idle, before = 0, steps
+        while idle < PATIENCE and evaluator.left > BEST_KEPT:
             cost = tree.step()
-            steps += 1
-            idle += 1
-            if cost < best * (1 - LEAST_GAIN):
+            if cost is None:
                 break
-        else:
+            steps += 1
+            idle = 0 if cost < best * (1 - LEAST_GAIN) else idle + 1
+            if not idle:
+                break
+        if idle:
             left = seconds_left(evaluator)
-            tree.finish(BEST_KEPT * (ILP_SECONDS if math.isinf(left) else ILP_SHARE * left / BEST_KEPT))
-        tree.found.rows.clear()
-        tree._kept.clear()
+            tree.finish(BEST_KEPT * ILP_SECONDS if math.isinf(left) else ILP_SHARE * left)
+        dry = dry + 1 if steps == before else 0
+        tree.forget()
         _note(evaluator, trees, steps)
         if evaluator.best_cost < best * (1 - LEAST_GAIN):
             best, program, limit = evaluator.best_cost, problem.check(evaluator.best), float(asked)
             programs.append(program)
         else:
             limit = min(limit * GROWTH, MOST_GROWN * asked)
-            older = programs[-5:] + programs[:1]
-            program = programs[-1] if len(trees) % 2 else older[int(rng.integers(len(older)))]
+            # every other tree: from the original, or from any on the way from there
+            older = programs[0] if rng.random() < 0.5 else programs[int(rng.integers(len(programs)))]
+            program = programs[-1] if len(trees) % 2 == 0 else older
 
 
 def _search_goes_on(evaluator: Evaluator) -> bool:
