@@ -40,7 +40,7 @@ def export_solution(
         from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx, write_onnx
 
         source = problem.config["graph"]
-        values = read_onnx(source)[1] if Path(source).suffix == ".onnx" else None
+        values = read_onnx(source, dims=problem.config.get("dims"))[1] if Path(source).suffix == ".onnx" else None
         weights = f"of {source}" if values is not None else "random, the program has no values"
         try:
             write_onnx(program, out, values)

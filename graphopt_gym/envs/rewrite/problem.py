@@ -115,9 +115,10 @@ class RewriteProblem(Problem):
         cost: ``"sum"``: the sum of operator times, as in TENSAT. ``"simulated"``: the simulator's step time. With one
             device the two differ by rounding alone, unless the simulator learns more about a device.
         rules: names of rules or families; all where left out.
+        dims: sizes of symbolic dimensions, where the program is an ONNX file: ``{"batch": 1}``.
 
     Raises:
-        InputError: an unknown name, or a cluster of several devices.
+        InputError: an unknown name, a file that is no program, or a cluster of several devices.
     """
 
     env_id = "RewriteOrder-v0"
@@ -133,12 +134,15 @@ class RewriteProblem(Problem):
         cluster: str | os.PathLike[str] | Device | Cluster = "t4",
         cost: str = "sum",
         rules: str | Iterable[str] | None = None,
+        dims: Mapping[str, int] | None = None,
     ) -> None:
         from graphopt_gym.graphs.zoo.programs import load_program
 
         if cost not in COSTS:
             raise unknown_name("cost", cost, COSTS)
-        self.program = load_program(graph)
+        if dims is not None and not isinstance(dims, Mapping):
+            raise InputError(f"dims is {dims!r}; give the sizes by name, such as {{'batch': 1}}")
+        self.program = load_program(graph, dims)
         self.cluster = load_target(cluster)
         self.device = self.cluster.devices[0]
         self.cost_kind = cost
@@ -151,6 +155,7 @@ class RewriteProblem(Problem):
             "cluster": os.fspath(cluster) if named[1] else self.cluster.name,  # type: ignore[arg-type]
             "cost": cost,
             "rules": None if rules is None else [rules] if isinstance(rules, str) else list(rules),
+            **({"dims": dict(dims)} if dims else {}),
         }
         self._expected: list[np.ndarray] | None = None  # outputs of the original
         self._checked: dict[str, tuple[str, ...]] = {}  # fingerprint -> what is wrong with a program from elsewhere
@@ -244,7 +249,10 @@ class RewriteProblem(Problem):
         if program == self.program:
             return ()
         if program.fingerprint not in self._checked:
-            self._checked[program.fingerprint] = self._interface(program) or self._difference(program)
+            try:
+                self._checked[program.fingerprint] = self._interface(program) or self._difference(program)
+            except InputError as error:
+                self._checked[program.fingerprint] = (str(error),)
         return self._checked[program.fingerprint]
 
     def _interface(self, program: TensorProgram) -> tuple[str, ...]:
@@ -261,6 +269,15 @@ class RewriteProblem(Problem):
         return tuple(found)
 
     def _execute(self, program: TensorProgram) -> list[np.ndarray]:
+        """Raises InputError where the program is too large for this machine."""
+        sizes = {node: math.prod(program.shape(node)) for node in program.order}
+        together = max(sizes[node] + sum(sizes[source] for source in program.nodes[node].inputs) for node in sizes)
+        needed, there = 8 * together, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            raise InputError(
+                f"program {self.program.name!r} is too large to be executed here: one operator takes "
+                f"{needed / 2**30:,.0f} GiB, this machine has {there / 2**30:,.0f} GiB"
+            )
         backend = "numpy"
         if int(self.graph.flops.sum()) > TORCH_FLOPS:
             try:
@@ -379,6 +396,8 @@ def load_target(cluster: str | os.PathLike[str] | Device | Cluster) -> Cluster:
     Raises:
         InputError: an unknown name, or several devices.
     """
+    if not isinstance(cluster, str | os.PathLike | Device | Cluster):
+        raise InputError(f"cluster is {cluster!r}; give the name of a device, e.g. 't4'")
     if isinstance(cluster, str) and cluster in device_names():
         cluster = load_device(cluster)
     if isinstance(cluster, Device):

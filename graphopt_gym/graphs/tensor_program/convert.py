@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, ComputationGraph
 from graphopt_gym.graphs.tensor_program.ops import Params, Shape
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
@@ -97,7 +98,10 @@ class GraphRows:
         return row
 
     def graph(self, name: str, metadata: dict[str, object]) -> ComputationGraph:
-        columns = {column: np.asarray(entries, np.int64) for column, entries in self.columns.items()}
+        try:
+            columns = {column: np.asarray(entries, np.int64) for column, entries in self.columns.items()}
+        except OverflowError:
+            raise InputError(f"program {name!r} is too large: an operator's work or bytes pass 2^63") from None
         columns["output_shape"] = np.asarray(self.shapes, np.int64)
         return ComputationGraph(
             name,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _parse, _refuse
+from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _one_line, _parse, _refuse
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -67,7 +67,19 @@ def read_onnx(
             "onnx.version_converter"
         )
     _bind(model.graph, dict(dims or {}), where)
+    _load_external(model, Path(path).parent, where)
     return _Reader(model.graph, where).read(name or Path(path).stem)
+
+
+def _load_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
+    """Values that lie in files beside the model."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    try:
+        load_external_data_for_model(model, str(folder.resolve()))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise InputError(f"{where}: the file of its weights cannot be read: {_one_line(error)}") from None
 
 
 def _need_onnx(what: str) -> None:
@@ -93,8 +105,7 @@ class _Reader:
             self.constants[tensor.name] = onnx.numpy_helper.to_array(tensor)
         for value in self.graph.input:
             if value.name not in self.constants:
-                dimensions = value.type.tensor_type.shape.dim
-                self.ids[value.name] = self.builder.input(value.name, [d.dim_value for d in dimensions])
+                self._read_input(value)
         for node in self.graph.node:
             self._read_node(node)
         _refuse(
@@ -106,6 +117,19 @@ class _Reader:
         program = self.builder.finish(outputs)
         weights = program.leaves("weight")
         return program, {leaf: value for leaf, value in self.values.items() if leaf in weights}
+
+    def _read_input(self, value: onnx.ValueInfoProto) -> None:
+        import onnx
+
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        if kind not in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
+            self.problems.append(f"input {value.name!r} of {kind}, not floats")
+            return
+        try:
+            shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+            self.ids[value.name] = self.builder.input(value.name, shape)
+        except InputError as error:
+            self.problems.append(str(error))
 
     def _summary(self) -> list[str]:
         """Each kind of problem once, with how often it occurs."""
@@ -219,6 +243,8 @@ class _Reader:
         for name in ("alpha", "beta"):
             factors.append(attributes.get(name, 1.0))
         x, y = (self._id(name) for name in node.input[:2])
+        if len(self.builder.shape(x)) != 2 or len(self.builder.shape(y)) != 2:
+            raise _Unsupported("not of matrices (rank 2)")
         x = self._op("transpose", x, perm=(1, 0)) if attributes.get("transA") else x
         y = self._op("transpose", y, perm=(1, 0)) if attributes.get("transB") else y
         result = self._scaled(self._op("matmul", x, y), f"{_node_name(node)}_alpha", factors[0])

@@ -62,6 +62,8 @@ def parse_program(text: str, where: str = "program") -> TensorProgram:
         if isinstance(line, ast.Return) and line is body[-1] and line.value is not None:
             value = line.value
             results = value.elts if isinstance(value, ast.Tuple) else [value]
+            if not results:
+                raise at(where, line, "it returns nothing; name one result or more")
             return builder.finish([_operand(builder, names, result, where) for result in results])
         if not isinstance(line, ast.Assign) or len(line.targets) != 1 or not isinstance(line.targets[0], ast.Name):
             raise at(where, line, "expected `name = op(...)`, and `return ...` as the last line")

@@ -126,8 +126,12 @@ def known_best(name: str) -> dict[str, Any]:
 _published = lru_cache(maxsize=None)(build_program)
 
 
-def load_program(program: str | os.PathLike[str] | TensorProgram) -> TensorProgram:
+def load_program(
+    program: str | os.PathLike[str] | TensorProgram, dims: Mapping[str, int] | None = None
+) -> TensorProgram:
     """A program by zoo name, by the path of its text form or of an ``.onnx`` file; a program is returned as it is.
+
+    ``dims``: sizes of an ONNX file's symbolic dimensions, ``{"batch": 1}``.
 
     Raises:
         InputError: no such name or file, or a file that cannot be read as a program.
@@ -137,9 +141,13 @@ def load_program(program: str | os.PathLike[str] | TensorProgram) -> TensorProgr
     if not isinstance(program, str | os.PathLike):
         raise InputError(f"program is a {type(program).__name__}; give a name, a path or a TensorProgram")
     name = os.fspath(program)
+    if dims and not name.endswith(".onnx"):
+        raise InputError(f"dims are sizes of an .onnx file's symbolic dimensions; program {name!r} has none")
     if name in PROGRAMS:
         return _published(name)
     path = Path(name)
+    if path.is_dir():
+        raise InputError(f"program file {name!r} is a folder; give a program's text or an .onnx file")
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise InputError(f"program file {name!r} does not exist")
@@ -147,7 +155,7 @@ def load_program(program: str | os.PathLike[str] | TensorProgram) -> TensorProgr
     if path.suffix == ".onnx":
         from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx
 
-        return read_onnx(path)[0]
+        return read_onnx(path, dims=dims)[0]
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
