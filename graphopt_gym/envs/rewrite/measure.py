@@ -7,21 +7,16 @@ kernels, one operator after the other. So the two gains need not agree; :func:`c
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.saturation import check_limit
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program import TensorProgram, random_values
 from graphopt_gym.graphs.tensor_program.execute import DTYPES, compile_torch
-from graphopt_gym.solutions import StoredSolution, load_solution
 
 # largest difference of outputs, to the largest output: room for rounding through hundreds of operators
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
@@ -162,83 +157,6 @@ def correlation(simulated: Sequence[float], measured: Sequence[float]) -> float 
     if len(simulated) < 5 or len(set(simulated)) == 1 or len(set(measured)) == 1:
         return None
     return float(spearmanr(simulated, measured).statistic)
-
-
-def measure_report(
-    paths: Sequence[str | os.PathLike[str]], *, say: Callable[[str], object] | None = None, **limits: Any
-) -> dict[str, Any]:
-    """A table with a row a solution file: the simulated gain beside the measured one.
-
-    Args:
-        paths: solutions of ``RewriteOrder-v0``, or folders of them; other JSON files in a folder are left out.
-        say: called with a line for each file that is left out.
-        limits: as :func:`measure` takes them.
-
-    Raises:
-        InputError: no such solution, or what :func:`measure` refuses.
-    """
-    rows: list[dict[str, Any]] = []
-    for path in map(Path, paths):
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-            try:
-                problem, stored = load_rewriting(file)
-            except InputError as error:
-                if not path.is_dir():
-                    raise
-                (say or str)(f"left out: {error}")
-                continue
-            program = problem.check(stored.decision)
-            rows.append({"program": problem.program.name, "method": stored.method, **_row(problem, program, limits)})
-    if not rows:
-        raise InputError(f"no solutions of {RewriteProblem.env_id} in: {', '.join(map(str, paths))}")
-    notes = [
-        "simulated: on the problem's device; cpu: measured on this machine's CPU, original and rewritten in turns, "
-        "medians; low and high: 95 % interval of what is saved, by bootstrap",
-        f"threads: {limits.get('threads', 1)}; difference: of the outputs, to the largest; "
-        f"at most {TOLERANCE[limits.get('dtype', 'float32')]:g}",
-    ]
-    found = correlation([row["saved_percent"] for row in rows], [row["cpu_saved_percent"] for row in rows])
-    if found is not None:
-        notes.append(f"rank correlation of the two gains over {len(rows)} solutions: {found:.2f}")
-    columns = [name for name in rows[0] if not name.endswith("quartiles_s")]
-    return {"title": "Simulated and measured", "columns": columns, "rows": rows, "notes": notes}
-
-
-def load_rewriting(path: str | os.PathLike[str], graph: Any = None) -> tuple[RewriteProblem, StoredSolution]:
-    """The problem of a solution file of ``RewriteOrder-v0``, and what the file says; ``graph`` stands for its own.
-
-    Raises:
-        InputError: no such solution, one of another task, or a problem that cannot be built here.
-    """
-    stored = load_solution(path)
-    if stored.env_id != RewriteProblem.env_id:
-        raise InputError(
-            f"{os.fspath(path)!r} is a solution of {stored.env_id}; only {RewriteProblem.env_id} has programs"
-        )
-    problem = stored.make_problem(graph)
-    assert isinstance(problem, RewriteProblem)
-    return problem, stored
-
-
-def _row(problem: RewriteProblem, program: TensorProgram, limits: dict[str, Any]) -> dict[str, Any]:
-    found = measure(problem.program, program, **limits)
-    cost = problem.program_cost(program)
-    return {
-        "device": problem.cluster.name,
-        "original_s": problem.original_s,
-        "rewritten_s": cost,
-        "saved_percent": 100 * (1 - cost / problem.original_s) if problem.original_s else 0.0,
-        "cpu_original_s": found.original.median_s,
-        "cpu_rewritten_s": found.rewritten.median_s,
-        "cpu_saved_percent": found.saved_percent,
-        "low_percent": 100 * (1 - 1 / found.low),
-        "high_percent": 100 * (1 - 1 / found.high),
-        "cpu_original_quartiles_s": [found.original.low_s, found.original.high_s],
-        "cpu_rewritten_quartiles_s": [found.rewritten.low_s, found.rewritten.high_s],
-        "runs": found.runs,
-        "difference": found.difference,
-        "same_outputs": found.same_outputs,
-    }
 
 
 def _check_alike(original: TensorProgram, rewritten: TensorProgram) -> None:

@@ -1,0 +1,131 @@
+"""Solutions of ``RewriteOrder-v0``: measured on this machine's CPU, and written as files of programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphopt_gym.envs.rewrite.measure import TOLERANCE, correlation, measure
+from graphopt_gym.envs.rewrite.problem import RewriteProblem
+from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_text
+from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
+from graphopt_gym.solutions import StoredSolution, load_solution
+
+
+def measure_report(
+    paths: Sequence[str | os.PathLike[str]], *, say: Callable[[str], object] | None = None, **limits: Any
+) -> dict[str, Any]:
+    """A table with a row a solution file: the simulated gain beside the measured one.
+
+    Args:
+        paths: solutions of ``RewriteOrder-v0``, or folders of them; other JSON files in a folder are left out.
+        say: called with a line for each file that is left out.
+        limits: as :func:`measure` takes them.
+
+    Raises:
+        InputError: no such solution, or what :func:`measure` refuses.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in map(Path, paths):
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            try:
+                problem, stored = load_rewriting(file)
+            except InputError as error:
+                if not path.is_dir():
+                    raise
+                (say or str)(f"left out: {error}")
+                continue
+            program = problem.check(stored.decision)
+            rows.append({"program": problem.program.name, "method": stored.method, **_row(problem, program, limits)})
+    if not rows:
+        raise InputError(f"no solutions of {RewriteProblem.env_id} in: {', '.join(map(str, paths))}")
+    notes = [
+        "simulated: on the problem's device; cpu: measured on this machine's CPU, original and rewritten in turns, "
+        "medians; low and high: 95 % interval of what is saved, by bootstrap",
+        f"threads: {limits.get('threads', 1)}; difference: of the outputs, to the largest; "
+        f"at most {TOLERANCE[limits.get('dtype', 'float32')]:g}",
+    ]
+    found = correlation([row["saved_percent"] for row in rows], [row["cpu_saved_percent"] for row in rows])
+    if found is not None:
+        notes.append(f"rank correlation of the two gains over {len(rows)} solutions: {found:.2f}")
+    columns = [name for name in rows[0] if not name.endswith("quartiles_s")]
+    return {"title": "Simulated and measured", "columns": columns, "rows": rows, "notes": notes}
+
+
+def load_rewriting(path: str | os.PathLike[str], graph: Any = None) -> tuple[RewriteProblem, StoredSolution]:
+    """The problem of a solution file of ``RewriteOrder-v0``, and what the file says; ``graph`` stands for its own.
+
+    Raises:
+        InputError: no such solution, one of another task, or a problem that cannot be built here.
+    """
+    stored = load_solution(path)
+    if stored.env_id != RewriteProblem.env_id:
+        raise InputError(
+            f"{os.fspath(path)!r} is a solution of {stored.env_id}; only {RewriteProblem.env_id} has programs"
+        )
+    problem = stored.make_problem(graph)
+    assert isinstance(problem, RewriteProblem)
+    return problem, stored
+
+
+def _row(problem: RewriteProblem, program: TensorProgram, limits: dict[str, Any]) -> dict[str, Any]:
+    found = measure(problem.program, program, **limits)
+    cost = problem.program_cost(program)
+    return {
+        "device": problem.cluster.name,
+        "original_s": problem.original_s,
+        "rewritten_s": cost,
+        "saved_percent": 100 * (1 - cost / problem.original_s) if problem.original_s else 0.0,
+        "cpu_original_s": found.original.median_s,
+        "cpu_rewritten_s": found.rewritten.median_s,
+        "cpu_saved_percent": found.saved_percent,
+        "low_percent": 100 * (1 - 1 / found.low),
+        "high_percent": 100 * (1 - 1 / found.high),
+        "cpu_original_quartiles_s": [found.original.low_s, found.original.high_s],
+        "cpu_rewritten_quartiles_s": [found.rewritten.low_s, found.rewritten.high_s],
+        "runs": found.runs,
+        "difference": found.difference,
+        "same_outputs": found.same_outputs,
+    }
+
+
+def export_solution(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], graph: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Write the program of a solution of ``RewriteOrder-v0``.
+
+    Args:
+        path: the solution file.
+        out: where to; as ONNX where it ends in ``.onnx``, else as text.
+        graph: stands in for the program that the solution names, such as an ONNX file that has moved.
+
+    Returns:
+        What was written: ``file``, ``ops``, and ``weights``: where their values are from. Those of an ONNX file that
+        the solution is of go into the new one; other programs have no values, and get random ones.
+
+    Raises:
+        InputError: no such solution, a decision that does not compute what the original does, or a file that cannot be
+            written.
+    """
+    problem, stored = load_rewriting(path, graph)
+    program = problem.check(stored.decision)
+    wrong = problem.reasons(program)
+    if wrong:
+        raise InputError(f"{os.fspath(path)!r} holds a program that is not the original's equal: {wrong[0]}")
+    weights = "none, a text has no values"
+    if Path(out).suffix == ".onnx":
+        from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx, write_onnx
+
+        source = problem.config["graph"]
+        values = read_onnx(source, dims=problem.config.get("dims"))[1] if Path(source).suffix == ".onnx" else None
+        weights = f"of {source}" if values is not None else "random, the program has no values"
+        try:
+            write_onnx(program, out, values)
+        except OSError as error:
+            raise InputError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
+    else:
+        write_text(out, program_text(program))
+    return {"file": os.fspath(out), "ops": program.statistics()["computed"], "weights": weights}
