@@ -16,8 +16,8 @@ native engine finds. Multi-pattern rules are left out of it after the first ``k_
 What egglog cannot do: nothing stops inside a run, so limits hold between runs. Where what was found might add more
 nodes than are left, rules run in parts, those with fewest matches first, each part as large as fits for certain, or one
 rule, until the limit is reached, or the next rule might take the e-graph past twice the limit. So the last rule may
-overshoot, and the e-graph may stay below. And no single match can be
-vetoed: cycles are filtered once, at the end, in the native e-graph that everything is loaded into.
+overshoot, and the e-graph may stay below. And no single match can be vetoed: cycles are filtered once, at the end, in
+the native e-graph that everything is loaded into.
 """
 
 from __future__ import annotations
