@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
 from graphopt_gym.envs.rewrite.egraph import EGraph, ENode
-from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, eliminate, parts_of
+from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, eliminate, improve, parts_of
 from graphopt_gym.envs.rewrite.saturation import Saturation, check_limit
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
@@ -25,6 +25,7 @@ from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorPro
 
 UNIT_S = 1e-15  # greedy adds whole femtoseconds, so that sums do not round
 TOLERANCE = 1e-6  # relative: what a solver's bound may be off by, and the gap at which it stops
+IMPROVING, MOST_IMPROVING_S = 0.2, 5.0  # share of the seconds of a wide part in which its start is improved, and most
 
 
 @dataclass(frozen=True)
@@ -406,7 +407,7 @@ def extract_shared(saturation: Saturation, choices: Choices | None = None, round
 def extract_ilp(
     saturation: Saturation,
     *,
-    solver: str = "highs",
+    solver: str = "cp-sat",
     cycle_constraints: bool | None = None,
     seconds: float = 60.0,
     choices: Choices | None = None,
@@ -416,13 +417,14 @@ def extract_ilp(
     """The cheapest program, with a bound on what any program of the e-graph costs.
 
     Args:
-        solver: ``highs`` or ``cp-sat``, of the parts that are too wide for elimination.
+        solver: ``cp-sat`` or ``highs``, of the parts that are too wide for elimination.
         cycle_constraints: give each class of a cycle a place in a topological order that e-nodes must follow; None:
             where cycles were not filtered. Without them, on an e-graph with cycles, cyclic answers are cut off one at a
             time.
         seconds: most time of the solver; the best program so far is returned.
         relative_gap: the solver stops when bound and cost are this close.
-        elimination: solve narrow parts by elimination; otherwise all are integer linear programs.
+        elimination: solve narrow parts by elimination, and improve others by it first; otherwise all are integer
+            linear programs from the start.
 
     Raises:
         InputError: seconds not above 0, or an unknown solver.
@@ -448,6 +450,10 @@ def extract_ilp(
         bound += solved.bound
     for place, part in enumerate(wide):  # small ones first; what they leave of their time is for the others
         left = max(0.1, (seconds - (time.perf_counter() - started)) / (len(wide) - place))
+        if elimination and not part.cyclic:
+            before = time.perf_counter()
+            first |= improve(part, first, min(IMPROVING * left, MOST_IMPROVING_S))
+            left -= time.perf_counter() - before
         model = IlpModel(choices, part, topological)
         solved = model.solve(solver, first, left, relative_gap, cut_cycles=not topological and bool(part.cyclic))
         picks |= solved.picks

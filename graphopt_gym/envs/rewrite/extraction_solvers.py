@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import heapq
 import os
+import random
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,12 +29,14 @@ from graphopt_gym.errors import unknown_name
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.extraction import Choices
 
-SOLVERS = ("highs", "cp-sat")
+SOLVERS = ("cp-sat", "highs")
 MICROSECOND = 1e-6  # HiGHS's unit
 FEMTOSECOND = 1e-15  # CP-SAT's: costs are rounded down to whole ones, so that its bound is one of the true costs
 MOST_ENTRIES = 1 << 26  # of all tables of an elimination: some seconds
 MOST_WIDTH = 23  # dimensions that a variable's elimination leaves: 128 MiB before it
 MOST_CHILDREN = 16  # of a choice, in an elimination
+LEAST_REGION, REGION_ENTRIES = 30, 1 << 18  # of a neighbourhood: classes to begin with, and its tables
+MOST_IDLE, LEAST_GAIN = 300, 1e-9  # neighbourhoods without a gain before it ends; relative, less is rounding
 
 Picks = dict[int, int]  # class -> which of its choices
 
@@ -248,6 +252,90 @@ def _elimination_order(count: int, scopes: Sequence[Sequence[int]], most_entries
     return order
 
 
+def improve(part: Part, start: Mapping[int, int], seconds: float, seed: int = 0) -> Picks:
+    """Better choices for a part without cycles, by a large neighbourhood search: the classes about one drawn at random
+    are picked anew, by elimination, the others keep what they have. It ends early where nothing gets better for long.
+
+    Args:
+        start: a choice for each class that it makes; classes of other parts are left out.
+    """
+    chance = random.Random(seed)
+    option_of = {cls: {option.number: option for option in options} for cls, options in part.options.items()}
+    picks = _made(part, {cls: option_of[cls][number] for cls, number in start.items() if cls in part.options})
+    near: dict[int, set[int]] = {cls: set() for cls in part.options}
+    for cls, options in part.options.items():
+        for option in options:
+            for child in option.children:
+                near[cls].add(child)
+                near[child].add(cls)
+    end = time.perf_counter() + seconds
+    cost = sum(option.cost for option in picks.values())
+    size, idle = min(LEAST_REGION, len(near)), 0
+    while time.perf_counter() < end and idle < MOST_IDLE:
+        idle += 1
+        region = [chance.choice(list(picks))]
+        inside = set(region)
+        for cls in region:
+            if len(region) >= size:
+                break
+            for other in chance.sample(sorted(near[cls]), len(near[cls])):
+                if other not in inside:
+                    inside.add(other)
+                    region.append(other)
+        outside = picks.keys() - inside
+        known = {child for cls in outside for child in picks[cls].children} | set(part.forced)
+        small = Part(forced=[cls for cls in region if cls in known])
+        for cls in (cls for cls in part.options if cls in inside):
+            small.options[cls] = [
+                option._replace(children=option.children & inside)
+                for option in part.options[cls]
+                if option.children <= inside | outside
+            ]
+        # classes that no choice is left for cannot be made
+        while empty := [cls for cls, options in small.options.items() if not options]:
+            for cls in empty:
+                del small.options[cls]
+            for cls, options in small.options.items():
+                small.options[cls] = [option for option in options if option.children.isdisjoint(empty)]
+        solved = _eliminate_free(small)
+        if solved is None:
+            size = max(2, size * 3 // 4)
+            continue
+        found = {cls: option_of[cls][number] for cls, number in solved.picks.items()}
+        found = _made(part, {**{cls: picks[cls] for cls in outside}, **found})
+        found_cost = sum(option.cost for option in found.values())
+        if found_cost < cost * (1 - LEAST_GAIN):
+            idle = 0
+        if found_cost <= cost:
+            picks, cost = found, found_cost
+        if len(region) == len(near):
+            break  # nothing was left out
+        size = min(size + 1, len(near))
+    return {cls: option.number for cls, option in picks.items()}
+
+
+def _eliminate_free(part: Part) -> Solved | None:
+    """Elimination in which children that are forced are made anyway."""
+    forced = set(part.forced)
+    options = {
+        cls: [option._replace(children=option.children - forced) for option in options]
+        for cls, options in part.options.items()
+    }
+    return eliminate(Part(options, part.forced), REGION_ENTRIES)
+
+
+def _made(part: Part, picked: Mapping[int, Option]) -> dict[int, Option]:
+    """Of picked options, those of classes that are needed."""
+    needed: dict[int, Option] = {}
+    waiting = list(part.forced)
+    while waiting:
+        cls = waiting.pop()
+        if cls not in needed:
+            needed[cls] = picked[cls]
+            waiting.extend(picked[cls].children)
+    return needed
+
+
 # -- integer linear programs -------------------------------------------------------------------------------------------
 
 
@@ -294,8 +382,6 @@ class IlpModel:
             start: a choice for each class that it makes, without cycles.
             cut_cycles: cut cyclic answers off, one at a time.
         """
-        import time
-
         run = {"highs": self._highs, "cp-sat": self._cp_sat}.get(solver)
         if run is None:
             raise unknown_name("solver", solver, SOLVERS)

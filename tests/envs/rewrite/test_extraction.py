@@ -12,7 +12,7 @@ import pytest
 
 from graphopt_gym.envs.rewrite.egraph import EGraph
 from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp, extract_shared
-from graphopt_gym.envs.rewrite.extraction_solvers import eliminate, parts_of
+from graphopt_gym.envs.rewrite.extraction_solvers import eliminate, improve, parts_of
 from graphopt_gym.envs.rewrite.patterns import make_rule
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.rules import load_rules
@@ -169,6 +169,28 @@ def test_eliminate__gives_up_where_tables_would_be_large():
     assert eliminate(part, most_entries=8) is None
 
 
+def test_improve__never_worsens_and_finds_what_elimination_finds():
+    reached = 0
+    for program in (*all_programs(), build_program("small_separable")):
+        problem = RewriteProblem(program)
+        choices = Choices(saturate(program, None, problem.program_costs, node_limit=400))
+        start = choices.greedy()[0]
+        first = {cls: choices.index(cls, start[cls]) for cls in choices.made(start)}
+        part = max(parts_of(choices), key=lambda part: part.size)
+        exact = eliminate(part)
+        assert exact is not None
+        found = improve(part, first, 0.5)
+        before, after = (
+            sum(choices.of[cls][number].cost for cls, number in picks.items() if cls in part.options)
+            for picks in (first, found)
+        )
+        assert exact.bound * (1 - 1e-9) <= after <= before
+        reached += after <= exact.bound * (1 + 1e-9)
+        whole = {cls: choices.of[cls][number].node for cls, number in {**first, **found}.items()}
+        assert choices.price(whole) == pytest.approx(choices.price(start) - before + after)
+    assert reached >= 3
+
+
 def test_extraction__in_no_time_says_so_and_keeps_the_bound():
     problem = RewriteProblem(build_program("inception_v3"))
     explored = saturate(problem.program, None, problem.program_costs, node_limit=5000)
@@ -215,7 +237,7 @@ def test_saturation__finds_the_best_of_exhaustive_search(name):
         else:
             assert found.cost == pytest.approx(best, rel=1e-9)
     if name in DEEP:
-        deep = saturate(problem.program, None, problem.program_costs, k_multi=DEEP[name], node_limit=5000)
+        deep = saturate(problem.program, None, problem.program_costs, k_multi=DEEP[name], node_limit=1500)
         assert extract_shared(deep).cost >= best * (1 - 1e-9)
         assert extract_ilp(deep, solver="cp-sat", seconds=20).cost == pytest.approx(best, rel=1e-9)
 
