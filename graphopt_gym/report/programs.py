@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.envs.rewrite.measure import TOLERANCE, correlation, measure
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
@@ -13,6 +13,9 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.files import write_text
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 from graphopt_gym.solutions import StoredSolution, load_solution
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def measure_report(
@@ -104,7 +107,8 @@ def export_solution(
 
     Returns:
         What was written: ``file``, ``ops``, and ``weights``: where their values are from. Those of an ONNX file that
-        the solution is of go into the new one; other programs have no values, and get random ones.
+        the solution is of go into the new one, and so do the names of its inputs and outputs; other programs have no
+        values, and get random ones.
 
     Raises:
         InputError: no such solution, a decision that does not compute what the original does, or a file that cannot be
@@ -117,13 +121,19 @@ def export_solution(
         raise InputError(f"{os.fspath(path)!r} holds a program that is not the original's equal: {wrong[0]}")
     weights = "none, a text has no values"
     if Path(out).suffix == ".onnx":
-        from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx, write_onnx
+        from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx, write_onnx
 
         source = problem.config["graph"]
-        values = read_onnx(source, dims=problem.config.get("dims"))[1] if Path(source).suffix == ".onnx" else None
-        weights = f"of {source}" if values is not None else "random, the program has no values"
+        values: dict[str, np.ndarray] | None = None
+        outputs: list[str] | None = None
+        weights = "random, the program has no values"
+        if Path(source).suffix == ".onnx":
+            values, outputs = read_onnx(source, dims=problem.config.get("dims"))[1], output_names(source)
+            if {*outputs} & {*program.leaves("input"), *values}:  # an output that is an input gets a name of its own
+                outputs = None
+            weights = f"of {source}"
         try:
-            write_onnx(program, out, values)
+            write_onnx(program, out, values, outputs)
         except OSError as error:
             raise InputError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
     else:

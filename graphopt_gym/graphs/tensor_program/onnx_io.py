@@ -71,6 +71,14 @@ def read_onnx(
     return _Reader(model.graph, where).read(name or Path(path).stem)
 
 
+def output_names(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the outputs of an ONNX file that :func:`read_onnx` reads, in the program's order."""
+    _need_onnx("reading")
+    import onnx
+
+    return [value.name for value in onnx.load(os.fspath(path), load_external_data=False).graph.output]
+
+
 def _load_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
     """Values that lie in files beside the model."""
     import onnx
@@ -439,28 +447,37 @@ _ONNX_NAME = {
 
 
 def write_onnx(
-    program: TensorProgram, path: str | os.PathLike[str], values: Mapping[str, np.ndarray] | None = None
+    program: TensorProgram,
+    path: str | os.PathLike[str],
+    values: Mapping[str, np.ndarray] | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> None:
     """Writes a program as an ONNX file, in float32, as :func:`to_onnx` makes it."""
-    content = to_onnx(program, values).SerializeToString()
+    content = to_onnx(program, values, outputs).SerializeToString()
     part = Path(f"{os.fspath(path)}.part")
     part.write_bytes(content)
     part.replace(path)
 
 
-def to_onnx(program: TensorProgram, values: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
+def to_onnx(
+    program: TensorProgram, values: Mapping[str, np.ndarray] | None = None, outputs: Sequence[str] | None = None
+) -> onnx.ModelProto:
     """A program as an ONNX model, in float32, checked by onnx's own checker.
 
     Args:
         values: an array for each weight, by name; random ones where left out.
+        outputs: names for the outputs, in order; made up where left out.
 
     Raises:
-        InputError: ``onnx`` is not installed; a weight has no value, or one of another shape.
+        InputError: ``onnx`` is not installed; a weight has no value, or one of another shape; names of outputs that
+            are too few or too many, or another tensor's.
     """
     _need_onnx("writing")
     import onnx
 
-    writer = _Writer(program, random_values(program, dtype="float32") if values is None else values)
+    if values is None:
+        values = random_values(program, dtype="float32")
+    writer = _Writer(program, values, list(outputs) if outputs is not None else None)
     graph = onnx.helper.make_graph(
         writer.nodes, program.name or "program", writer.inputs, writer.outputs, writer.initializers
     )
@@ -472,11 +489,16 @@ def to_onnx(program: TensorProgram, values: Mapping[str, np.ndarray] | None = No
 
 
 class _Writer:
-    def __init__(self, program: TensorProgram, values: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, program: TensorProgram, values: Mapping[str, np.ndarray], outputs: list[str] | None) -> None:
         import onnx
 
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
         self.taken = {*program.leaves("input"), *program.leaves("weight")}
+        if outputs is not None and (len({*outputs} - self.taken) != len(program.outputs)):
+            raise InputError(
+                f"outputs are called {outputs}; give {len(program.outputs)} different names, none of an input or weight"
+            )
+        self.taken.update(outputs or [])
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
@@ -496,8 +518,9 @@ class _Writer:
                 names[node] = self._constant(np.asarray(NUMPY_OPS[op](*params), np.float32))
             else:
                 names[node] = self._write(op, params, [names[source] for source in inputs], program, inputs)
-        for output in program.outputs:  # an output's name must be its own, and no leaf's
-            name = self._emit("Identity", [names[output]])
+        for index, output in enumerate(program.outputs):  # an output's name must be its own, and no leaf's
+            name = outputs[index] if outputs else self._new("identity")
+            self.nodes.append(self.helper.make_node("Identity", [names[output]], [name], name=name))
             self.outputs.append(self._info(name, program.shape(output)))
 
     def _info(self, name: str, shape: Shape) -> onnx.ValueInfoProto:
