@@ -20,6 +20,7 @@ A program that is visited is an evaluation, each time; those of ``starts`` and o
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -61,7 +62,7 @@ DEFAULT_DEVICE = "t4"
 SPLITS = ("small", "network")  # of the zoo's programs
 LEAST_STEPS = 20  # of an episode on the smallest program
 HUBER = 0.1  # errors above it count linearly
-IDLE = 10  # updates in a row without a rewrite, after which a policy has settled
+SETTLED = 5  # updates in a row without a program that is new
 LESSONS = 0.25  # to the steps of a minibatch, at most
 TOGETHER = 8  # episodes that a trained policy plays at once
 
@@ -129,6 +130,7 @@ class Task(training.Task):
     max_steps: int
     max_matches: int
     looked_around: bool = False  # whether the best is from ``starts``
+    seen: set[str] = field(default_factory=set)  # fingerprints of the programs visited by this process
 
     @cached_property
     def grown(self) -> list[int]:
@@ -144,6 +146,7 @@ class Task(training.Task):
             self.evaluate(taken, wall_s)
             self.looked_around &= self.best_cost == before
             self.trials += len(states)
+            self.seen.update(state.program.fingerprint for state in states)
 
     def saved(self, before: Rewritten, after: Rewritten) -> float:
         """The drop in time, to the original's."""
@@ -485,6 +488,7 @@ VARIED = (
     "bert_tensat",
     "nasrnn_tensat",
     "vgg19",
+    "inception_v3",
 )
 
 
@@ -507,12 +511,14 @@ def _sizes(name: str, rng: np.random.Generator) -> dict[str, Any]:
     if name == "bert_tensat":
         return {"layers": one(1, 2, 3), "width": width, "heads": width // HEAD, "sequence": HEAD}
     if name in ("nasrnn", "nasrnn_tensat"):
-        return {"steps": one(1, 2), "width": width}
+        return {"steps": one(1, 2, 3), "width": width}
     images: dict[str, Any] = {"size": one(128, 192, 224)}
     if name == "nasnet_a":
-        return images | {"channels": one(64, 96, 128), "cells": 1, "stages": one(1, 2)}
+        return images | {"channels": one(64, 96, 128), "cells": one(1, 2), "stages": one(1, 2)}
     if name == "resnext50":
         return images | {"blocks": one((1, 1), (1, 2), (1, 1, 1)), "groups": one(16, 32), "biases": one(False, True)}
+    if name == "inception_v3":
+        return {"width": one(8, 12, 16), "size": one(139, 203, 299)}
     if name == "squeezenet":
         return images | {"width": one(8, 16, 24)}
     # a few stages leave large images for the classifier, whose weights would fill the memory
@@ -632,30 +638,31 @@ def method_run(
 ) -> Callable[[Evaluator, np.random.Generator], None]:
     """The policy on one problem, from scratch or from a checkpoint, as a method of ``solve``: ``run(evaluator, rng)``.
 
-    It trains until the evaluator's budget is spent, or until the policy does nothing any more but stop at once; from a
-    checkpoint, the likeliest actions come first, as they are.
-    ``arguments``: fields of :class:`Args`.
+    It trains until the evaluator's budget is spent. Where the policy has settled on programs that it has all seen, it
+    starts anew, with other random numbers; the evaluator keeps the best. From a checkpoint, the likeliest actions come
+    first, as they are. ``arguments``: fields of :class:`Args`.
     """
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        network, given = None, {"seed": int(rng.integers(2**31)), **arguments}
+        kept, given = None, dict(arguments)
         if start_from is not None:
-            network = load_network(start_from)
-            given = {**dataclasses.asdict(network.config), **given}
-        args = args_from(given)
-        task = task_of(evaluator.problem, args, evaluator.costs_and_valid)  # type: ignore[arg-type]
-        trainer = Trainer(args, [task], network)
-        task.visit([task.problem.original], trainer.wall_s)
-        if not task.problem.original.matches:
-            return
-        if network is not None:
-            play(network, [Episode.start(task)], lambda: trainer.wall_s)
-        idle = 0
-        while evaluator.left > 0 and idle < IDLE:
-            evaluator.check_left()  # an update in which the policy only stops asks for nothing
-            before = evaluator.evaluations
-            trainer.update()
-            idle = idle + 1 if evaluator.evaluations == before else 0
+            kept = load_network(start_from)
+            given = {**dataclasses.asdict(kept.config), **given}
+        first = True
+        while evaluator.left > 0:
+            args = args_from({**given, "seed": int(rng.integers(2**31))})
+            task = task_of(evaluator.problem, args, evaluator.costs_and_valid)  # type: ignore[arg-type]
+            trainer = Trainer(args, [task], copy.deepcopy(kept))
+            task.visit([task.problem.original], trainer.wall_s)
+            if not task.problem.original.matches:
+                return
+            if kept is not None and first:
+                play(trainer.network, [Episode.start(task)], lambda: evaluator.wall_s)
+            first, settled = False, 0
+            while evaluator.left > 0 and settled < SETTLED:
+                known = len(task.seen)
+                trainer.update()
+                settled = settled + 1 if len(task.seen) == known else 0
 
     return run
 

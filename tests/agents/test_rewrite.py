@@ -407,11 +407,16 @@ def test_method__ends_where_no_rule_matches() -> None:
     assert (solution.evaluations, solution.stopped_by) == (1, "finished")
 
 
-def test_method__ends_where_the_policy_only_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "STOP", 60.0)
-    solution = solve(problem_of(load_program("small_fire")), rewrite_rl, budget=50)
-    assert (solution.evaluations, solution.stopped_by) == (1, "finished")
+def test_method__starts_anew_where_it_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[agent.Trainer] = []
+    make = agent.Trainer.__init__
+    monkeypatch.setattr(agent.Trainer, "__init__", lambda *given: (trainers.append(given[0]), make(*given))[1])
+    monkeypatch.setattr(network_module, "STOP", 60.0)  # a policy that only stops
+    solution = solve(problem_of(load_program("small_fire")), rewrite_rl, budget=4)
+    assert (solution.evaluations, solution.stopped_by) == (4, "finished")
     assert solution.outcome.metrics["saved_percent"] == 0
+    assert [trainer.updates for trainer in trainers] == [agent.SETTLED] * 3 + [0]
+    assert len({trainer.args.seed for trainer in trainers}) == 4
 
 
 @pytest.mark.parametrize(
@@ -463,10 +468,10 @@ def test_command__trains_goes_on_and_evaluates(graphopt: Any, tmp_path: Path, mo
 def test_variants__are_programs_of_their_own_names_and_repeat(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-    paths, again = (agent.write_variants(tmp_path / folder, 8, seed=1) for folder in ("a", "b"))
+    paths, again = (agent.write_variants(tmp_path / folder, 9, seed=1) for folder in ("a", "b"))
     programs = [load_program(path) for path in paths]
     assert [program.name for program in programs] == [Path(path).stem for path in paths]
-    assert len({program.name for program in programs}) == 8
+    assert len({program.name for program in programs}) == 9
     assert all(len(problem_of(program).original.matches) > 3 for program in programs)
     assert [load_program(path).fingerprint for path in again] == [program.fingerprint for program in programs]
     assert agent.Args(graphs=f"small,{paths[0]},small").graphs == (*program_names("small"), paths[0])
