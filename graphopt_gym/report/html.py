@@ -93,7 +93,9 @@ def convergence_figure(solutions: Sequence[Solution], *, width_in: float = 12.0)
     axis.set_xscale("log")
     worst = max(ends)
     low, high = axis.get_ylim()
-    axis.set_ylim(low, min(high, worst + 1.5 * (worst - min(ends)) + 0.1 * worst))
+    # one method: its whole way, but for a start far off; several: where they end
+    top = worst + 1.5 * (worst - min(ends)) + 0.1 * worst if len(solutions) > 1 else 3 * worst
+    axis.set_ylim(low, min(high, top))
     axis.set_xlabel("simulator calls", fontsize=12)
     axis.set_ylabel(f"best so far ({unit_name})", fontsize=12)
     axis.tick_params(labelsize=11)
