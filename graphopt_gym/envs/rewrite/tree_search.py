@@ -9,7 +9,9 @@ so that the exact extraction takes a fraction of a second. Trees are grown by UC
 with progressive widening.
 
 ``tree_search_repeat`` starts a new tree from each better program: its e-graph is small again, and what was found once
-need not be found again.
+need not be found again. Where that ends it starts over.
+
+A seed gives the same run again where no time limit is hit: neither of the run, nor of an extraction from one e-graph.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from graphopt_gym.envs.rewrite.saturation_methods import (
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.extraction import Choices
+    from graphopt_gym.envs.rewrite.extraction import Choices, Extraction
     from graphopt_gym.envs.rewrite.patterns import Rule
     from graphopt_gym.envs.rewrite.saturation import Explorer, Saturation
     from graphopt_gym.search.solve import Evaluator
@@ -48,16 +50,16 @@ BEST_KEPT = 3  # e-graphs that the exact extraction takes more time for at the e
 ILP_SHARE = 0.25  # of the seconds
 ILP_SECONDS = 10.0  # for each, where the caller gives no limit
 LEAST_SECONDS = 0.1
-PATIENCE = 24  # roll-outs without a better program, after which a repeated search starts another tree
+REPEATED_ILP_SHARE = 0.1  # of the seconds that are left, of the repeated search
+PATIENCE = 16  # roll-outs without a better program, after which a repeated search starts again
 MOST_DRY = 3  # trees in a row without a roll-out, after which it ends: the rules change nothing
-GROWTH = 1.5  # of the node limit, then
-MOST_GROWN = 4.0  # times the node limit asked for
+SCALES = (0.5, 1.0, 1.0, 2.0)  # of the node limit asked for, then
 
 OPTIONS: dict[str, Any] = {
-    "node_limit": 3000,
+    "node_limit": 2000,
     "iteration_limit": 15,
     "memory_bytes": 4 << 30,
-    "extraction_seconds": 1.0,
+    "extraction_seconds": 0.5,
     "solver": "cp-sat",
 }
 
@@ -115,6 +117,7 @@ class _Tree:
         )
         self.found = _Found()
         self.best = self.original = self.problem.total(program, self.problem.program_costs.node_costs(program))
+        self.best_program = program
         self.worst = self.original
         self.largest = 0
         self.rules: dict[str, int] = {}  # of the best e-graph
@@ -240,9 +243,12 @@ class _Tree:
             self.found.add(found.cost, explored, choices)
         self.largest = max(self.largest, explored.nodes)
         self.worst = max(self.worst, found.cost)
-        if found.cost < self.best:
-            self.best, self.rules = found.cost, dict(explorer.entered)
+        self._learn(found, explorer.entered)
         return found.cost
+
+    def _learn(self, found: Extraction, entered: Mapping[str, int]) -> None:
+        if found.cost < self.best:
+            self.best, self.best_program, self.rules = found.cost, found.program, dict(entered)
 
     def forget(self) -> None:
         """Gives the memory of the e-graphs back."""
@@ -261,8 +267,7 @@ class _Tree:
                 break
             found = extract_exactly(explored, choices, share, self.evaluator.options["solver"])
             self.evaluator.finish(as_decision(self.problem, found.program))
-            if found.cost < self.best:
-                self.best, self.rules = found.cost, dict(explored.entered)
+            self._learn(found, explored.entered)
         return self.best
 
 
@@ -304,7 +309,9 @@ def tree_search(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 def tree_search_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    """Trees one after the other, each from the best program so far; from others too when that finds nothing better.
+    """Trees one after the other, each from the best program of the one before, until one finds nothing better.
+
+    Then it starts again from the original, or from a program on the way to the best, with another node limit.
 
     Raises:
         InputError: a limit below 1.
@@ -312,40 +319,37 @@ def tree_search_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     check_options(evaluator.options)
     problem = problem_of(evaluator)
     evaluator.cost(problem.original)
-    asked = evaluator.options["node_limit"]
-    best, limit = problem.original_s, float(asked)
-    programs = [problem.program]  # each cheaper than the one before
-    program = problem.program
+    way = [problem.program]  # to the best program so far
+    chain, chain_best, scale = [problem.program], problem.original_s, 1.0
+    best = problem.original_s
     trees: list[_Tree] = []
-    steps = 0
-    dry = 0
+    steps = dry = 0
     while evaluator.left > BEST_KEPT and dry < MOST_DRY:
         evaluator.check_left()
-        tree = _Tree(evaluator, rng, program, int(limit))
+        tree = _Tree(evaluator, rng, chain[-1], max(1, int(scale * evaluator.options["node_limit"])))
         trees.append(tree)
         idle, before = 0, steps
-        while idle < PATIENCE and evaluator.left > BEST_KEPT:
-            cost = tree.step()
-            if cost is None:
+        while idle < PATIENCE and evaluator.left > BEST_KEPT and tree.best >= chain_best * (1 - LEAST_GAIN):
+            if tree.step() is None:
                 break
             steps += 1
-            idle = 0 if cost < best * (1 - LEAST_GAIN) else idle + 1
-            if not idle:
-                break
-        if idle:
+            idle += 1
+        if tree.best >= chain_best * (1 - LEAST_GAIN) and chain_best <= best:
             left = seconds_left(evaluator)
-            tree.finish(BEST_KEPT * ILP_SECONDS if math.isinf(left) else ILP_SHARE * left)
+            tree.finish(BEST_KEPT * ILP_SECONDS if math.isinf(left) else REPEATED_ILP_SHARE * left)
         dry = dry + 1 if steps == before else 0
         tree.forget()
         _note(evaluator, trees, steps)
-        if evaluator.best_cost < best * (1 - LEAST_GAIN):
-            best, program, limit = evaluator.best_cost, problem.check(evaluator.best), float(asked)
-            programs.append(program)
+        if tree.best < chain_best * (1 - LEAST_GAIN):
+            chain_best = tree.best
+            chain.append(tree.best_program)
+            if chain_best < best * (1 - LEAST_GAIN):
+                best, way = chain_best, list(chain)
         else:
-            limit = min(limit * GROWTH, MOST_GROWN * asked)
-            # every other tree: from the original, or from any on the way from there
-            older = programs[0] if rng.random() < 0.5 else programs[int(rng.integers(len(programs)))]
-            program = programs[-1] if len(trees) % 2 == 0 else older
+            place = 0 if rng.random() < 0.5 else int(rng.integers(len(way)))
+            chain = way[: place + 1]
+            chain_best = problem.program_cost(chain[-1])
+            scale = SCALES[int(rng.integers(len(SCALES)))]
 
 
 def _search_goes_on(evaluator: Evaluator) -> bool:
