@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
 from graphopt_gym.envs.rewrite.egraph import EGraph, ENode
-from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, eliminate, improve, parts_of
+from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
 from graphopt_gym.envs.rewrite.saturation import Saturation, check_limit
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
@@ -448,8 +448,10 @@ def extract_ilp(
         eliminated += 1
         picks |= solved.picks
         bound += solved.bound
-    for place, part in enumerate(wide):  # small ones first; what they leave of their time is for the others
-        left = max(0.1, (seconds - (time.perf_counter() - started)) / (len(wide) - place))
+    groups = alike(wide)
+    for place, group in enumerate(groups):  # small ones first; what they leave of their time is for the others
+        (part, order), *others = group
+        left = max(0.1, (seconds - (time.perf_counter() - started)) / (len(groups) - place))
         if elimination and not part.cyclic:
             before = time.perf_counter()
             first |= improve(part, first, min(IMPROVING * left, MOST_IMPROVING_S))
@@ -457,7 +459,9 @@ def extract_ilp(
         model = IlpModel(choices, part, topological)
         solved = model.solve(solver, first, left, relative_gap, cut_cycles=not topological and bool(part.cyclic))
         picks |= solved.picks
-        bound += solved.bound
+        for other, other_order in others:
+            picks |= like(part, order, solved.picks, other, other_order)
+        bound += solved.bound * len(group)
         if solved.status != "optimal":
             status = solved.status
     picked = {cls: choices.of[cls][index].node for cls, index in picks.items()}

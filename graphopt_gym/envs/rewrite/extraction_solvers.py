@@ -14,6 +14,7 @@ tighter; and where every program of a class makes another, that is said too, whi
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import random
 import sys
@@ -37,6 +38,7 @@ MOST_WIDTH = 23  # dimensions that a variable's elimination leaves: 128 MiB befo
 MOST_CHILDREN = 16  # of a choice, in an elimination
 LEAST_REGION, REGION_ENTRIES = 30, 1 << 18  # of a neighbourhood: classes to begin with, and its tables
 MOST_IDLE, LEAST_GAIN = 300, 1e-9  # neighbourhoods without a gain before it ends; relative, less is rounding
+MOST_REFINED = 500  # classes of a part that is compared with others
 
 Picks = dict[int, int]  # class -> which of its choices
 
@@ -114,6 +116,83 @@ def parts_of(choices: Choices) -> list[Part]:
                 ]
                 options.append(Option(cost, frozenset(left), index))
     return sorted(parts.values(), key=lambda part: part.size)
+
+
+def alike(parts: Sequence[Part]) -> list[list[tuple[Part, list[int]]]]:
+    """Parts in groups of the same structure and costs, as the layers of a network may make them.
+
+    Each comes with its classes in an order such that the classes at one place correspond: what is picked for one part
+    of a group, by place, can be picked for the others. Parts with cycles are left alone.
+    """
+    groups: dict[object, list[tuple[Part, list[int]]]] = {}
+    for part in parts:
+        order = _canonical_order(part)
+        place = {cls: number for number, cls in enumerate(order)}
+        form: object = (
+            frozenset(place[cls] for cls in part.forced),
+            tuple(
+                tuple(
+                    sorted(
+                        (option.cost, tuple(sorted(place[child] for child in option.children))) for option in options
+                    )
+                )
+                for options in (part.options[cls] for cls in order)
+            ),
+        )
+        groups.setdefault(id(part) if part.cyclic else form, []).append((part, order))
+    return list(groups.values())
+
+
+def _canonical_order(part: Part) -> list[int]:
+    """The classes of a part in an order that depends on its structure, not on their numbers: by colour refinement, a
+    class of those that look alike being told apart from the others until all are. Large parts: in the order they are.
+    """
+    if part.cyclic or len(part.options) > MOST_REFINED:
+        return list(part.options)
+    forced = set(part.forced)
+    readers: dict[int, list[tuple[int, Option]]] = {cls: [] for cls in part.options}
+    for cls, options in part.options.items():
+        for option in options:
+            for child in option.children:
+                readers[child].append((cls, option))
+    colour = {cls: hash(cls in forced) for cls in part.options}
+    kinds = 0
+    while True:
+        while len(set(colour.values())) > kinds:
+            kinds = len(set(colour.values()))
+            chosen = {
+                id(option): hash((option.cost, tuple(sorted(colour[child] for child in option.children))))
+                for options in part.options.values()
+                for option in options
+            }
+            colour = {
+                cls: hash(
+                    (
+                        colour[cls],
+                        tuple(sorted(chosen[id(option)] for option in options)),
+                        tuple(sorted(hash((colour[user], chosen[id(option)])) for user, option in readers[cls])),
+                    )
+                )
+                for cls, options in part.options.items()
+            }
+        order = sorted(part.options, key=colour.__getitem__)
+        tied = next((cls for cls, after in itertools.pairwise(order) if colour[cls] == colour[after]), None)
+        if tied is None:
+            return order
+        colour[tied] = hash((colour[tied], 1))
+
+
+def like(part: Part, order: Sequence[int], picks: Picks, other: Part, other_order: Sequence[int]) -> Picks:
+    """The picks of a part, carried over to another of its group."""
+    to = dict(zip(order, other_order, strict=True))
+    carried: Picks = {}
+    for cls, number in picks.items():
+        option = next(option for option in part.options[cls] if option.number == number)
+        wanted = (option.cost, frozenset(to[child] for child in option.children))
+        carried[to[cls]] = next(
+            option.number for option in other.options[to[cls]] if (option.cost, option.children) == wanted
+        )
+    return carried
 
 
 def _cycles(choices: Choices) -> dict[int, int]:

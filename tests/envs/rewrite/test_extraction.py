@@ -12,7 +12,7 @@ import pytest
 
 from graphopt_gym.envs.rewrite.egraph import EGraph
 from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp, extract_shared
-from graphopt_gym.envs.rewrite.extraction_solvers import eliminate, improve, parts_of
+from graphopt_gym.envs.rewrite.extraction_solvers import Part, alike, eliminate, improve, like, parts_of
 from graphopt_gym.envs.rewrite.patterns import make_rule
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.rules import load_rules
@@ -167,6 +167,33 @@ def test_eliminate__gives_up_where_tables_would_be_large():
     part = parts_of(Choices(explored))[-1]
     assert eliminate(part) is not None
     assert eliminate(part, most_entries=8) is None
+
+
+def test_alike__knows_a_part_under_other_numbers_and_no_other():
+    program = all_programs()[2]
+    problem = RewriteProblem(program)
+    part = parts_of(Choices(saturate(program, None, problem.program_costs, node_limit=400)))[-1]
+    to = dict(zip(part.options, random.Random(1).sample(range(10_000), len(part.options)), strict=True))
+    other = Part(forced=[to[cls] for cls in part.forced])
+    for cls, options in part.options.items():
+        other.options[to[cls]] = [
+            option._replace(children=frozenset(to[child] for child in option.children)) for option in options
+        ]
+    last = next(reversed(other.options))
+    dearer = [option._replace(cost=option.cost + 1e-6) for option in other.options[last]]
+    third = Part({**other.options, last: dearer}, other.forced)
+    (group, alone) = alike([part, other, third])
+    assert [len(group), len(alone)] == [2, 1]
+    (one, order), (same, same_order) = group
+    exact = eliminate(one)
+    assert exact is not None
+    carried = like(one, order, exact.picks, same, same_order)
+    assert set(other.forced) <= carried.keys()
+    for cls, number in carried.items():
+        (option,) = [option for option in other.options[cls] if option.number == number]
+        assert option.children <= carried.keys()
+    cost = sum(option.cost for cls in carried for option in other.options[cls] if option.number == carried[cls])
+    assert cost == pytest.approx(exact.bound)
 
 
 def test_improve__never_worsens_and_finds_what_elimination_finds():
