@@ -72,13 +72,17 @@ def measure(
     seconds: Annotated[float, typer.Option("--seconds", help="Most seconds of runs a solution.")] = 30.0,
     threads: Annotated[int, typer.Option("--threads", help="Threads of torch.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
+    clock: Annotated[
+        str, typer.Option("--clock", help="wall, or cpu: without what waits for other programs of a busy machine.")
+    ] = "wall",
     as_json: JsonFlag = False,
 ) -> None:
     """Run rewritten programs and their originals in turns on this machine's CPU: simulated beside measured gain."""
     from graphopt_gym.report.programs import measure_report
     from graphopt_gym.report.tables import Table
 
-    result = measure_report(paths, runs=runs, seconds=seconds, threads=threads, dtype=dtype, say=common.warn)
+    limits = {"runs": runs, "seconds": seconds, "threads": threads, "dtype": dtype, "clock": clock}
+    result = measure_report(paths, say=common.warn, **limits)
     common.show(Table.of(result), as_json)
     if not all(row["same_outputs"] for row in result["rows"]):
         raise typer.Exit(1)

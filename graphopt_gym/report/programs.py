@@ -48,7 +48,8 @@ def measure_report(
     notes = [
         "simulated: on the problem's device; cpu: measured on this machine's CPU, original and rewritten in turns, "
         "medians; low and high: 95 % interval of what is saved, by bootstrap",
-        f"threads: {limits.get('threads', 1)}; difference: of the outputs, to the largest; "
+        f"clock: {limits.get('clock', 'wall')}; threads: {limits.get('threads', 1)}; another process may be some "
+        f"percent off; difference: of the outputs, to the largest; "
         f"at most {TOLERANCE[limits.get('dtype', 'float32')]:g}",
     ]
     found = correlation([row["saved_percent"] for row in rows], [row["cpu_saved_percent"] for row in rows])

@@ -23,10 +23,11 @@ def chain(length, size=192, act="relu"):
     return builder.finish([x])
 
 
-def test_measure__twice_the_work_takes_about_twice_the_time():
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_measure__twice_the_work_takes_about_twice_the_time(clock):
     half = parse_program(program_text(chain(4)).replace("v5 = matmul(v4, v1, act=relu)\nreturn v5", "return v4"))
     # the same outputs' shapes and leaves, half the products: the times must tell, and so must the outputs
-    found = measure(chain(8), half, runs=30, seconds=5)
+    found = measure(chain(8), half, runs=30, seconds=5, clock=clock)
     assert found.low <= found.speedup <= found.high
     assert found.low > 1.2
     assert not found.same_outputs
@@ -83,6 +84,7 @@ def test_correlation__of_ranks():
         ({"seconds": 0}, "seconds is 0"),
         ({"threads": 0}, "threads is 0"),
         ({"dtype": "float16"}, "dtype 'float16'"),
+        ({"clock": "sun"}, "clock 'sun'"),
     ],
 )
 def test_measure__refuses_bad_limits(arguments, message):
