@@ -407,7 +407,7 @@ def extract_shared(saturation: Saturation, choices: Choices | None = None, round
 def extract_ilp(
     saturation: Saturation,
     *,
-    solver: str = "cp-sat",
+    solver: str = "both",
     cycle_constraints: bool | None = None,
     seconds: float = 60.0,
     choices: Choices | None = None,
@@ -417,7 +417,7 @@ def extract_ilp(
     """The cheapest program, with a bound on what any program of the e-graph costs.
 
     Args:
-        solver: ``cp-sat`` or ``highs``, of the parts that are too wide for elimination.
+        solver: ``cp-sat`` or ``highs``, of the parts that are too wide for elimination; ``both``, one after the other.
         cycle_constraints: give each class of a cycle a place in a topological order that e-nodes must follow; None:
             where cycles were not filtered. Without them, on an e-graph with cycles, cyclic answers are cut off one at a
             time.

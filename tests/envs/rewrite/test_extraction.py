@@ -221,7 +221,7 @@ def test_improve__never_worsens_and_finds_what_elimination_finds():
 def test_extraction__in_no_time_says_so_and_keeps_the_bound():
     problem = RewriteProblem(build_program("inception_v3"))
     explored = saturate(problem.program, None, problem.program_costs, node_limit=5000)
-    for solver in ("highs", "cp-sat"):
+    for solver in ("highs", "cp-sat", "both"):
         found = extract_ilp(explored, seconds=0.2, solver=solver)
         assert found.status == "time limit"
         assert found.improved
