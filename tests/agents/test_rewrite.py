@@ -14,7 +14,7 @@ import pytest
 import torch
 from graphopt_agents import checkpoints
 from graphopt_agents import train_rewrite as agent
-from graphopt_agents.methods import rewrite_rl
+from graphopt_agents.methods import rewrite_rl, rewrite_rl_pretrained
 from graphopt_agents.networks import rewrite as network_module
 from graphopt_agents.networks.rewrite import (
     RewriteConfig,
@@ -475,3 +475,12 @@ def test_variants__are_programs_of_their_own_names_and_repeat(tmp_path: Path) ->
     assert all(len(problem_of(program).original.matches) > 3 for program in programs)
     assert [load_program(path).fingerprint for path in again] == [program.fingerprint for program in programs]
     assert agent.Args(graphs=f"small,{paths[0]},small").graphs == (*program_names("small"), paths[0])
+
+
+@pytest.mark.skipif("rewrite" not in checkpoints.shipped_checkpoints(), reason="no policy of rewriting is shipped")
+def test_shipped_policy__saves_more_than_taso_with_a_tenth_of_its_evaluations() -> None:
+    problem = problem_of(build_program("bert_tensat", layers=5, width=640, heads=10))
+    ours = solve(problem, rewrite_rl_pretrained, budget=100)
+    theirs = solve(problem, "taso", budget=1000)
+    assert ours.outcome.valid
+    assert ours.outcome.cost < theirs.outcome.cost < problem.original_s
