@@ -421,7 +421,7 @@ def extract_ilp(
         cycle_constraints: give each class of a cycle a place in a topological order that e-nodes must follow; None:
             where cycles were not filtered. Without them, on an e-graph with cycles, cyclic answers are cut off one at a
             time.
-        seconds: most time of the solver; the best program so far is returned.
+        seconds: most time of the solvers (making a large model is not interrupted); the best so far is returned.
         relative_gap: the solver stops when bound and cost are this close.
         elimination: solve narrow parts by elimination, and improve others by it first; otherwise all are integer
             linear programs from the start.

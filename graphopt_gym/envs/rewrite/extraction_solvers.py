@@ -9,6 +9,9 @@ and Brioschi 1972; Dechter 1999). Others are integer linear programs (:class:`Il
 binary variable an e-node, the roots' classes are picked, a picked e-node picks a node of every child class. Its rows
 are summed over the e-nodes of a class that read the same child, which is as right, as one e-node a class is enough, and
 tighter; and where every program of a class makes another, that is said too, which the relaxation would not know.
+Before,
+their answers are improved by elimination of neighbourhoods (:func:`improve`); parts that are alike, as the layers of a
+network may make them, are solved once (:func:`alike`).
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def test_saturation__names_the_limit_that_ended_it():
         ({"node_limit": 0}, "node_limit is 0; give a whole number, at least 1"),
         ({"iteration_limit": 0}, "iteration_limit is 0"),
         ({"seconds": 0}, "seconds is 0; give a number above 0"),
+        ({"memory_bytes": 0}, "memory_bytes is 0; give a whole number, at least 1"),
         ({"k_multi": -1}, "k_multi is -1"),
         ({"cycles": "filtr"}, "filter"),
     ],
