@@ -245,8 +245,8 @@ def test_extraction__bad_arguments_are_named(told, says):
         extract_ilp(synthetic(0, True), **told)
 
 
-# The best of small_scores merges the matmul of k with that of a scaled q. Multi-pattern rules of the first two (three, and
-# within 5,000 nodes four) iterations do not find it, those of five do; presumably as the scale has to reach q first.
+# The best of small_scores merges the matmul of k with that of a scaled q. Multi-pattern rules of the first two (three;
+# four within 5,000 nodes) iterations do not find it, those of five do; presumably as the scale has to reach q first.
 DEEP = {"small_scores": 5}
 
 
