@@ -31,7 +31,17 @@ for folder in (ROOT, ROOT / "agents", ROOT / "scripts"):
     sys.path.insert(0, str(folder))
 
 import numpy as np  # noqa: E402
-from experiment import Busy, Job, claim, finite, geometric_mean, jobs, read_runs, run_jobs  # noqa: E402
+from experiment import (  # noqa: E402
+    Busy,
+    Job,
+    claim,
+    finite,
+    geometric_mean,
+    jobs,
+    read_runs,
+    run_jobs,
+    ship_checkpoint,
+)
 
 from graphopt_gym.data import data_path  # noqa: E402
 from graphopt_gym.envs.rewrite.problem import RewriteProblem  # noqa: E402
@@ -75,6 +85,30 @@ KEPT = (
     "cost", "valid", "original", "seconds", "evaluations", "stopped_by", "best_s", "after_equal_calls", "details",
     "ops_before", "ops", "fingerprints", "curve",
 )  # fmt: skip
+
+
+VARIANTS = 45  # programs like the networks, smaller and of random sizes, that the shipped policy learns from
+TRAINING = {"updates": 240, "episodes": 4, "graphs_per_update": 4, "starts": 1500, "decay": True}
+
+
+def pretrained(out: Path) -> Path:
+    """The folder of the policy that is trained on the small programs and the variants; trains it where it is missing."""
+    from graphopt_agents.train_rewrite import Args, train, write_variants
+
+    folder = out / "policy"
+    finished = folder / "finished"
+    if finished.exists():
+        return folder
+    (out / "variants").mkdir(parents=True, exist_ok=True)
+    paths = write_variants(out / "variants", VARIANTS, seed=0)
+    with claim(folder.with_suffix(".claim")):
+        args = Args(graphs=("small", *paths), checkpoint_every=60, **TRAINING)
+        result = train(args, folder, resume=(folder / "checkpoint.pt").exists())
+        if result.interrupted:
+            raise KeyboardInterrupt
+        write_text(finished, f"{result.evaluations} evaluations, {result.wall_s:.1f} s\n")
+    print(f"trained: {result.evaluations:,} programs, {result.wall_s:.1f} s", file=sys.stderr)
+    return folder
 
 
 def is_random(name: str) -> bool:
@@ -415,7 +449,11 @@ def main() -> None:
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
     parser.add_argument("--no-measuring", action="store_true", help="only the simulated part")
+    parser.add_argument("--ship", action="store_true", help="train the policy and write it as the one that is shipped")
     args = parser.parse_args()
+    if args.ship:
+        ship_checkpoint(pretrained(args.out), "rewrite", "python scripts/reproduce_rewrite.py --ship")
+        return
     started = time.perf_counter()
     if not args.tables:
         seeds = tuple(int(seed) for seed in args.seeds.split(","))
