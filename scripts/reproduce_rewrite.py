@@ -99,8 +99,9 @@ def pretrained(out: Path) -> Path:
     finished = folder / "finished"
     if finished.exists():
         return folder
-    (out / "variants").mkdir(parents=True, exist_ok=True)
-    paths = write_variants(out / "variants", VARIANTS, seed=0)
+    variants = Path(os.path.relpath(out / "variants"))  # the checkpoint names them; as seen from here
+    variants.mkdir(parents=True, exist_ok=True)
+    paths = write_variants(variants, VARIANTS, seed=0)
     with claim(folder.with_suffix(".claim")):
         args = Args(graphs=("small", *paths), checkpoint_every=60, **TRAINING)
         result = train(args, folder, resume=(folder / "checkpoint.pt").exists())
