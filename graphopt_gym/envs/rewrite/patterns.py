@@ -288,6 +288,14 @@ class Rule:
     def multi(self) -> bool:
         return len(self.source) > 1
 
+    @property
+    def merges(self) -> bool:
+        """Whether it joins any two matches that share a tensor, so that each use of it may make many more matches.
+
+        The other multi-pattern rules match the two parts of a split, one match for each.
+        """
+        return self.multi and str(self.source[0]).replace("split0", "split1") != str(self.source[1])
+
     def __str__(self) -> str:
         sides = [" | ".join(map(str, side)) for side in (self.source, self.target)]
         return " => ".join(sides) + (f"  if {self.condition}" if self.condition else "")

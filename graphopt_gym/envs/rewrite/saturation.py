@@ -422,7 +422,8 @@ def saturate(
     Args:
         rules: rules, or names of rules or families; None for all.
         costs: what programs are priced by when they are extracted.
-        k_multi: in how many first iterations multi-pattern rules are applied.
+        k_multi: in how many first iterations multi-pattern rules are applied; those on the two parts of a split, which
+            multiply nothing, are applied in all.
         node_limit: most e-nodes.
         seconds: most time, cleaning up not counted.
         memory_bytes: by how much the process may grow.
@@ -451,12 +452,12 @@ def saturate(
         explorer = EgglogExplorer(program, chosen, cycles == "filter")
     else:
         explorer = Explorer(program, chosen, cycles == "filter")
-    singles = [index for index, rule in enumerate(chosen) if not rule.multi]
-    multis = [index for index, rule in enumerate(chosen) if rule.multi]
+    always = [index for index, rule in enumerate(chosen) if not rule.merges]
+    first = [index for index, rule in enumerate(chosen) if rule.merges]
     done: list[Iteration] = []
     stopped = "iteration limit"
     for number in range(iteration_limit):
-        iteration, limit = explorer.iterate(multis + singles if number < k_multi else singles, limits)
+        iteration, limit = explorer.iterate(first + always if number < k_multi else always, limits)
         done.append(iteration)
         if limit:
             stopped = limit

@@ -109,8 +109,8 @@ class _Tree:
         options = evaluator.options
         self.iteration_limit = options["iteration_limit"]
         rules = self.problem.matcher.rules
-        self.singles = [index for index, rule in enumerate(rules) if not rule.multi]
-        self.multis = [index for index, rule in enumerate(rules) if rule.multi]
+        self.singles = [index for index, rule in enumerate(rules) if not rule.merges]
+        self.multis = [index for index, rule in enumerate(rules) if rule.merges]
         self.actions = rule_groups(rules)
         self.limits = Limits(
             max(node_limit, SAME_PLACE * len(program)), max(0.0, seconds_left(evaluator)), options["memory_bytes"]
@@ -275,8 +275,8 @@ def rule_groups(rules: Sequence[Rule]) -> list[list[int]]:
     """The actions: all single-pattern rules, those of each family, and each multi-pattern rule; by index."""
     families: dict[str, list[int]] = {}
     for index, rule in enumerate(rules):
-        families.setdefault(rule.name if rule.multi else rule.family, []).append(index)
-    everything = [index for index, rule in enumerate(rules) if not rule.multi]
+        families.setdefault(rule.name if rule.merges else rule.family, []).append(index)
+    everything = [index for index, rule in enumerate(rules) if not rule.merges]
     return [everything, *(group for group in families.values() if group != everything)]
 
 

@@ -149,7 +149,7 @@ def test_synthetic__e_graphs_are_of_all_kinds():
 @pytest.mark.parametrize("program", all_programs(), ids=lambda program: program.name)
 def test_eliminate__agrees_with_the_integer_programs(program):
     problem = RewriteProblem(program)
-    explored = saturate(program, None, problem.program_costs, node_limit=500)
+    explored = saturate(program, None, problem.program_costs, node_limit=300)
     choices = Choices(explored)
     assert any(len(part.options) > 5 and eliminate(part) for part in parts_of(choices))
     exact = extract_ilp(explored, choices=choices)
@@ -200,7 +200,7 @@ def test_improve__never_worsens_and_finds_what_elimination_finds():
     reached = 0
     for program in (*all_programs(), build_program("small_separable")):
         problem = RewriteProblem(program)
-        choices = Choices(saturate(program, None, problem.program_costs, node_limit=400))
+        choices = Choices(saturate(program, None, problem.program_costs, node_limit=300))
         start = choices.greedy()[0]
         first = {cls: choices.index(cls, start[cls]) for cls in choices.made(start)}
         part = max(parts_of(choices), key=lambda part: part.size)

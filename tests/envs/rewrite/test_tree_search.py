@@ -102,7 +102,7 @@ def test_tree_search__actions_cover_all_rules():
     rules = RewriteProblem(inception()).matcher.rules
     groups = tree_search.rule_groups(rules)
     assert {index for group in groups for index in group} == set(range(len(rules)))
-    assert all(len(group) == 1 for group in groups if rules[group[0]].multi)
+    assert all(len(group) == 1 for group in groups if rules[group[0]].merges)
 
 
 def test_tree_search__makes_an_e_graph_again_that_was_not_kept(monkeypatch):
