@@ -26,6 +26,12 @@ TABLES = {
         ("chiplet", "summary.json"),
         "a policy and searches partition test networks over 36 chips through one solver; one to two hours, resumable",
     ),
+    "rewrite": (
+        "reproduce_rewrite.py",
+        ("rewrite", "summary.json"),
+        "sequential search, equality saturation, tree search and learning rewrite the networks of TENSAT's table; "
+        "two hours, resumable",
+    ),
     "placement-learning": (
         "train_placement.py",
         ("learning", "summary.json"),

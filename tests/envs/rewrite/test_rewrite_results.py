@@ -1,0 +1,62 @@
+"""The stored runs of the rewriting experiment, and the programs that came out, checked again."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+
+import pytest
+
+from graphopt_gym.data import data_path
+from graphopt_gym.envs.rewrite.problem import RewriteProblem
+
+ROOT = data_path().parent
+SPEC = importlib.util.spec_from_file_location("reproduce_rewrite", ROOT / "scripts" / "reproduce_rewrite.py")
+SCRIPT = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(SCRIPT)
+RUNS = SCRIPT.stored_runs("rewrite")
+BEST = json.loads(gzip.decompress(data_path("rewrite", "best.json.gz").read_bytes()))
+SUMMARY = json.loads(data_path("rewrite", "summary.json").read_text(encoding="utf-8"))
+EXECUTED = ("squeezenet", "resnext50", "bert_tensat", "nasrnn_tensat", "nasrnn")  # the others take minutes, or memory
+
+
+@pytest.mark.parametrize("graph", SCRIPT.GRAPHS)
+def test_stored_runs__are_of_the_programs_as_they_are(graph):
+    problem = RewriteProblem(graph, SCRIPT.DEVICE)
+    runs = {job: run for job, run in RUNS.items() if job[0] == graph}
+    assert {name for _, name, _ in runs} == set(SCRIPT.WAYS)
+    for (_, name, seed), run in runs.items():
+        assert run["fingerprints"] == problem.fingerprints(), (name, seed)
+        assert run["valid"], (name, seed)
+        assert run["original"] == problem.original_s
+        costs = [cost for _, _, cost in run["curve"]]
+        assert costs == sorted(costs, reverse=True)
+        assert costs[-1] == pytest.approx(run["cost"], rel=1e-9)
+        bound = run["details"].get("bound_s")
+        if name in SCRIPT.PLAIN and bound is not None:
+            assert bound <= run["cost"] * (1 + 1e-6), (name, seed)
+
+
+@pytest.mark.parametrize("graph", SCRIPT.GRAPHS)
+def test_best_programs__cost_what_they_say_and_compute_the_same(graph):
+    problem = RewriteProblem(graph, SCRIPT.DEVICE)
+    least = SCRIPT.best_run(RUNS, graph)["cost"]
+    if graph in EXECUTED:
+        outcome = problem.evaluate(BEST[graph])
+        assert outcome.valid, outcome.reasons
+        assert outcome.cost == pytest.approx(least, rel=1e-12)
+    else:
+        assert problem.program_cost(problem.check(BEST[graph])) == pytest.approx(least, rel=1e-12)
+
+
+def test_document__says_what_the_stored_runs_say():
+    measured = {row["graph"]: row["measured"] for row in SUMMARY["rows"] if row["measured"]}
+    assert SCRIPT.finite(SCRIPT.summarise(RUNS, measured)) == SUMMARY
+    written = (ROOT / "docs" / "rewrite.md").read_text(encoding="utf-8")
+    assert SCRIPT.document(SUMMARY) == written
+
+
+def test_policy__was_trained_on_other_programs():
+    facts = json.loads(data_path("checkpoints", "rewrite.json").read_text(encoding="utf-8"))
+    assert not set(facts["args"]["graphs"]) & set(SCRIPT.GRAPHS)
