@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 
 from graphopt_gym.benchmarks.timing import seconds as clock
-from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp, extract_shared
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
-from graphopt_gym.envs.rewrite.saturation import saturate
+from graphopt_gym.envs.rewrite.saturation.explore import saturate
+from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
 
 PROGRAMS = ("squeezenet", "bert", "nasrnn", "inception_v3", "nasnet_a")
 REWRITES = 60  # random ones, a program: matches are compared after each

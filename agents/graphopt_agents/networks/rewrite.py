@@ -27,7 +27,7 @@ from graphopt_gym.envs.rewrite.observation import MATCH_FEATURES, NODE_FEATURES
 from graphopt_gym.errors import InputError
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.patterns import Rule
+    from graphopt_gym.envs.rewrite.rules.patterns import Rule
 
 RULE_COLUMN = list(MATCH_FEATURES).index("rule")  # its place in a list of rules that need not be the network's
 STOP = 1.0  # the score of stopping before training, that of a match being about 0: episodes begin short
@@ -54,7 +54,7 @@ class RewriteConfig:
 
 def all_rules() -> tuple[str, ...]:
     """The names of all rules, in their order."""
-    from graphopt_gym.envs.rewrite.rules import load_rules
+    from graphopt_gym.envs.rewrite.rules.table import load_rules
 
     return tuple(rule.name for rule in load_rules())
 

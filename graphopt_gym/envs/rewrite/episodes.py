@@ -9,7 +9,6 @@ from gymnasium import spaces
 
 from graphopt_gym.envs.episodes import Episodes, unit_box
 from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges, positive
-from graphopt_gym.envs.rewrite.matching import Match
 from graphopt_gym.envs.rewrite.observation import (
     MATCH_FEATURES,
     NODE_FEATURES,
@@ -18,6 +17,7 @@ from graphopt_gym.envs.rewrite.observation import (
     shown,
 )
 from graphopt_gym.envs.rewrite.problem import Rewritten
+from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.matching import Match
-from graphopt_gym.envs.rewrite.patterns import Rule
 from graphopt_gym.envs.rewrite.problem import Rewritten
+from graphopt_gym.envs.rewrite.rules.matching import Match
+from graphopt_gym.envs.rewrite.rules.patterns import Rule
 from graphopt_gym.graphs.tensor_program.ops import ACTIVATIONS, OPS, Params, Shape
 
 NODE_FEATURES = {

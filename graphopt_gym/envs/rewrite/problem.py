@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
-from graphopt_gym.envs.rewrite.matching import Match, Matcher, MatchSet
-from graphopt_gym.envs.rewrite.rules import load_rules
+from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
+from graphopt_gym.envs.rewrite.rules.table import load_rules
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program import (
     TensorProgram,

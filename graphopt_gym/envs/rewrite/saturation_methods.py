@@ -13,8 +13,8 @@ from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.extraction import Choices, Extraction
-    from graphopt_gym.envs.rewrite.saturation import Saturation
+    from graphopt_gym.envs.rewrite.saturation.explore import Saturation
+    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, Extraction
     from graphopt_gym.search.solve import Evaluator
 
 SECONDS = 60.0  # of the exploration, and again of the linear program, where the caller gives no limit
@@ -80,7 +80,7 @@ def saturation_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     Raises:
         InputError: an option that cannot be; see :func:`saturate`.
     """
-    from graphopt_gym.envs.rewrite.saturation import check_limit
+    from graphopt_gym.envs.rewrite.saturation.explore import check_limit
 
     problem, options = problem_of(evaluator), dict(evaluator.options)
     check_limit("rounds", options["rounds"])
@@ -108,7 +108,7 @@ def saturation_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 def explore(evaluator: Evaluator, program: TensorProgram, options: Mapping[str, Any], share: float) -> Saturation:
     """The e-graph of a program, by the limits of a method's options and a share of the seconds that are left."""
-    from graphopt_gym.envs.rewrite.saturation import saturate
+    from graphopt_gym.envs.rewrite.saturation.explore import saturate
 
     evaluator.check_left()
     problem = problem_of(evaluator)
@@ -120,7 +120,7 @@ def explore(evaluator: Evaluator, program: TensorProgram, options: Mapping[str, 
 
 def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: bool) -> dict[str, Any]:
     """Proposes what the extractors make of an e-graph, cheap ones first; what they found, for a solution's details."""
-    from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_shared
+    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_shared
 
     problem = problem_of(evaluator)
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
 
 def check_solver(options: Mapping[str, Any]) -> None:
     """Raises InputError where the option ``solver`` names none."""
-    from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS
+    from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS
 
     if options["solver"] not in SOLVERS:
         raise unknown_name("solver", options["solver"], SOLVERS)
@@ -166,7 +166,7 @@ def extract_exactly(explored: Saturation, choices: Choices, seconds: float, solv
     Raises:
         InputError: the solver is not installed.
     """
-    from graphopt_gym.envs.rewrite.extraction import extract_ilp
+    from graphopt_gym.envs.rewrite.saturation.extraction import extract_ilp
 
     try:
         return extract_ilp(explored, solver=solver, seconds=seconds, choices=choices)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.matching import Match
 from graphopt_gym.envs.rewrite.problem import RewriteProblem, Rewritten
+from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.errors import InputError
 
 if TYPE_CHECKING:

@@ -35,9 +35,9 @@ from graphopt_gym.envs.rewrite.saturation_methods import (
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.extraction import Choices, Extraction
-    from graphopt_gym.envs.rewrite.patterns import Rule
-    from graphopt_gym.envs.rewrite.saturation import Explorer, Saturation
+    from graphopt_gym.envs.rewrite.rules.patterns import Rule
+    from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Saturation
+    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, Extraction
     from graphopt_gym.search.solve import Evaluator
 
 EXPLORATION = 0.5  # weight of UCT's bonus; values are between 0 and 1
@@ -102,7 +102,7 @@ class _Tree:
     """
 
     def __init__(self, evaluator: Evaluator, rng: np.random.Generator, program: TensorProgram, node_limit: int) -> None:
-        from graphopt_gym.envs.rewrite.saturation import Explorer, Limits
+        from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits
 
         self.evaluator, self.rng, self.program = evaluator, rng, program
         self.problem = problem_of(evaluator)
@@ -227,8 +227,8 @@ class _Tree:
 
     def _price(self, explorer: Explorer) -> float:
         """The cost of the program that the exact extraction finds in its time; proposes it."""
-        from graphopt_gym.envs.rewrite.extraction import Choices
-        from graphopt_gym.envs.rewrite.saturation import Saturation
+        from graphopt_gym.envs.rewrite.saturation.explore import Saturation
+        from graphopt_gym.envs.rewrite.saturation.extraction import Choices
 
         explored = Saturation(
             self.program, explorer.graph, explorer.roots, self.problem.program_costs, "", (), 0.0, 0, True,
@@ -282,7 +282,7 @@ def rule_groups(rules: Sequence[Rule]) -> list[list[int]]:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises InputError for a limit below 1."""
-    from graphopt_gym.envs.rewrite.saturation import check_limit
+    from graphopt_gym.envs.rewrite.saturation.explore import check_limit
 
     for name in ("node_limit", "iteration_limit", "memory_bytes"):
         check_limit(name, options[name])

@@ -16,14 +16,14 @@ from dataclasses import replace
 import pytest
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
-from graphopt_gym.envs.rewrite.egraph import EGraph
-from graphopt_gym.envs.rewrite.extraction import extract_greedy, extract_ilp
-from graphopt_gym.envs.rewrite.matching import Matcher
-from graphopt_gym.envs.rewrite.patterns import Rule, make_rule
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
-from graphopt_gym.envs.rewrite.rules import rules
-from graphopt_gym.envs.rewrite.saturation import Explorer, Limits, saturate
-from graphopt_gym.envs.rewrite.verification import draw_instance
+from graphopt_gym.envs.rewrite.rules.matching import Matcher
+from graphopt_gym.envs.rewrite.rules.patterns import Rule, make_rule
+from graphopt_gym.envs.rewrite.rules.table import rules
+from graphopt_gym.envs.rewrite.rules.verification import draw_instance
+from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
+from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits, saturate
+from graphopt_gym.envs.rewrite.saturation.extraction import extract_greedy, extract_ilp
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.zoo.programs import PROGRAMS, build_program, load_program, program_names
@@ -31,7 +31,7 @@ from tests.envs.rewrite.programs import all_programs
 
 pytest.importorskip("egglog")
 
-from graphopt_gym.envs.rewrite.egglog_engine import EgglogExplorer
+from graphopt_gym.envs.rewrite.saturation.egglog_engine import EgglogExplorer
 
 BOTH_WAYS = tuple(replace(rule, symmetric=False) for rule in rules())
 SINGLE = [index for index, rule in enumerate(BOTH_WAYS) if not rule.multi]

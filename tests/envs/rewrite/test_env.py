@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from graphopt_gym.envs.rewrite import env as env_module
 from graphopt_gym.envs.rewrite.env import RewriteOrderEnv
 from graphopt_gym.envs.rewrite.episodes import PROGRESS_FEATURES
-from graphopt_gym.envs.rewrite.matching import Match
 from graphopt_gym.envs.rewrite.observation import MATCH_FEATURES, NODE_FEATURES, shown
+from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.envs.rewrite.vector import RewriteOrderVectorEnv
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import execute, parse_program, random_values

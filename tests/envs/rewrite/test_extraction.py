@@ -10,13 +10,13 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from graphopt_gym.envs.rewrite.egraph import EGraph
-from graphopt_gym.envs.rewrite.extraction import Choices, extract_greedy, extract_ilp, extract_shared
-from graphopt_gym.envs.rewrite.extraction_solvers import Part, alike, eliminate, improve, like, parts_of
-from graphopt_gym.envs.rewrite.patterns import make_rule
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
-from graphopt_gym.envs.rewrite.rules import load_rules
-from graphopt_gym.envs.rewrite.saturation import Explorer, Limits, Saturation, saturate
+from graphopt_gym.envs.rewrite.rules.patterns import make_rule
+from graphopt_gym.envs.rewrite.rules.table import load_rules
+from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
+from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits, Saturation, saturate
+from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
+from graphopt_gym.envs.rewrite.saturation.solvers import Part, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.tensor_program.execute import execute, random_values

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts, program_cost
-from graphopt_gym.envs.rewrite.matching import Match, Matcher
-from graphopt_gym.envs.rewrite.patterns import make_rule
-from graphopt_gym.envs.rewrite.rules import load_rules, rules
+from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher
+from graphopt_gym.envs.rewrite.rules.patterns import make_rule
+from graphopt_gym.envs.rewrite.rules.table import load_rules, rules
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import (
     ProgramBuilder,

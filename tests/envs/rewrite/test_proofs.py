@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from graphopt_gym.envs.rewrite.patterns import make_rule
-from graphopt_gym.envs.rewrite.proofs import prove_rule
-from graphopt_gym.envs.rewrite.rules import rules
+from graphopt_gym.envs.rewrite.rules.patterns import make_rule
+from graphopt_gym.envs.rewrite.rules.proofs import prove_rule
+from graphopt_gym.envs.rewrite.rules.table import rules
 from tests.envs.rewrite.test_rules import WRONG
 
 pytest.importorskip("z3")

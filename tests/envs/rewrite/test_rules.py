@@ -1,13 +1,13 @@
 """The table of rules: every rule by running both sides; wrong ones are caught; bad ones refused in a line.
 
-More trials: ``python -m graphopt_gym.envs.rewrite.verification 1000``.
+More trials: ``python -m graphopt_gym.envs.rewrite.rules.verification 1000``.
 """
 
 import pytest
 
-from graphopt_gym.envs.rewrite.patterns import make_rule
-from graphopt_gym.envs.rewrite.rules import load_rules, rules
-from graphopt_gym.envs.rewrite.verification import verify_rule
+from graphopt_gym.envs.rewrite.rules.patterns import make_rule
+from graphopt_gym.envs.rewrite.rules.table import load_rules, rules
+from graphopt_gym.envs.rewrite.rules.verification import verify_rule
 from graphopt_gym.errors import InputError
 
 TRIALS = 50

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt_gym.envs.rewrite.extraction import extract_greedy, extract_ilp
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
-from graphopt_gym.envs.rewrite.saturation import saturate
+from graphopt_gym.envs.rewrite.saturation.explore import saturate
+from graphopt_gym.envs.rewrite.saturation.extraction import extract_greedy, extract_ilp
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.zoo.programs import PROGRAMS, build_program
 

@@ -3,7 +3,7 @@
 The families are TENSAT's (Yang et al., "Equality Saturation for Tensor Graph Superoptimization", MLSys 2021), which
 takes its rules from TASO (Jia et al., SOSP 2019, operator properties); they are written down here from their
 mathematics, not copied. Rules whose origin is ``ours`` are not in either. All hold up to rounding; every one is checked
-by running both sides on random shapes and values (:mod:`graphopt_gym.envs.rewrite.verification`).
+by running both sides on random shapes and values (:mod:`graphopt_gym.envs.rewrite.rules.verification`).
 
 A row reads: name, source, target, condition. ``both`` is a rule and its reverse. Families of TENSAT and TASO, and the
 families of this table that hold their rules:
@@ -42,7 +42,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from graphopt_gym.envs.rewrite.patterns import Rule, make_rule
+from graphopt_gym.envs.rewrite.rules.patterns import Rule, make_rule
 from graphopt_gym.errors import unknown_name
 
 TASO, TENSAT, OURS = "TASO", "TENSAT", "ours"

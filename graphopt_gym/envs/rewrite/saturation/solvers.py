@@ -31,7 +31,7 @@ import numpy as np
 from graphopt_gym.errors import unknown_name
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.extraction import Choices
+    from graphopt_gym.envs.rewrite.saturation.extraction import Choices
 
 SOLVERS = ("both", "cp-sat", "highs")
 FIRST_SHARE = 0.6  # of the seconds, for CP-SAT: it proves what is of middle size, and HiGHS bounds what is large

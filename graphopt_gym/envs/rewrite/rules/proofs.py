@@ -4,9 +4,9 @@ A rule's source is built on leaves whose entries are real variables, at a few sm
 holds; the program that :meth:`Matcher.apply` makes of it must have the same entries. Sums of monomials decide
 element-wise operators, products and convolutions; ``relu`` and ``maxpool`` are cases on reals, and what is left of
 them goes to the solver; ``tanh`` and ``sigmoid`` may be any function. What is proved holds for all values at these
-shapes; other shapes are left to :mod:`graphopt_gym.envs.rewrite.verification`.
+shapes; other shapes are left to :mod:`graphopt_gym.envs.rewrite.rules.verification`.
 
-    python -m graphopt_gym.envs.rewrite.proofs      # the table: each rule, whether proved, at which shapes
+    python -m graphopt_gym.envs.rewrite.rules.proofs      # the table: each rule, whether proved, at which shapes
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.matching import Match, Matcher
-from graphopt_gym.envs.rewrite.patterns import Pattern, Rule
-from graphopt_gym.envs.rewrite.verification import RELATIVE_ERROR, draw_instance, outputs_apart
+from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher
+from graphopt_gym.envs.rewrite.rules.patterns import Pattern, Rule
+from graphopt_gym.envs.rewrite.rules.verification import RELATIVE_ERROR, draw_instance, outputs_apart
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, windows
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
@@ -227,7 +227,7 @@ def _operators() -> Callable[..., Any]:
 
 
 def _main() -> None:
-    from graphopt_gym.envs.rewrite.rules import rules
+    from graphopt_gym.envs.rewrite.rules.table import rules
 
     proofs = [prove_rule(rule) for rule in rules()]
     for proof in proofs:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.matching import CompiledRule, Match, Matcher
-from graphopt_gym.envs.rewrite.patterns import FUNCTIONS, Expr, Pattern, Rule, Var
+from graphopt_gym.envs.rewrite.rules.matching import CompiledRule, Match, Matcher
+from graphopt_gym.envs.rewrite.rules.patterns import FUNCTIONS, Expr, Pattern, Rule, Var
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program.execute import execute, random_values
 from graphopt_gym.graphs.tensor_program.ops import ACTIVATIONS, OPS, PADDINGS, Shape
@@ -287,7 +287,7 @@ def _main() -> None:
     """Verifies the whole table, with as many trials a rule as the first argument says."""
     import sys
 
-    from graphopt_gym.envs.rewrite.rules import rules
+    from graphopt_gym.envs.rewrite.rules.table import rules
 
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     reports = [verify_rule(rule, trials, seed=1, draws=400 * trials) for rule in rules()]

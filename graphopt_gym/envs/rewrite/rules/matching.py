@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from graphopt_gym.envs.rewrite.patterns import FUNCTIONS, Expr, Pattern, Rule, Var
+from graphopt_gym.envs.rewrite.rules.patterns import FUNCTIONS, Expr, Pattern, Rule, Var
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program.program import Change, Node, TensorProgram
 

@@ -4,7 +4,7 @@ What an e-node costs is exactly what it will cost in a program (:class:`ProgramC
 a class that is a constant is always extracted as one, from constants alone, for nothing. So constants need no decision,
 and e-nodes that differ only in the constants that they read are one choice.
 
-What is left is solved part by part, see :mod:`.extraction_solvers`.
+What is left is solved part by part, see :mod:`.solvers`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
-from graphopt_gym.envs.rewrite.egraph import EGraph, ENode
-from graphopt_gym.envs.rewrite.extraction_solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
-from graphopt_gym.envs.rewrite.saturation import Saturation, check_limit
+from graphopt_gym.envs.rewrite.saturation.egraph import EGraph, ENode
+from graphopt_gym.envs.rewrite.saturation.explore import Saturation, check_limit
+from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram

@@ -17,15 +17,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
-from graphopt_gym.envs.rewrite.egraph import Descendants, EGraph
-from graphopt_gym.envs.rewrite.matching import canonical, compile_lines, compile_rule
-from graphopt_gym.envs.rewrite.patterns import Expr, Pattern, Rule, Var, tensors_of
-from graphopt_gym.envs.rewrite.rules import load_rules
+from graphopt_gym.envs.rewrite.rules.matching import canonical, compile_lines, compile_rule
+from graphopt_gym.envs.rewrite.rules.patterns import Expr, Pattern, Rule, Var, tensors_of
+from graphopt_gym.envs.rewrite.rules.table import load_rules
+from graphopt_gym.envs.rewrite.saturation.egraph import Descendants, EGraph
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
-    from graphopt_gym.envs.rewrite.egglog_engine import EgglogExplorer
+    from graphopt_gym.envs.rewrite.saturation.egglog_engine import EgglogExplorer
 
 CYCLES = ("filter", "ilp")
 ENGINES = ("native", "egglog")
@@ -447,7 +447,7 @@ def saturate(
     limits = Limits(node_limit, seconds, memory_bytes)
     explorer: Explorer | EgglogExplorer
     if engine == "egglog":
-        from graphopt_gym.envs.rewrite.egglog_engine import EgglogExplorer
+        from graphopt_gym.envs.rewrite.saturation.egglog_engine import EgglogExplorer
 
         explorer = EgglogExplorer(program, chosen, cycles == "filter")
     else:

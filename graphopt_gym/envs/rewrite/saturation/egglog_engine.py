@@ -1,4 +1,4 @@
-"""Equality saturation on egglog: a second engine beside :mod:`.saturation`, from the same table of rules.
+"""Equality saturation on egglog: a second engine beside :mod:`.explore`, from the same table of rules.
 
 egglog (Zhang et al., "Better Together: Unifying Datalog and Equality Saturation", PLDI 2023) keeps the e-graph as
 relations and searches rules by joins, each time only what is new. The translation:
@@ -34,10 +34,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from graphopt_gym.envs.rewrite.egraph import EGraph
-from graphopt_gym.envs.rewrite.matching import compile_lines, compile_rule
-from graphopt_gym.envs.rewrite.patterns import Pattern, Rule, Var
-from graphopt_gym.envs.rewrite.saturation import Iteration, LimitHit, Limits
+from graphopt_gym.envs.rewrite.rules.matching import compile_lines, compile_rule
+from graphopt_gym.envs.rewrite.rules.patterns import Pattern, Rule, Var
+from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
+from graphopt_gym.envs.rewrite.saturation.explore import Iteration, LimitHit, Limits
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape, infer
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
