@@ -410,7 +410,7 @@ def document(summary: Mapping[str, Any]) -> str:
             "The original and the best program, compiled by PyTorch's eager operators in float32 on one core of a server CPU,",
             "work on weights done beforehand, interleaved; medians of the process's time, and the 95 % interval of their ratio",
             "by bootstrap over one process's runs (another process may be some percent off). The programs were chosen for a",
-            "simulated T4, so what is measured here is another machine's answer: where the T4 waits for launches, a CPU works.",
+            "simulated T4, so what is measured here is another machine's answer.",
             "",
             "| program | by | simulated T4 | measured CPU | interval | original | rewritten | runs of each |",
             "|---|---|---|---|---|---|---|---|",
