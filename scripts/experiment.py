@@ -126,11 +126,11 @@ def stored_runs(room: str) -> Runs:
     return {(run["graph"], run["name"], run["seed"]): run for run in kept}
 
 
-def store_runs(room: str, runs: Runs, summary: Mapping[str, Any]) -> None:
-    """Write runs and summary into ``envs_data``."""
+def store_runs(room: str, runs: Runs, summary: Mapping[str, Any], fields: Sequence[str] = KEPT) -> None:
+    """Write these fields of runs, and the summary, into ``envs_data``."""
     folder = data_path(room)
     kept = [
-        {"graph": graph, "name": name, **{key: run[key] for key in KEPT if key in run}}
+        {"graph": graph, "name": name, **{key: run[key] for key in fields if key in run}}
         for (graph, name, _), run in sorted(runs.items())
     ]
     text = json.dumps(kept, separators=(",", ":")).encode()

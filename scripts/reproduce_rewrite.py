@@ -41,6 +41,7 @@ from experiment import (  # noqa: E402
     read_runs,
     run_jobs,
     ship_checkpoint,
+    store_runs,
 )
 
 from graphopt_gym.data import data_path  # noqa: E402
@@ -49,6 +50,7 @@ from graphopt_gym.files import write_file, write_text  # noqa: E402
 from graphopt_gym.graphs.zoo.programs import WORKLOADS  # noqa: E402
 from graphopt_gym.search.solve import find_method, solve  # noqa: E402
 
+ROOM = "rewrite"  # in envs_data
 DEVICE = "t4"
 SEEDS = (0, 1, 2)
 SECONDS = 40.0  # of a run, whatever it is
@@ -83,7 +85,7 @@ PLAIN = tuple(f"saturation_k{k}" for k in MULTI)
 SEQUENTIAL = ("greedy", "taso", "random_walk", "rl", "rl_pretrained")
 BEYOND = ("saturation_repeat", "tree_search", "tree_search_repeat", "rl", "rl_pretrained")
 KEPT = (
-    "cost", "valid", "original", "seconds", "evaluations", "stopped_by", "best_s", "after_equal_calls", "details",
+    "seed", "cost", "valid", "original", "seconds", "evaluations", "stopped_by", "best_s", "after_equal_calls", "details",
     "ops_before", "ops", "fingerprints", "curve",
 )  # fmt: skip
 
@@ -445,15 +447,10 @@ def write_tables(out: Path) -> None:
     runs = read_runs(out)
     measured = {path.stem: json.loads(path.read_text()) for path in sorted((out / "measured").glob("*.measured"))}
     summary = summarise(runs, measured)
-    folder = Path(str(data_path("rewrite")))
-    kept = [
-        {"graph": g, "name": m, "seed": s, **{key: run[key] for key in KEPT}} for (g, m, s), run in sorted(runs.items())
-    ]
-    packed = gzip.compress(json.dumps(kept, separators=(",", ":")).encode(), mtime=0)
-    write_file(folder / "runs.json.gz", packed, make_folders=True)
+    store_runs(ROOM, runs, summary, KEPT)
+    folder = data_path(ROOM)
     best = {graph: run["program"] for graph in GRAPHS if (run := best_run(runs, graph))}
     write_file(folder / "best.json.gz", gzip.compress(json.dumps(best).encode(), mtime=0))
-    write_text(folder / "summary.json", json.dumps(finite(summary), indent=1) + "\n")
     write_text(ROOT / "docs" / "rewrite.md", document(summary))
     print(f"wrote {folder} and {ROOT / 'docs' / 'rewrite.md'}", file=sys.stderr)
 

@@ -399,11 +399,6 @@ def load_network(path: str | os.PathLike[str]) -> ChipletNetwork:
     return Trainer.load_network(path)  # type: ignore[no-any-return]
 
 
-def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The sizes of a checkpoint's network, which a run that starts from it takes over."""
-    return dataclasses.asdict(load_network(path).config)
-
-
 def place(network: ChipletNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
     """Partition a graph with a trained network as it is, no weight of it changed (zero-shot).
 
@@ -516,7 +511,7 @@ def zero_shot_run(start_from: str | os.PathLike[str]) -> Callable[[Evaluator, np
 
 
 def main() -> None:
-    training.command("Train the policy of chiplet partition.", Trainer, start_arguments, train)
+    training.command("Train the policy of chiplet partition.", Trainer, train)
 
 
 if __name__ == "__main__":

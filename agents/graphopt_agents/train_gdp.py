@@ -330,11 +330,6 @@ def load_network(path: str | os.PathLike[str]) -> PlacementNetwork:
     return Trainer.load_network(path)  # type: ignore[no-any-return]
 
 
-def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The sizes of a checkpoint's network, which a run that starts from it takes over."""
-    return dataclasses.asdict(load_network(path).config)
-
-
 def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
     """Place a graph with a trained network as it is, no weight of it changed (zero-shot).
 
@@ -484,7 +479,7 @@ def method_run(
 
 
 def main() -> None:
-    training.command("Train GDP's placement policy.", Trainer, start_arguments, train)
+    training.command("Train GDP's placement policy.", Trainer, train)
 
 
 if __name__ == "__main__":

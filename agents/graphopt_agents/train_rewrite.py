@@ -571,11 +571,6 @@ def load_network(path: str | os.PathLike[str]) -> RewriteNetwork:
     return Trainer.load_network(path)  # type: ignore[no-any-return]
 
 
-def start_arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The sizes of a checkpoint's network, which a run that starts from it takes over."""
-    return dataclasses.asdict(load_network(path).config)
-
-
 def place(network: RewriteNetwork, task: Task, samples: int = 1, seed: int = 0) -> Solution:
     """Rewrite a program with a trained network as it is, no weight of it changed (zero-shot).
 
@@ -668,7 +663,7 @@ def method_run(
 
 
 def main() -> None:
-    training.command("Train the policy of program rewriting.", Trainer, start_arguments, train)
+    training.command("Train the policy of program rewriting.", Trainer, train)
 
 
 if __name__ == "__main__":

@@ -230,6 +230,11 @@ class Trainer(ABC):
         checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
         return network
 
+    @classmethod
+    def start_arguments(cls, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The sizes of a checkpoint's network, which a run that starts from it takes over."""
+        return dataclasses.asdict(cls.load_network(path).config)
+
     @abstractmethod
     def update(self) -> list[dict[str, Any]]:
         """One update on the next few tasks; returns a row of the learning curve for each."""
@@ -600,7 +605,6 @@ def names(name: str, given: Any) -> tuple[str, ...]:
 def command(
     description: str,
     trainer_class: type[Trainer],
-    start_arguments: Callable[[str], dict[str, Any]],
     train: Callable[..., TrainResult],
 ) -> None:
     """``python -m graphopt_agents.train_…``: an option for each argument, a bar, the result in a line a task."""
@@ -618,7 +622,7 @@ def command(
     out, resume, start_from = given.pop("out"), given.pop("resume"), given.pop("start_from")
     try:
         if start_from:
-            sizes = start_arguments(start_from)
+            sizes = trainer_class.start_arguments(start_from)
             given |= {name: size for name, size in sizes.items() if given[name] == parser.get_default(name)}
         args = args_from(trainer_class, given)
         from tqdm import tqdm

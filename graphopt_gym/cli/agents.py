@@ -34,7 +34,7 @@ class Agent:
     ``arguments``: what Args calls the command's graphs, clusters and steps. ``row``: what progress calls the steps
     done, the mean and the best cost in seconds. ``fixed``: arguments that make the module this agent. ``transfers``:
     it trains on several graphs and goes on to others: train() takes ``start_from``, evaluate() ``samples``,
-    ``updates``, ``seed`` and ``progress``, and the module has start_arguments().
+    ``updates``, ``seed`` and ``progress``, and the module's Trainer has start_arguments().
     """
 
     module: str
@@ -181,7 +181,7 @@ def train(
             kept.pop(clusters_name)  # they are of the run's own graphs
         arguments = kept | arguments
     elif start_from:
-        arguments = module.start_arguments(start_from) | arguments
+        arguments = module.Trainer.start_arguments(start_from) | arguments
     known = [name.name for name in dataclasses.fields(module.Args)]
     for name in arguments:
         if name not in known or (name in spec.fixed and not resume):
