@@ -15,8 +15,8 @@ from torch import Tensor
 
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_agents.networks.inputs import GRAPH_WIDTH
-from graphopt_agents.training import check_share
 from graphopt_agents.whole_graph_policy import WholeGraphPolicy
+from graphopt_gym.fields import share
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import Instance
@@ -135,7 +135,7 @@ class GDPPolicy(WholeGraphPolicy):
         independent: float = 0.3,
         **unused: Any,
     ) -> None:
-        self.independent = check_share("independent", independent)
+        self.independent = share("independent", independent)
         super().__init__(observation_space, action_space, lr_schedule, network, ratio, **unused)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

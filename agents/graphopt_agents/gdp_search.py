@@ -16,7 +16,7 @@ import torch
 
 from graphopt_agents.gdp import Blocks
 from graphopt_agents.train_gdp import method_trainer
-from graphopt_agents.training import check_share
+from graphopt_gym import fields
 from graphopt_gym.search.methods import annealing_from
 from graphopt_gym.search.solve import Evaluator
 
@@ -86,7 +86,7 @@ def method_run(
         start_from: a checkpoint to begin with; None: from scratch.
         arguments: fields of ``train_gdp.Args``.
     """
-    check_share("share", share)
+    fields.share("share", share)
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         trainer = method_trainer(evaluator, rng, start_from, arguments)

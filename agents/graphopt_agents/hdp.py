@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from graphopt_agents.networks import GraphInput
 from graphopt_agents.networks.inputs import NODE_WIDTH
 from graphopt_gym.envs.placement.instances import Instance
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import unknown_name
+from graphopt_gym.fields import check_fields
 
 if TYPE_CHECKING:
     from graphopt_gym.search.solve import Evaluator
@@ -55,12 +56,8 @@ class HDPArgs:
     children: int = 16  # ours: placements a gradient step
 
     def __post_init__(self) -> None:
-        for name in ("max_groups", "groups_per_device", "grouper_hidden", "hidden", "children", "device_width"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; give a whole number, at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate!r}; give a number above 0")
+        sizes = ("max_groups", "groups_per_device", "grouper_hidden", "hidden", "children", "device_width")
+        check_fields(self, dict.fromkeys((*sizes, "decay_every"), 1), above=("learning_rate",))
 
     def groups(self, devices: int) -> int:
         """How many groups for a cluster."""

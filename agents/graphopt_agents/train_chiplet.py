@@ -42,6 +42,7 @@ from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import check_fields, whole
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.solve import Evaluator
 
@@ -98,10 +99,13 @@ class Args(training.GraphArgs, ChipletConfig):
             "elites": 0,
             "relaxed_updates": 1,
         }
-        training.check_whole(self, {**least, "checkpoint_every": 1})
-        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "local", "relaxed"))
-        training.check_flags(self)
-        training.check_share("mutants", self.mutants)
+        check_fields(
+            self,
+            {**least, "checkpoint_every": 1},
+            above=("learning_rate", "clip", "max_grad_norm"),
+            at_least=("entropy", "local", "relaxed"),
+            shares=("mutants",),
+        )
         if self.mutants and not self.elites:
             raise InputError(
                 f"mutants is {self.mutants} and elites is 0; mutants change elites: give some, or 0 mutants"
@@ -408,7 +412,7 @@ def place(network: ChipletNetwork, task: Task, samples: int = 1, seed: int = 0) 
 
     The best of them.
     """
-    training.whole("samples", samples, 1)
+    whole("samples", samples, 1)
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     with torch.no_grad():

@@ -36,6 +36,7 @@ from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_agents.training import Costs, Progress, TrainResult, clipped_loss, rank_advantages
 from graphopt_gym.envs.placement.instances import Instance, load_instance
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import check_fields, whole
 from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.solve import Evaluator
@@ -85,12 +86,13 @@ class Args(training.GraphArgs, NetworkConfig):
         super().__post_init__()
         training.list_graphs(self, lambda graphs: tuple(map(own_cluster, graphs)))
         least = {"seed": 0, "updates": 1, "samples": 2, "graphs_per_update": 1, "epochs": 1, "elites": 0}
-        training.check_whole(self, {**least, "checkpoint_every": 1})
-        training.check_numbers(self, ("learning_rate", "clip", "max_grad_norm"), ("entropy", "imitation"))
-        training.check_flags(self)
-        training.check_share("independent", self.independent)
-        training.check_share("mutants", self.mutants)
-        training.check_share("moved", self.moved)
+        check_fields(
+            self,
+            {**least, "checkpoint_every": 1},
+            above=("learning_rate", "clip", "max_grad_norm"),
+            at_least=("entropy", "imitation"),
+            shares=("independent", "mutants", "moved"),
+        )
         if self.elites and round(self.samples * self.mutants) == self.samples:
             raise InputError(
                 f"mutants is {self.mutants}, which leaves none of {self.samples} samples to the policy; give a smaller "
@@ -342,7 +344,7 @@ def place(network: PlacementNetwork, task: Task, samples: int = 1, seed: int = 0
 
     The best of them.
     """
-    training.whole("samples", samples, 1)
+    whole("samples", samples, 1)
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

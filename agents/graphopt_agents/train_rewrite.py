@@ -50,6 +50,7 @@ from graphopt_gym.envs.rewrite.episodes import progress as progress_features
 from graphopt_gym.envs.rewrite.observation import growth, match_features, node_features, shown
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
+from graphopt_gym.fields import check_fields, names, whole
 from graphopt_gym.files import write_text
 from graphopt_gym.graphs.tensor_program import program_text
 from graphopt_gym.graphs.zoo.programs import build_program, program_names
@@ -97,15 +98,17 @@ class Args(training.GraphArgs, RewriteConfig):
     checkpoint_every: int = 20  # updates
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", training.names("rules", self.rules))
+        object.__setattr__(self, "rules", names("rules", self.rules))
         super().__post_init__()
         training.list_graphs(self, lambda graphs: (DEFAULT_DEVICE,), _expand)
         ones = ("updates", "episodes", "graphs_per_update", "max_steps", "max_matches", "epochs", "minibatch")
-        training.check_whole(self, {"seed": 0, **dict.fromkeys(ones, 1), "starts": 0, "checkpoint_every": 1})
-        positive = ("learning_rate", "clip", "max_grad_norm")
-        training.check_numbers(self, positive, ("entropy", "value", "foresight", "imitation"))
-        training.check_share("gae_lambda", self.gae_lambda)
-        training.check_flags(self)
+        check_fields(
+            self,
+            {"seed": 0, **dict.fromkeys(ones, 1), "starts": 0, "checkpoint_every": 1},
+            above=("learning_rate", "clip", "max_grad_norm"),
+            at_least=("entropy", "value", "foresight", "imitation"),
+            shares=("gae_lambda",),
+        )
 
 
 def _expand(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -579,7 +582,7 @@ def place(network: RewriteNetwork, task: Task, samples: int = 1, seed: int = 0) 
 
     The best program on any way.
     """
-    training.whole("samples", samples, 1)
+    whole("samples", samples, 1)
     started = time.perf_counter()
     _play_samples(network, task, samples, seed, lambda: time.perf_counter() - started)
     return task.solution(f"{AGENT} zero-shot", seed, time.perf_counter() - started)

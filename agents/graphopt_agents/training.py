@@ -30,6 +30,7 @@ from torch import nn
 
 from graphopt_agents import checkpoints
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import names, whole
 from graphopt_gym.files import write_text
 from graphopt_gym.graphs.zoo.registry import graphs_in
 from graphopt_gym.problem import Problem, Solution
@@ -498,42 +499,6 @@ def _tensorboard(folder: Path | None, update: int) -> contextlib.AbstractContext
     return SummaryWriter(str(folder / "tensorboard"), purge_step=update)
 
 
-def check_whole(owner: Any, least: dict[str, int]) -> None:
-    """Raise InputError for the first of a dataclass's fields that is no whole number of at least its limit."""
-    for name, low in least.items():
-        whole(name, getattr(owner, name), low)
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least``. Raises InputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
-    return value
-
-
-def check_numbers(owner: Any, above: Sequence[str], at_least: Sequence[str]) -> None:
-    """Raise InputError for the first field that is no finite number above 0, or of at least 0."""
-    for name in (*above, *at_least):
-        value = getattr(owner, name)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or value < 0 or (name in above and value == 0):
-            raise InputError(f"{name} is {value!r}; give a number{' above 0' if name in above else ', at least 0'}")
-
-
-def check_flags(owner: Any) -> None:
-    """Raise InputError for the first field of type bool that is none."""
-    for one in dataclasses.fields(owner):
-        if one.type == "bool" and not isinstance(getattr(owner, one.name), bool):
-            raise InputError(f"{one.name} is {getattr(owner, one.name)!r}; give true or false")
-
-
-def check_share(name: str, value: Any) -> float:
-    """A number from 0 to 1. Raises InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{name} is {value!r}; give a number from 0 to 1")
-    return float(value)
-
-
 def args_from(trainer_class: type[Trainer], given: dict[str, Any]) -> Any:
     """Arguments from a dictionary. Raises InputError for an unknown name, with the nearest known one."""
     known = [one.name for one in dataclasses.fields(trainer_class.args_class)]
@@ -578,9 +543,8 @@ def kept_arguments(trainer_class: type[Trainer], checkpoint: str | os.PathLike[s
         given = args_from(trainer_class, kept.args)
     except (InputError, TypeError) as error:
         raise InputError(f"{str(checkpoint)!r} was written by another version: {error}; train again") from None
-    for name, value in (("updates", updates), ("seed", seed)):
-        if value < 0:
-            raise InputError(f"{name} is {value!r}; give a whole number, at least 0")
+    whole("updates", updates)
+    whole("seed", seed)
     return dataclasses.replace(given, seed=seed, **({"updates": updates} if updates else {}))
 
 
@@ -592,14 +556,6 @@ def tune(trainer: Trainer, task: Task, progress: Progress | None, started: float
                 if progress:
                     progress(row)
     return task.solution(f"{trainer.agent} fine-tuned", trainer.args.seed, time.perf_counter() - started)
-
-
-def names(name: str, given: Any) -> tuple[str, ...]:
-    """Names in a list, or in text with commas between. Raises InputError for anything else."""
-    if not isinstance(given, str | list | tuple):
-        raise InputError(f"{name} is {given!r}; give names with commas between them")
-    listed = [str(one).strip() for one in (given.split(",") if isinstance(given, str) else given)]
-    return tuple(one for one in listed if one)
 
 
 def command(

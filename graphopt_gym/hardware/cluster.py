@@ -44,8 +44,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import known_keys, not_negative, positive
 from graphopt_gym.graphs.graph import DTYPES
-from graphopt_gym.hardware.fields import known_keys, not_negative, positive
 
 T = TypeVar("T")
 CATALOG = Path(__file__).resolve().parent / "catalog"
@@ -84,16 +84,16 @@ class Device:
         where = f"device {self.name!r}"
         if self.kind not in DEVICE_KINDS:
             raise unknown_name(f"{where}: kind", self.kind, DEVICE_KINDS)
-        positive(where, "memory_bytes", self.memory_bytes)
-        positive(where, "memory_bytes_per_s", self.memory_bytes_per_s)
-        not_negative(where, "compute_units", self.compute_units)
-        not_negative(where, "cache_bytes", self.cache_bytes)
+        positive(f"{where}: memory_bytes", self.memory_bytes)
+        positive(f"{where}: memory_bytes_per_s", self.memory_bytes_per_s)
+        not_negative(f"{where}: compute_units", self.compute_units)
+        not_negative(f"{where}: cache_bytes", self.cache_bytes)
         if "float32" not in self.peak_flops:
             raise InputError(f"{where}: peak_flops has no 'float32'; give the float32 peak, e.g. {{float32 = 14}}")
         for dtype, value in self.peak_flops.items():
             if dtype not in DTYPES:
                 raise unknown_name(f"{where}: peak_flops dtype", dtype, DTYPES)
-            positive(where, f"peak_flops.{dtype}", value)
+            positive(f"{where}: peak_flops.{dtype}", value)
 
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s in a dtype, or that of float32 where the datasheet has none."""
@@ -117,8 +117,8 @@ class Link:
     type: str = ""
 
     def __post_init__(self) -> None:
-        not_negative(f"link {self.name!r}", "latency_s", self.latency_s)
-        positive(f"link {self.name!r}", "bytes_per_s", self.bytes_per_s)
+        not_negative(f"link {self.name!r}: latency_s", self.latency_s)
+        positive(f"link {self.name!r}: bytes_per_s", self.bytes_per_s)
 
 
 @dataclass(frozen=True)
@@ -450,12 +450,12 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
     return Device(
         name=name,
         kind=table["kind"],
-        memory_bytes=round(positive(where, "memory_gib", table["memory_gib"]) * 2**30),
-        memory_bytes_per_s=positive(where, "memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
-        peak_flops={dtype: positive(where, f"peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
+        memory_bytes=round(positive(f"{where}: memory_gib", table["memory_gib"]) * 2**30),
+        memory_bytes_per_s=positive(f"{where}: memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
+        peak_flops={dtype: positive(f"{where}: peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
         architecture=architecture,
         compute_units=units,
-        cache_bytes=round(not_negative(where, "cache_mib", table.get("cache_mib", 0)) * 2**20),
+        cache_bytes=round(not_negative(f"{where}: cache_mib", table.get("cache_mib", 0)) * 2**20),
         sources=_sources(where, table),
     )
 
@@ -465,7 +465,7 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
     for required in ("latency_us", "gb_per_s"):
         if required not in table:
             raise InputError(f"{where}: '{required}' is missing")
-    efficiency = positive(where, "efficiency", table.get("efficiency", 1.0))
+    efficiency = positive(f"{where}: efficiency", table.get("efficiency", 1.0))
     if efficiency > 1:
         raise InputError(f"{where}: efficiency is {efficiency}; give a share of gb_per_s, above 0 and at most 1")
     shared_by = table.get("shared_by", "pair")
@@ -473,8 +473,8 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
         raise unknown_name(f"{where}: shared_by", shared_by, SHARING)
     return LinkType(
         name=name,
-        latency_s=not_negative(where, "latency_us", table["latency_us"]) / 1e6,
-        peak_bytes_per_s=positive(where, "gb_per_s", table["gb_per_s"]) * 1e9,
+        latency_s=not_negative(f"{where}: latency_us", table["latency_us"]) / 1e6,
+        peak_bytes_per_s=positive(f"{where}: gb_per_s", table["gb_per_s"]) * 1e9,
         efficiency=efficiency,
         shared_by=shared_by,
         sources=_sources(where, table),

@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import known_keys, positive
 from graphopt_gym.hardware.cluster import catalog_names, from_catalog
-from graphopt_gym.hardware.fields import known_keys, positive
 
 TOPOLOGIES = ("ring", "mesh")
 MAX_CHIPS = 62  # a set of chips is one word
@@ -58,7 +58,7 @@ class Chip:
 
     def __post_init__(self) -> None:
         for field in ("flops_per_s", "memory_bytes_per_s", "sram_bytes"):
-            positive(f"chip {self.name!r}", field, getattr(self, field))
+            positive(f"chip {self.name!r}: {field}", getattr(self, field))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Package:
             raise InputError(f"{where} has {len(self.chips)} chips; give 1 to {MAX_CHIPS}")
         if self.topology not in TOPOLOGIES:
             raise unknown_name(f"{where}: topology", self.topology, TOPOLOGIES)
-        positive(where, "link_bytes_per_s", self.link_bytes_per_s)
+        positive(f"{where}: link_bytes_per_s", self.link_bytes_per_s)
         if self.rows < 1 or len(self.chips) % self.rows:
             raise InputError(f"{where}: {len(self.chips)} chips do not fill {self.rows} rows")
 
@@ -226,7 +226,7 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
     if not isinstance(link, Mapping):
         raise InputError(f"{where}: link is {link!r}; give a table [link] with gb_per_s")
     known_keys(f"{where}: link", link, ("gb_per_s",))
-    speed = positive(f"{where}: link", "gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
+    speed = positive(f"{where}: link: gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
     for key in ("name", "about"):
         if not isinstance(table.get(key, ""), str):
             raise InputError(f"{where}: {key} is {table[key]!r}; give a text in quotes")
@@ -243,7 +243,7 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
 def _chip(where: str, name: str, table: Mapping[str, Any]) -> Chip:
     fields = ("tflops", "memory_gb_per_s", "sram_mib")
     known_keys(where, table, fields)
-    values = [positive(where, field, _needed(where, table, field, "a number above 0")) for field in fields]
+    values = [positive(f"{where}: {field}", _needed(where, table, field, "a number above 0")) for field in fields]
     sram_bytes = round(values[2] * 2**20)
     if sram_bytes < 1:
         raise InputError(f"{where}: sram_mib is {values[2]}, less than a byte; give more")

@@ -115,13 +115,13 @@ def test_load_cluster__reads_a_file_with_own_devices_and_links(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("gb_per_s = 10\n", "gb_per_s = -10\n", "links.wire: gb_per_s is -10; it must be above 0"),
-        ("memory_gb_per_s = 100", "memory_gb_per_s = -1", "devices.npu: memory_gb_per_s is -1; it must be above 0"),
+        ("gb_per_s = 10\n", "gb_per_s = -10\n", "links.wire: gb_per_s is -10; give a number above 0"),
+        ("memory_gb_per_s = 100", "memory_gb_per_s = -1", "devices.npu: memory_gb_per_s is -1; give a number above 0"),
         ("memory_gib = 8", "memory_gib = 'big'", "devices.npu: memory_gib is 'big'; give a number"),
         ("memory_gib = 8", "memory_gib = true", "devices.npu: memory_gib is True; give a number"),
         ("memory_gib = 8", "memory_gib = inf", "devices.npu: memory_gib is inf; give a finite number"),
         ("memory_gib = 8\n", "", "devices.npu: 'memory_gib' is missing"),
-        ("latency_us = 5", "latency_us = -5", "links.wire: latency_us is -5; it must not be negative"),
+        ("latency_us = 5", "latency_us = -5", "links.wire: latency_us is -5; give a number, at least 0"),
         ("latency_us = 5", "delay_us = 5", "mine.toml: links.wire: unknown key 'delay_us'"),
         (
             '"v100_pcie_16gb", ',

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from graphopt_agents.networks.inputs import waves_of
 from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
-from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_fields
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.problem import ChipletProblem
@@ -50,12 +50,7 @@ class ChipletConfig:
     anchored: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in {"width": 4, "layers": 0, "passes": 1, "waves": 0}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
-        if not isinstance(self.anchored, bool):
-            raise InputError(f"anchored is {self.anchored!r}; give true or false")
+        check_fields(self, {"width": 4, "layers": 0, "passes": 1, "waves": 0})
 
 
 @dataclass(frozen=True)

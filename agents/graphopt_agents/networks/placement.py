@@ -12,6 +12,7 @@ from graphopt_agents.networks.heads import DeviceHead
 from graphopt_agents.networks.inputs import DEVICE_WIDTH, GRAPH_WIDTH, PAIR_WIDTH, GraphInput, node_width
 from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_fields
 
 CONTEXT_WIDTH = 32  # of what the gates are computed from
 SAVE_MEMORY_ABOVE = 4096  # ops: from here on the backward pass computes segments and layers again
@@ -35,14 +36,9 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         least = {"width": 1, "sage_layers": 0, "blocks": 0, "heads": 1, "segment": 1, "waves": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"{name} is {value!r}; give a whole number, at least {low}")
+        check_fields(self, least, above=("logit_limit",))
         if self.attention and self.width % self.heads:
             raise InputError(f"width is {self.width}, which {self.heads} heads cannot share; give a multiple")
-        if not self.logit_limit > 0:
-            raise InputError(f"logit_limit is {self.logit_limit!r}; give a number above 0")
 
 
 class PlacementNetwork(nn.Module):

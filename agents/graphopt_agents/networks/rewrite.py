@@ -25,6 +25,7 @@ from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_gym.envs.rewrite.episodes import PROGRESS_FEATURES
 from graphopt_gym.envs.rewrite.observation import MATCH_FEATURES, NODE_FEATURES
 from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_fields
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.rules.patterns import Rule
@@ -43,10 +44,7 @@ class RewriteConfig:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers"):
-            value, least = getattr(self, name), int(name == "width")
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} is {value!r}; give a whole number, at least {least}")
+        check_fields(self, {"width": 1, "layers": 0})
         if isinstance(self.rules, str) or not all(isinstance(name, str) for name in self.rules):
             raise InputError(f"rules is {self.rules!r}; give a list of names of rules")
         object.__setattr__(self, "rules", tuple(self.rules) or all_rules())

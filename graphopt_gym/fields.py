@@ -1,0 +1,119 @@
+"""Checks of arguments and of fields in files, each with one line that says what is wrong and what would be right.
+
+``name`` is the field's; where it stands may come before it: ``"v100.toml: hosts[0]: count"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.errors import InputError, unknown_name
+
+
+def known_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raises InputError for a key that is not known, with the nearest that is."""
+    for key in table:
+        if key not in known:
+            raise unknown_name(f"{where}: key", key, known)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of the names that are known, or InputError with the nearest."""
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(name, value, known)
+    return value
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Names in a list, or in text with commas between, or InputError for anything else."""
+    if not isinstance(value, str | list | tuple):
+        raise InputError(f"{name} is {_shown(value)}; give names with commas between them")
+    listed = [str(one).strip() for one in (value.split(",") if isinstance(value, str) else value)]
+    return tuple(one for one in listed if one)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false, or InputError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} is {_shown(value)}; give true or false")
+    return bool(value)
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """A whole number of at least ``least``, or InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} is {_shown(value)}; give a whole number, at least {least}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, or InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is {_shown(value)}; give a number")
+    try:
+        given = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        given = math.inf
+    if not math.isfinite(given):
+        raise InputError(f"{name} is {_shown(value)}; give a finite number")
+    return given
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number above 0, or InputError for anything else."""
+    given = number(name, value)
+    if given <= 0:
+        raise InputError(f"{name} is {_shown(value)}; give a number above 0")
+    return given
+
+
+def not_negative(name: str, value: Any) -> float:
+    """A finite number of at least 0, or InputError for anything else."""
+    given = number(name, value)
+    if given < 0:
+        raise InputError(f"{name} is {_shown(value)}; give a number, at least 0")
+    return given
+
+
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1, or InputError for anything else."""
+    given = number(name, value)
+    if not 0 <= given <= 1:
+        raise InputError(f"{name} is {_shown(value)}; give a number from 0 to 1")
+    return given
+
+
+def check_fields(
+    owner: Any,
+    wholes: Mapping[str, int] | None = None,
+    above: Sequence[str] = (),
+    at_least: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Checks fields of a dataclass: whole numbers with their least, numbers above 0, of at least 0, from 0 to 1; and
+    all that are of type bool.
+
+    Raises:
+        InputError: for the first that is none.
+    """
+    for name, least in (wholes or {}).items():
+        whole(name, getattr(owner, name), least)
+    for check, which in ((positive, above), (not_negative, at_least), (share, shares)):
+        for name in which:
+            check(name, getattr(owner, name))
+    for one in dataclasses.fields(owner):
+        if one.type in ("bool", bool):
+            flag(one.name, getattr(owner, one.name))
+
+
+def _shown(value: Any) -> str:
+    """As an error message shows a value: long ones cut."""
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write thousands of digits
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
