@@ -9,8 +9,35 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad input from outside: one line naming the field, the value and the fix.
 
-    The command line prints the message and exits with status 2.
+    The command line prints the message and exits with status 2. Whatever text of others goes into the message, it
+    stays on one line.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """The text on one line: lines joined by spaces, other characters that do not print escaped (``\\x1b``)."""
+    text = " ".join(line.strip() for line in text.splitlines())
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def quoted(value: object, limit: int = 240) -> str:
+    """``repr(value)`` for an error message, cut in the middle where it is long."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What another library's exception says, on one line and cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") -> InputError:
@@ -21,7 +48,7 @@ def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") 
     names = sorted(known)
     where, colon, noun = what.rpartition(": ")
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    text = f"{where}{colon}unknown {noun} {str(name)!r}"
+    text = f"{where}{colon}unknown {noun} {quoted(str(name))}"
     if near:
         text += f"; did you mean {near[0]!r}?"
     elif names:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, quoted, unknown_name
 
 
 def known_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -32,7 +32,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Names in a list, or in text with commas between, or InputError for anything else."""
     if not isinstance(value, str | list | tuple):
-        raise InputError(f"{name} is {_shown(value)}; give names with commas between them")
+        raise InputError(f"{name} is {quoted(value, 80)}; give names with commas between them")
     listed = [str(one).strip() for one in (value.split(",") if isinstance(value, str) else value)]
     return tuple(one for one in listed if one)
 
@@ -40,27 +40,27 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 def flag(name: str, value: Any) -> bool:
     """True or false, or InputError for anything else."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} is {_shown(value)}; give true or false")
+        raise InputError(f"{name} is {quoted(value, 80)}; give true or false")
     return bool(value)
 
 
 def whole(name: str, value: Any, least: int = 0) -> int:
     """A whole number of at least ``least``, or InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name} is {_shown(value)}; give a whole number, at least {least}")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a whole number, at least {least}")
     return int(value)
 
 
 def number(name: str, value: Any) -> float:
     """A finite number, or InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is {_shown(value)}; give a number")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a number")
     try:
         given = float(value)
     except OverflowError:  # a whole number of hundreds of digits
         given = math.inf
     if not math.isfinite(given):
-        raise InputError(f"{name} is {_shown(value)}; give a finite number")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a finite number")
     return given
 
 
@@ -68,7 +68,7 @@ def positive(name: str, value: Any) -> float:
     """A finite number above 0, or InputError for anything else."""
     given = number(name, value)
     if given <= 0:
-        raise InputError(f"{name} is {_shown(value)}; give a number above 0")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a number above 0")
     return given
 
 
@@ -76,7 +76,7 @@ def not_negative(name: str, value: Any) -> float:
     """A finite number of at least 0, or InputError for anything else."""
     given = number(name, value)
     if given < 0:
-        raise InputError(f"{name} is {_shown(value)}; give a number, at least 0")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a number, at least 0")
     return given
 
 
@@ -84,7 +84,7 @@ def share(name: str, value: Any) -> float:
     """A number from 0 to 1, or InputError for anything else."""
     given = number(name, value)
     if not 0 <= given <= 1:
-        raise InputError(f"{name} is {_shown(value)}; give a number from 0 to 1")
+        raise InputError(f"{name} is {quoted(value, 80)}; give a number from 0 to 1")
     return given
 
 
@@ -109,11 +109,3 @@ def check_fields(
     for one in dataclasses.fields(owner):
         if one.type in ("bool", bool):
             flag(one.name, getattr(owner, one.name))
-
-
-def _shown(value: Any) -> str:
-    """As an error message shows a value: long ones cut."""
-    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write thousands of digits
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, one_line, quoted
+from graphopt_gym.files import read_file
 from graphopt_gym.problem import SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
 from graphopt_gym.registration import make_problem
 
@@ -106,16 +107,12 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         InputError: there is no such file, or it is damaged, of a newer version or not a solution; one line.
     """
     path = Path(path)
-    where = f"solution file {str(path)!r}"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror or error}") from None
+    where = f"solution file {quoted(str(path))}"
+    content = read_file(path, "solution file")
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
-        detail = " ".join(str(error).split())[:120]
-        raise InputError(f"{where} is damaged or not JSON: {detail}") from None
+        raise InputError(f"{where} is damaged or not JSON: {one_line(error)}") from None
     if not isinstance(facts, dict) or facts.get("format") != SOLUTION_FORMAT:
         raise InputError(f"{where} does not say format {SOLUTION_FORMAT!r}, so it is not a solution of ours")
     version = facts.get("version")

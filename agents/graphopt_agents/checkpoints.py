@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from graphopt_gym.data import data_path
-from graphopt_gym.errors import InputError
-from graphopt_gym.files import write_file
+from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.files import make_folder, read_file, write_file
 
 FORMAT, VERSION = "graphopt-agent", 1
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -90,24 +90,22 @@ def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> C
         InputError: no such file, not a checkpoint, damaged, of another version, or of another agent.
     """
     path = Path(path)
-    if str(path) in shipped_checkpoints() and not path.exists():
+    if str(path) in shipped_checkpoints() and not os.path.exists(path):
         path = data_path("checkpoints", f"{path}.pt")
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / CHECKPOINT_NAME
-    where = repr(str(path))
+    where = quoted(str(path))
+    if not os.path.exists(path):
+        raise InputError(
+            f"no checkpoint at {where}; give the file or the folder that training wrote, or one that is shipped: "
+            f"{', '.join(shipped_checkpoints())}"
+        )
+    held = read_file(path, "checkpoint")
     try:
-        held = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(held)) as archive:  # torch does not compare the checksums that it writes
             if archive.testzip() is not None:
                 raise ValueError
         content = torch.load(io.BytesIO(held), map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"no checkpoint at {where}; give the file or the folder that training wrote, or one that is shipped: "
-            f"{', '.join(shipped_checkpoints())}"
-        ) from None
-    except (OSError, PermissionError) as error:
-        raise InputError(f"cannot read the checkpoint {where}: {error.strerror or error}") from None
     except Exception:  # torch raises whatever the broken bytes lead to
         raise InputError(f"{where} is damaged, or no checkpoint of this package; train again or give another") from None
     try:
@@ -150,14 +148,7 @@ def run_folder(path: str | os.PathLike[str], resume: bool) -> Path:
         InputError: it cannot be made or written; it holds a run already and ``resume`` is not asked for; or nothing
             to resume.
     """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"cannot write {str(folder)!r}: {why}; give a folder that can be written") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {str(folder)!r}: permission denied; give a folder that can be written")
+    folder = make_folder(path)
     exists = (folder / CHECKPOINT_NAME).exists()
     if exists and not resume:
         raise InputError(f"{str(folder)!r} already holds a run; give another folder, or resume it with --resume")

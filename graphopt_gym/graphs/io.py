@@ -17,13 +17,12 @@ import io
 import json
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
-from graphopt_gym.files import write_file
+from graphopt_gym.errors import InputError, one_line, quoted
+from graphopt_gym.files import read_file, write_file
 from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 
 FORMAT = "graphopt-graph"
@@ -82,17 +81,14 @@ def read_graph(path: str | os.PathLike[str]) -> ComputationGraph:
         InputError: there is no such file, or it is damaged, truncated, cyclic, of a newer version or of another
             format; one line says what and where.
     """
-    where = f"graph file {os.fspath(path)!r}"
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+    where = f"graph file {quoted(os.fspath(path))}"
+    content = read_file(path, "graph file")
     if content[:4] != b"PK\x03\x04":
         raise InputError(f"{where} is not a zip archive, so not a graph of ours (.npz written by save_graph)")
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except Exception as error:  # zipfile raises half a dozen types on damaged directories
-        raise InputError(f"{where} is truncated or damaged: {_one_line(error)}") from error
+        raise InputError(f"{where} is truncated or damaged: {one_line(error)}") from error
     header = _read_header(archive, where)
     arrays = {
         name: _read_array(archive, name, where)
@@ -156,7 +152,7 @@ def _read_header(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
     try:
         header = json.loads(raw.astype(np.uint8).tobytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: the header is not JSON: {_one_line(error)}") from error
+        raise InputError(f"{where}: the header is not JSON: {one_line(error)}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{where}: the header does not say format {FORMAT!r}, so it is not a graph of ours")
     version = header.get("version")
@@ -179,11 +175,11 @@ def _read_array(archive: zipfile.ZipFile, name: str, where: str) -> np.ndarray:
     except KeyError:
         raise InputError(f"{where}: column {name!r} is missing") from None
     except Exception as error:  # zlib, zipfile and struct each have their own
-        raise InputError(f"{where} is damaged at {name!r}: {_one_line(error)}") from error
+        raise InputError(f"{where} is damaged at {name!r}: {one_line(error)}") from error
     try:
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy's header parser, a size that does not fit, an object array
-        raise InputError(f"{where}: {name!r} is not an array of ours: {_one_line(error)}") from error
+        raise InputError(f"{where}: {name!r} is not an array of ours: {one_line(error)}") from error
     if array.dtype.kind not in "iu":
         raise InputError(f"{where}: column {name!r} has dtype {array.dtype}, expected integers")
     if array.ndim != (2 if name == "table.output_shape" else 1):
@@ -214,8 +210,3 @@ def _decode(arrays: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.nda
     columns |= {column: np.cumsum(arrays[column]) for column in OP_COLUMNS}
     consumer = np.repeat(np.arange(row.size), inputs)
     return columns, np.stack([consumer - offset, consumer], axis=1)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:159] + "…"

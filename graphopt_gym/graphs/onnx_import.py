@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.files import read_file
 from graphopt_gym.graphs.capture import FLOPS_PER_ELEMENT
 from graphopt_gym.graphs.graph import COLUMNS, DTYPE_BYTES, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 
@@ -118,11 +119,8 @@ def import_onnx(
         import onnx
     except ImportError as error:
         raise InputError('reading ONNX files needs the package onnx: pip install "graphopt-gym[onnx]"') from error
-    where = f"ONNX file {os.fspath(path)!r}"
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+    where = f"ONNX file {quoted(os.fspath(path))}"
+    content = read_file(path, "ONNX file")
     model = _parse(content, where)
     _refuse(
         f"{where} has control flow, whose cost depends on data",
@@ -152,7 +150,7 @@ def _parse(content: bytes, where: str) -> onnx.ModelProto:
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
-        raise InputError(f"{where} is not an ONNX model, or is damaged or truncated ({_one_line(error)})") from error
+        raise InputError(f"{where} is not an ONNX model, or is damaged or truncated ({one_line(error)})") from error
     if not (model.ir_version and model.opset_import and model.graph.node):
         lacking = [f for f in ("ir_version", "opset_import", "graph") if not getattr(model, f)] or ["nodes"]
         raise InputError(f"{where} is not an ONNX model, or is truncated: it has no {lacking[0]}")
@@ -166,7 +164,7 @@ def _parse(content: bytes, where: str) -> onnx.ModelProto:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where} is not a valid ONNX model: {_one_line(error)}") from error
+        raise InputError(f"{where} is not a valid ONNX model: {one_line(error)}") from error
     return model
 
 
@@ -540,8 +538,3 @@ def _refuse(what: str, items: Sequence[str], fix: str) -> None:
     if items:
         listed = ", ".join(items[:12]) + (f" and {len(items) - 12} more" if len(items) > 12 else "")
         raise InputError(f"{what}: {listed}; {fix}")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -43,8 +43,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, one_line, unknown_name
 from graphopt_gym.fields import known_keys, not_negative, positive
+from graphopt_gym.files import read_text
 from graphopt_gym.graphs.graph import DTYPES
 
 T = TypeVar("T")
@@ -497,15 +498,11 @@ def _table_of(where: str, table: Mapping[str, Any], key: str, parse: Any) -> dic
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or an integer of thousands of digits
+        raise InputError(f"{path}: not TOML: {one_line(error)}") from error
 
 
 @cache

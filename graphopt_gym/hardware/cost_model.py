@@ -44,6 +44,7 @@ import numpy as np
 
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import read_file
 from graphopt_gym.graphs.graph import DTYPE_BYTES, DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
 from graphopt_gym.hardware.roofline import (
@@ -170,11 +171,8 @@ def read_fitted(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: it cannot be read, is not such a file, or is of another version.
     """
     try:
-        with open(path) as file:
-            fitted = json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+        fitted = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(fitted, dict) or fitted.get("format") != "graphopt-cost-model":
         raise InputError(f"{path}: not a fitted cost model; write one with scripts/fit_cost_model.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.files import write_file
+from graphopt_gym.files import check_output, write_file
 from graphopt_gym.report.gantt import figure_bytes, save_gantt
 from graphopt_gym.report.html import write_html
 from graphopt_gym.report.perfetto import write_trace
@@ -68,6 +68,8 @@ def report_on(
     folder = Path(out) if out is not None else (path if path.is_dir() else path.parent)
     if path.is_dir():
         return write_comparison([(file.stem, solution) for file, solution in solutions], folder)
+    for ending in (".png", ".pftrace", ".html"):
+        check_output(folder / f"{path.stem}{ending}", inputs=(path,))
     return write_report(solutions[0][1], folder, path.stem)
 
 

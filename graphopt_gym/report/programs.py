@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt_gym.envs.rewrite.measure import TOLERANCE, correlation, measure
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.errors import InputError
-from graphopt_gym.files import write_text
+from graphopt_gym.files import check_output, write_text
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 from graphopt_gym.solutions import StoredSolution, load_solution
 
@@ -120,11 +120,12 @@ def export_solution(
     wrong = problem.reasons(program)
     if wrong:
         raise InputError(f"{os.fspath(path)!r} holds a program that is not the original's equal: {wrong[0]}")
+    source = problem.config["graph"]
+    check_output(out, inputs=(path, source))
     weights = "none, a text has no values"
     if Path(out).suffix == ".onnx":
         from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx, write_onnx
 
-        source = problem.config["graph"]
         values: dict[str, np.ndarray] | None = None
         outputs: list[str] | None = None
         weights = "random, the program has no values"
@@ -133,10 +134,7 @@ def export_solution(
             if {*outputs} & {*program.leaves("input"), *values}:  # an output that is an input gets a name of its own
                 outputs = None
             weights = f"of {source}"
-        try:
-            write_onnx(program, out, values, outputs)
-        except OSError as error:
-            raise InputError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
+        write_onnx(program, out, values, outputs)
     else:
         write_text(out, program_text(program))
     return {"file": os.fspath(out), "ops": program.statistics()["computed"], "weights": weights}

@@ -125,6 +125,15 @@ def test_report_on__file__writes_beside_it(stored):
     assert all(path.stat().st_size > 1000 for path in written)
 
 
+def test_report_on__a_solution_named_as_a_report__is_not_overwritten(stored):
+    for ending in (".html", ".png", ".pftrace"):
+        path = (stored / "a.json").rename(stored / f"a{ending}")
+        with pytest.raises(InputError, match="it is the input"):
+            report_on(path)
+        path.rename(stored / "a.json")
+    assert sorted(path.name for path in stored.iterdir()) == ["a.json", "b.json"]
+
+
 def test_report_on__folder__compares_and_leaves_other_files_out(stored, tmp_path):
     (stored / "other.json").write_text("{}")
     said: list[str] = []

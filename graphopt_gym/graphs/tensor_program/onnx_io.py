@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _one_line, _parse, _refuse
+from graphopt_gym.errors import InputError, one_line, quoted
+from graphopt_gym.files import read_file, write_file
+from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _parse, _refuse
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -53,11 +54,8 @@ def read_onnx(
             :data:`OPSETS`; it has operators, or forms of them, that a TensorProgram has not (all are listed).
     """
     _need_onnx("reading")
-    where = f"ONNX file {os.fspath(path)!r}"
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+    where = f"ONNX file {quoted(os.fspath(path))}"
+    content = read_file(path, "ONNX file")
     model = _parse(content, where)
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     opset = versions.get("ai.onnx", 0)
@@ -87,7 +85,7 @@ def _load_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
     try:
         load_external_data_for_model(model, str(folder.resolve()))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{where}: the file of its weights cannot be read: {_one_line(error)}") from None
+        raise InputError(f"{where}: the file of its weights cannot be read: {one_line(error)}") from None
 
 
 def _need_onnx(what: str) -> None:
@@ -452,11 +450,12 @@ def write_onnx(
     values: Mapping[str, np.ndarray] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> None:
-    """Writes a program as an ONNX file, in float32, as :func:`to_onnx` makes it."""
-    content = to_onnx(program, values, outputs).SerializeToString()
-    part = Path(f"{os.fspath(path)}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    """Writes a program as an ONNX file, in float32, as :func:`to_onnx` makes it; whole or not at all.
+
+    Raises:
+        InputError: as :func:`to_onnx`, or the file cannot be written.
+    """
+    write_file(path, to_onnx(program, values, outputs).SerializeToString())
 
 
 def to_onnx(

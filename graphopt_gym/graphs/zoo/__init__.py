@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.graphs.graph import ComputationGraph
 from graphopt_gym.graphs.zoo.registry import INFERENCE, MEASURED, SPLITS, ZOO, graphs_in, held_out, own_cluster
 
@@ -42,12 +42,12 @@ def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationG
     if name in SPLITS:
         raise InputError(f"graph is {name!r}, a split of several graphs; give one of them: {', '.join(SPLITS[name])}")
     path = Path(name)
-    if path.suffix not in (".npz", ".onnx") and not path.is_file():
+    if path.suffix not in (".npz", ".onnx") and not os.path.isfile(path):
         raise unknown_name(
             "graph", name, [*ZOO, *INFERENCE, *MEASURED, *SPLITS], "(or give the path of an .npz or .onnx file)"
         )
-    if not path.is_file():
-        raise InputError(f"graph file {name!r} does not exist")
+    if not os.path.isfile(path):
+        raise InputError(f"graph file {quoted(name)} does not exist")
     if path.suffix == ".onnx":
         from graphopt_gym.graphs.onnx_import import import_onnx
 

@@ -216,6 +216,10 @@ def test_solve__an_onnx_file_with_symbolic_sizes_takes_them(graphopt, tmp_path):
     assert "shape=(4, 3)" in json.loads(out.read_text())["decision"]
     assert graphopt("validate", out)[0] == 0
     assert graphopt("export", out, "-o", tmp_path / "back.onnx")[0] == 0
+    for taken in (path, out):  # what it reads would be lost
+        before = taken.read_bytes()
+        refused(graphopt("export", out, "-o", taken), "it is the input")
+        assert taken.read_bytes() == before
     refused(graphopt(*solve, 'dims={"bach": 4}'), "did you mean 'batch'?")
     refused(graphopt(*solve, 'dims={"batch": 0}'), "'batch' is 0")
 

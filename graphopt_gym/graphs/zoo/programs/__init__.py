@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from graphopt_gym.data import data_path
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, quoted, unknown_name
+from graphopt_gym.files import read_text
 from graphopt_gym.graphs.tensor_program import TensorProgram, parse_program
 from graphopt_gym.graphs.zoo.programs import networks, small
 
@@ -146,18 +147,14 @@ def load_program(
     if name in PROGRAMS:
         return _published(name)
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"program file {name!r} is a folder; give a program's text or an .onnx file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         if path.suffix or len(path.parts) > 1:
-            raise InputError(f"program file {name!r} does not exist")
+            raise InputError(f"program file {quoted(name)} does not exist")
         raise unknown_name("program", name, PROGRAMS, "(or give the path of a program's text or of an .onnx file)")
     if path.suffix == ".onnx":
         from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx
 
         return read_onnx(path, dims=dims)[0]
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"program file {name!r} cannot be read: {error}") from None
-    return parse_program(text, name)
+    return parse_program(read_text(path, "program file"), name)
