@@ -1,0 +1,548 @@
+"""The contract of problems and tasks, as checks that anyone can run on their own: like Gymnasium's ``check_env``, but
+stricter.
+
+``check_problem`` asks a problem for decisions and looks at what it says of them; ``check_task`` does the same to
+environments. A rule that does not hold raises :class:`ContractError`, one line: the rule, what was found, the fix.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.errors import InputError
+from graphopt_gym.problem import Outcome, Problem, Solution
+from graphopt_gym.search.solve import Method, solve
+from graphopt_gym.solutions import load_solution, validate
+
+
+class ContractError(AssertionError):
+    """A rule of the contract that does not hold: ``"<rule>: <what was found>; <how to mend it>"``."""
+
+
+def _require(holds: Any, found: str, fix: str) -> None:
+    if not holds:
+        raise ContractError(f"{found}; {fix}")
+
+
+def _run(rules: Sequence[Callable[[Any], None]], case: Any) -> None:
+    """Each rule in turn; what fails is named after its rule, whatever it raises."""
+    for rule in rules:
+        name = rule.__name__.strip("_").replace("_", " ")
+        try:
+            rule(case)
+        except ContractError as error:
+            raise ContractError(f"{name}: {error}") from error.__cause__
+        except Exception as error:
+            raise ContractError(f"{name}: {type(error).__name__}: {_one_line(error)}; it must not be raised") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Equal to the last bit, with the same types, through dicts, sequences and object arrays; NaN equals NaN."""
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, dict):
+        return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    if isinstance(ours, np.ndarray):
+        if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+            return False
+        if ours.dtype == object:
+            return same(ours.ravel().tolist(), theirs.ravel().tolist())
+        return ours.tobytes() == theirs.tobytes()
+    return bool(ours == theirs) or (ours != ours and theirs != theirs)
+
+
+def _refuses(call: Callable[[], Any], what: str, fix: str) -> None:
+    """``call`` must raise an InputError of one line."""
+    try:
+        call()
+    except InputError as error:
+        _require(
+            "\n" not in str(error) and str(error).strip(), f"{what} is refused with {str(error)!r}", "say one line"
+        )
+    except Exception as error:
+        raise ContractError(f"{what} raises {type(error).__name__}: {_one_line(error)}; {fix}") from error
+    else:
+        raise ContractError(f"{what} is taken; {fix}")
+
+
+# ------------------------------------------------------------------------------------------------------- problems
+
+
+@dataclass
+class _ProblemCase:
+    """A problem, what the checks may spend, and the decisions that they met."""
+
+    problem: Problem
+    methods: tuple[str | Method, ...]
+    invalid: list[Any]
+    samples: int
+    budget: int
+    seed: int
+    stand_ins: dict[str, Any]  # arguments that config only names
+    sampled: list[Any] = field(default_factory=list)
+    neighbours: list[Any] = field(default_factory=list)
+    crossed: list[tuple[Any, Any, Any]] = field(default_factory=list)  # two parents, and their child
+
+    @property
+    def arrays(self) -> bool:
+        """Whether decisions are arrays; otherwise objects that cannot be changed."""
+        return self.problem.decision_shape != ()
+
+    @property
+    def children(self) -> list[Any]:
+        return [child for _, _, child in self.crossed]
+
+    def batch(self, decisions: Sequence[Any]) -> np.ndarray:
+        if self.arrays:
+            return np.stack(decisions)
+        out = np.empty(len(decisions), object)
+        out[:] = decisions
+        return out
+
+    def costs(self, decisions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        return self.problem.costs(self.batch(decisions))
+
+    def text(self, decision: Any) -> str:
+        """A decision as it is stored: what two decisions are compared by."""
+        return json.dumps(self.problem.encode(decision), allow_nan=False)
+
+    def all_decisions(self) -> list[Any]:
+        """Those met, those given as invalid, and, of arrays, the samples' entries in other orders and all alike."""
+        found = [*self.sampled, *self.neighbours, *self.children, *self.invalid]
+        if self.arrays:
+            rng = np.random.default_rng(self.seed)
+            found += [rng.permuted(one.ravel()).reshape(one.shape).astype(np.int32) for one in self.sampled]
+            found += [np.full_like(self.sampled[0], entry) for entry in np.unique(self.sampled[0])[[0, -1]]]
+        return found
+
+
+def check_problem(
+    problem: Problem,
+    methods: Iterable[str | Method] = (),
+    *,
+    invalid: Iterable[Any] = (),
+    graph: Any = None,
+    cluster: Any = None,
+    samples: int = 8,
+    budget: int = 24,
+    seed: int = 0,
+) -> None:
+    """Check that a problem keeps the contract; seconds on a small graph.
+
+    Args:
+        problem: any, registered or not.
+        methods: methods to run on it, each twice.
+        invalid: decisions that break a rule, each by more than the one before.
+        graph, cluster: stand in for the stored names where the problem was made from objects, as in ``validate``.
+        samples: random decisions to look at, and as many neighbours and crossovers.
+        budget: evaluations that a method may spend.
+        seed: of all random choices.
+
+    Raises:
+        ContractError: a rule does not hold; one line with its name, what was found, and how to mend it.
+    """
+    stand_ins = {name: one for name, one in {"graph": graph, "cluster": cluster}.items() if one is not None}
+    _run(PROBLEM_RULES, _ProblemCase(problem, tuple(methods), list(invalid), samples, budget, seed, stand_ins))
+
+
+def _facts_are_there(case: _ProblemCase) -> None:
+    problem = case.problem
+    for name in ("env_id", "unit", "cost_name"):
+        value = getattr(problem, name, None)
+        _require(isinstance(value, str) and value, f"{name} is {value!r}", "set it to a text, on the class")
+    for name in ("graph", "cluster"):
+        found = getattr(getattr(problem, name, None), "name", None)
+        _require(
+            isinstance(found, str) and found, f"{name}.name is {found!r}", "set graph and cluster, each with a name"
+        )
+    shape = problem.decision_shape
+    _require(
+        isinstance(shape, tuple) and all(isinstance(size, int) and size > 0 for size in shape),
+        f"decision_shape is {shape!r}",
+        "give a tuple of ints, () for objects",
+    )
+    prints = problem.fingerprints()
+    _require(
+        prints and all(isinstance(one, str) for pair in prints.items() for one in pair),
+        f"fingerprints() gives {prints!r}",
+        "name what a cost depends on, a text each",
+    )
+
+
+def _decisions_can_be_drawn(case: _ProblemCase) -> None:
+    problem, rng = case.problem, np.random.default_rng(case.seed)
+    case.sampled = [problem.sample(rng) for _ in range(case.samples)]
+    case.neighbours = [problem.neighbour(one, rng) for one in case.sampled]
+    pairs = zip(case.sampled, case.sampled[1:] + case.sampled[:1], strict=True)
+    case.crossed = [(first, second, problem.crossover(first, second, rng)) for first, second in pairs]
+    case.invalid = [problem.check(one) for one in case.invalid]
+
+
+def _decisions_are_in_the_space(case: _ProblemCase) -> None:
+    kinds = {"sample": case.sampled, "neighbour": case.neighbours, "crossover": case.children}
+    for kind, decisions in kinds.items():
+        for decision in decisions:
+            if case.arrays:
+                _require(
+                    isinstance(decision, np.ndarray)
+                    and decision.shape == case.problem.decision_shape
+                    and decision.dtype == np.int32,
+                    f"{kind}() gives {_form(decision)}",
+                    f"give an int32 array of shape {case.problem.decision_shape}",
+                )
+            try:
+                checked = case.problem.check(decision)
+            except InputError as error:
+                raise ContractError(f"{kind}() leaves the space: {error}; give what check() takes") from error
+            _require(
+                case.text(checked) == case.text(decision),
+                f"check() changes what {kind}() gives",
+                "give it back as it is",
+            )
+
+
+def _form(decision: Any) -> str:
+    if isinstance(decision, np.ndarray):
+        return f"an array of {decision.dtype} of shape {decision.shape}"
+    return f"a {type(decision).__name__}"
+
+
+def _samples_follow_the_generator(case: _ProblemCase) -> None:
+    rng = np.random.default_rng(case.seed)
+    again = [case.problem.sample(rng) for _ in range(case.samples)]
+    _require(
+        list(map(case.text, again)) == list(map(case.text, case.sampled)),
+        "sample() gives other decisions for a generator of the same seed",
+        "draw from the given generator alone",
+    )
+
+
+def _moves_leave_their_arguments_alone(case: _ProblemCase) -> None:
+    problem, rng = case.problem, np.random.default_rng(case.seed + 1)
+    moves: dict[str, Callable[[Any, Any], Any]] = {
+        "neighbour": lambda one, _: problem.neighbour(one, rng),
+        "crossover": lambda one, other: problem.crossover(one, other, rng),
+    }
+    for kind, move in moves.items():
+        for first, second, _ in case.crossed:
+            before = case.text(first), case.text(second)
+            moved = move(first, second)
+            changed = (case.text(first), case.text(second)) != before
+            _require(not changed, f"{kind}() changes the decision that it is given", "change a copy")
+            shared = case.arrays and (np.shares_memory(moved, first) or np.shares_memory(moved, second))
+            _require(not shared, f"{kind}() gives an array that shares memory with its argument", "give a copy")
+
+
+def _moves_go_somewhere(case: _ProblemCase) -> None:
+    """Neighbours differ, crossovers are not always the first parent, and keep to the rules where the others do."""
+    if len(set(map(case.text, case.sampled))) == 1:
+        return  # there may be one decision only
+    moved = [case.text(one) != case.text(other) for one, other in zip(case.sampled, case.neighbours, strict=True)]
+    _require(any(moved), f"none of {len(moved)} neighbours differs from its decision", "change something")
+    mixed = [
+        case.text(child) != case.text(first)
+        for first, second, child in case.crossed
+        if case.text(first) != case.text(second)
+    ]
+    _require(any(mixed), f"all of {len(mixed)} crossovers are their first parent", "take something of the second")
+    _, valid = case.costs([*case.sampled, *case.neighbours])
+    _, kept = case.costs(case.children)
+    _require(
+        not valid.all() or kept.mean() >= 0.5,
+        f"all samples and neighbours are valid, but only {int(kept.sum())} of {len(kept)} crossovers of them",
+        "give the problem a crossover() that keeps to its rules",
+    )
+
+
+def _costs_equal_evaluate(case: _ProblemCase) -> None:
+    decisions = case.all_decisions()
+    costs, valid = case.costs(decisions)
+    for name, array, dtype in (("cost", costs, np.float64), ("valid", valid, np.bool_)):
+        _require(
+            isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == (len(decisions),),
+            f"costs() gives {name} as {_form(array)}",
+            f"give {np.dtype(dtype)} of shape ({len(decisions)},)",
+        )
+    for decision, cost, fits in zip(decisions, costs.tolist(), valid.tolist(), strict=True):
+        outcome = case.problem.evaluate(decision)
+        _require(
+            outcome.valid == fits, f"evaluate() says valid={outcome.valid}, costs() {fits}", "let both ask the same"
+        )
+        _require(
+            not fits or outcome.cost == cost,
+            f"evaluate() says {outcome.cost!r} {outcome.unit}, costs() {cost!r}",
+            "let both compute by the same arithmetic",
+        )
+
+
+def _outcomes_are_complete(case: _ProblemCase) -> None:
+    for decision in case.all_decisions():
+        outcome = case.problem.evaluate(decision)
+        _require(isinstance(outcome, Outcome), f"evaluate() gives a {type(outcome).__name__}", "give an Outcome")
+        _require(type(outcome.valid) is bool, f"valid is a {type(outcome.valid).__name__}", "give a bool")
+        _require(type(outcome.cost) is float, f"cost is a {type(outcome.cost).__name__}", "give a float")
+        _require(
+            math.isfinite(outcome.cost) if outcome.valid else outcome.cost == math.inf,
+            f"cost is {outcome.cost} where valid is {outcome.valid}",
+            "give a finite cost where valid, inf where not",
+        )
+        _require(
+            bool(outcome.reasons) != outcome.valid and all(one and "\n" not in one for one in outcome.reasons),
+            f"reasons are {outcome.reasons!r} where valid is {outcome.valid}",
+            "give one line a broken rule, none where valid",
+        )
+        _require(outcome.unit == case.problem.unit, f"unit is {outcome.unit!r}", f"give {case.problem.unit!r}")
+
+
+def _invalid_decisions_are_priced_above_valid_ones(case: _ProblemCase) -> None:
+    costs, valid = case.costs(case.all_decisions())
+    _require(np.isfinite(costs).all(), "costs() prices a decision with inf or NaN", "price a violation by a number")
+    if valid.any() and not valid.all():
+        worst, least = float(costs[valid].max()), float(costs[~valid].min())
+        _require(least > worst, f"an invalid decision costs {least!r}, a valid one {worst!r}", "price it above")
+    if case.invalid:
+        costs, valid = case.costs(case.invalid)
+        _require(not valid.any(), "a decision given as invalid is valid", "give others")
+        _require((np.diff(costs) > 0).all(), f"ever worse violations cost {costs.tolist()}", "price more by more")
+
+
+def _a_batch_costs_what_its_decisions_cost(case: _ProblemCase) -> None:
+    decisions = case.all_decisions()
+    before = list(map(case.text, decisions))
+    batch = case.batch(decisions)
+    together = case.problem.costs(batch)
+    _require(list(map(case.text, batch)) == before, "costs() changes its decisions", "change nothing")
+    for row, decision in enumerate(decisions):
+        alone = case.costs([decision])
+        _require(
+            all(same(one, many[row : row + 1]) for one, many in zip(alone, together, strict=True)),
+            f"decision {row} costs {alone[0][0]!r} alone, {together[0][row]!r} among {len(decisions)}",
+            "let a row depend on its decision alone",
+        )
+    sizes = [len(part) for part in case.problem.costs(batch[:0])]
+    _require(sizes == [0, 0], f"costs() of no decision gives {sizes} rows", "give two empty arrays")
+
+
+def _evaluate_is_a_function(case: _ProblemCase) -> None:
+    for decision in case.all_decisions():
+        before = case.text(decision)
+        first, again = case.problem.evaluate(decision), case.problem.evaluate(decision)
+        _require(case.text(decision) == before, "evaluate() changes the decision", "change nothing")
+        _require(
+            (first.valid, first.cost, first.reasons) == (again.valid, again.cost, again.reasons)
+            and same(dict(first.metrics), dict(again.metrics)),
+            f"evaluate() says {first.cost!r}, and {again.cost!r} when asked again",
+            "let the outcome depend on the decision alone",
+        )
+
+
+def _metrics_are_json(case: _ProblemCase) -> None:
+    for decision in case.all_decisions():
+        metrics = dict(case.problem.evaluate(decision).metrics)
+        try:
+            again = json.loads(json.dumps(metrics, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ContractError(f"{_one_line(error)}; give numbers, texts and lists of them") from error
+        _require(same(again, metrics), f"JSON makes {again!r} of {metrics!r}", "give lists, and texts as keys")
+
+
+def _decisions_are_stored_as_json(case: _ProblemCase) -> None:
+    for decision in case.all_decisions():
+        again = case.problem.check(json.loads(case.text(decision)))
+        _require(case.text(again) == case.text(decision), "encode() and check() change a decision", "store all of it")
+        costs = [case.problem.evaluate(one).cost for one in (decision, again)]
+        _require(costs[0] == costs[1], f"a stored decision costs {costs[1]!r}, it cost {costs[0]!r}", "store all of it")
+
+
+def _config_rebuilds_the_problem(case: _ProblemCase) -> None:
+    problem = case.problem
+    config = json.loads(json.dumps(problem.config, allow_nan=False))
+    again = type(problem)(**{**config, **case.stand_ins})
+    for name, ours, theirs in (
+        ("config", again.config, config),
+        ("fingerprints", again.fingerprints(), problem.fingerprints()),
+    ):
+        _require(
+            same(ours, theirs) or case.stand_ins,
+            f"{name} is {ours!r} of the problem built from {config!r}, {theirs!r} of this one",
+            "keep all arguments in config, in JSON's types",
+        )
+    for decision in case.all_decisions():
+        rebuilt, here = again.evaluate(problem.encode(decision)), problem.evaluate(decision)
+        _require(
+            (rebuilt.valid, rebuilt.cost) == (here.valid, here.cost),
+            f"a decision costs {rebuilt.cost!r} on the problem built from config, {here.cost!r} on this one",
+            "keep all arguments in config",
+        )
+
+
+def _solutions_validate(case: _ProblemCase) -> None:
+    for decision in (case.sampled[0], *case.invalid[:1]):
+        outcome = case.problem.evaluate(decision)
+        solution = Solution(case.problem, "contract", case.seed, case.problem.check(decision), outcome, 1, 0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = solution.save(Path(folder) / "solution.json")
+            stored = load_solution(path)
+            checked = validate(path, **case.stand_ins)
+        _require(
+            case.text(case.problem.check(stored.decision)) == case.text(decision),
+            "a file gives back another decision than was saved",
+            "let check() take what encode() gave",
+        )
+        _require(
+            set(checked.mismatches) == set(outcome.reasons),
+            f"validate() finds {list(checked.mismatches)!r}",
+            "let fingerprints, cost and metrics be the same each time",
+        )
+
+
+def _wrong_decisions_are_refused(case: _ProblemCase) -> None:
+    decision = case.sampled[0]
+    before = case.problem.evaluate(decision)
+    for what, wrong in wrong_decisions(decision):
+        for name in ("check", "evaluate"):
+            call = getattr(case.problem, name)
+            _refuses(lambda: call(wrong), f"{name}() of {what}", "raise an InputError of one line")  # noqa: B023
+    after = case.problem.evaluate(decision)
+    _require(before.cost == after.cost, "a refused decision changes what others cost", "check before anything else")
+
+
+def wrong_decisions(decision: Any) -> list[tuple[str, Any]]:
+    """(what it is, wrong decision) of every kind, for a right one."""
+    in_itself: list[Any] = []
+    in_itself.append(in_itself)
+    deep: Any = 0
+    for _ in range(200):
+        deep = [deep]
+    wrong: list[tuple[str, Any]] = [
+        ("None", None),
+        ("an object", object()),
+        ("a dict", {}),
+        ("a set", {0}),
+        ("a number", 3),
+        ("NaN", math.nan),
+        ("bytes", b"decision"),
+        ("a text that is no decision", "no decision"),
+        ("an empty list", []),
+        ("a list in itself", in_itself),
+        ("a list 200 deep", deep),
+        ("a list of lists of unequal length", [[0], [0, 0]]),
+        ("an empty array", np.empty(0, np.int32)),
+    ]
+    if not isinstance(decision, np.ndarray):
+        return [*wrong, ("a list of numbers", [0, 1]), ("an array of numbers", np.zeros(3, np.int32))]
+    flat = decision.ravel()
+
+    def with_first(entry: Any) -> Any:
+        out = decision.astype(object)
+        out[(0,) * out.ndim] = entry
+        return out.tolist()
+
+    return [
+        *wrong,
+        ("an entry too few", flat[:-1]),
+        ("an entry too many", np.append(flat, flat[:1])),
+        ("an axis too many", decision[None]),
+        ("float64", decision.astype(np.float64)),
+        ("NaN in float64", np.full(decision.shape, math.nan)),
+        ("infinity in float64", np.full(decision.shape, math.inf)),
+        ("complex", decision.astype(np.complex128)),
+        ("bool", decision.astype(np.bool_)),
+        ("objects", decision.astype(object)),
+        ("texts", decision.astype(str)),
+        ("times", decision.astype("timedelta64[s]")),
+        ("-1", with_first(-1)),
+        ("2**31", with_first(2**31)),
+        ("2**32", with_first(2**32)),
+        ("-2**63", with_first(-(2**63))),
+        ("2**64 - 1", with_first(2**64 - 1)),
+        ("10**30", with_first(10**30)),
+        ("10**5000", with_first(10**5000)),
+        ("None as an entry", with_first(None)),
+        ("a fraction as an entry", with_first(0.5)),
+        ("a text as an entry", with_first("0")),
+        ("a list as an entry", with_first([0])),
+        ("uint64 beyond int64", np.full(decision.shape, 2**64 - 1, np.uint64)),
+        ("an unknown choice everywhere", np.full(decision.shape, 2**31 - 1, np.int32)),
+    ]
+
+
+def _methods_keep_to_budget_and_seed(case: _ProblemCase) -> None:
+    for method in case.methods:
+        first, again = (_counted(case, method) for _ in range(2))
+        name = first.method
+        runs = [
+            (case.text(run.decision), run.outcome.cost, run.evaluations, [(row[0], row[2]) for row in run.history])
+            for run in (first, again)
+        ]
+        _require(
+            runs[0] == runs[1],
+            f"method {name!r} gives {runs[0][1:]} and {runs[1][1:]} with the same seed",
+            "draw from the given generator alone",
+        )
+        _require(
+            1 <= first.evaluations <= case.budget,
+            f"method {name!r} evaluates {first.evaluations} times with a budget of {case.budget}",
+            "evaluate by the evaluator alone",
+        )
+        _require(
+            first.outcome.cost == case.problem.evaluate(first.decision).cost,
+            f"method {name!r} states the cost {first.outcome.cost!r} of another decision",
+            "keep decision and outcome together",
+        )
+        json.dumps(first.row(), allow_nan=False)
+
+
+def _counted(case: _ProblemCase, method: str | Method) -> Solution:
+    """A run of a method, whose calls of costs() may not be more than it says."""
+    problem, asked = copy.copy(case.problem), 0
+
+    def costs(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal asked
+        asked += len(decisions)
+        return case.problem.costs(decisions)
+
+    problem.costs = costs  # type: ignore[method-assign]
+    solution = solve(problem, method, budget=case.budget, seed=case.seed)
+    _require(
+        asked <= solution.evaluations,
+        f"method {solution.method!r} asks for {asked} costs and counts {solution.evaluations}",
+        "evaluate by the evaluator alone",
+    )
+    return solution
+
+
+PROBLEM_RULES: tuple[Callable[[_ProblemCase], None], ...] = (
+    _facts_are_there,
+    _decisions_can_be_drawn,
+    _decisions_are_in_the_space,
+    _moves_leave_their_arguments_alone,
+    _samples_follow_the_generator,
+    _moves_go_somewhere,
+    _costs_equal_evaluate,
+    _outcomes_are_complete,
+    _invalid_decisions_are_priced_above_valid_ones,
+    _a_batch_costs_what_its_decisions_cost,
+    _evaluate_is_a_function,
+    _metrics_are_json,
+    _decisions_are_stored_as_json,
+    _config_rebuilds_the_problem,
+    _solutions_validate,
+    _wrong_decisions_are_refused,
+    _methods_keep_to_budget_and_seed,
+)
