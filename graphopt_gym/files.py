@@ -29,13 +29,16 @@ def read_file(path: str | os.PathLike[str], what: str = "file", limit: int = MAX
     """
     where = f"{what} {quoted(os.fspath(path))}"
     try:
+        pieces, size = [], 0
         with open(path, "rb") as file:
-            content = file.read(limit + 1)
+            while size <= limit and (piece := file.read(2**20)):
+                pieces.append(piece)
+                size += len(piece)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise InputError(f"{where} cannot be read: {_why(error)}") from None
-    if len(content) > limit:
+    if size > limit:
         raise InputError(f"{where} holds more than {limit:,} bytes, the most that is read")
-    return content
+    return b"".join(pieces)
 
 
 def read_text(path: str | os.PathLike[str], what: str = "file", limit: int = MAX_BYTES) -> str:

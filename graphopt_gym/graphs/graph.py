@@ -174,6 +174,15 @@ class ComputationGraph:
             raise InputError(
                 f"graph {self.name!r}: output_shape of op {op} is {values[op].tolist()}; pad with -1 at the end only"
             )
+        if column == "output_shape":
+            elements = np.maximum(values, 1).astype(np.float64).prod(axis=1)
+            if elements.max() >= 2**63:
+                op = int(elements.argmax())
+                raise InputError(
+                    f"graph {self.name!r}: output_shape of op {op} is {values[op].tolist()}: 2**63 elements or more"
+                )
+        if column.endswith("_bytes") and values.sum(dtype=np.float64) >= 2**63:
+            raise InputError(f"graph {self.name!r}: column {column!r} adds up to 2**63 bytes or more")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # a copied or unpickled array is writable again

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
 from typing import Any
@@ -27,6 +28,9 @@ from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 
 FORMAT = "graphopt-graph"
 VERSION = 1
+# What a file may say that it holds; the largest graph that ships has 78,825 ops. Small files can inflate to anything.
+MAX_OPS, MAX_EDGES = 2**21, 2**24
+MAX_BYTES, MAX_HEADER_BYTES = 2**27, 2**25  # inflated: of all arrays, of the JSON header
 OP_COLUMNS = ("module", "colocation")  # stored an op; the others through the table of distinct rows
 TABLE_COLUMNS = tuple(column for column in COLUMNS if column not in OP_COLUMNS)
 
@@ -82,13 +86,16 @@ def read_graph(path: str | os.PathLike[str]) -> ComputationGraph:
             format; one line says what and where.
     """
     where = f"graph file {quoted(os.fspath(path))}"
-    content = read_file(path, "graph file")
+    content = read_file(path, "graph file", limit=MAX_BYTES)
     if content[:4] != b"PK\x03\x04":
         raise InputError(f"{where} is not a zip archive, so not a graph of ours (.npz written by save_graph)")
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except Exception as error:  # zipfile raises half a dozen types on damaged directories
         raise InputError(f"{where} is truncated or damaged: {one_line(error)}") from error
+    inflated = sum(entry.file_size for entry in archive.infolist())
+    if inflated > MAX_BYTES:
+        raise InputError(f"{where} would inflate to {inflated:,} bytes; the most that is read is {MAX_BYTES:,}")
     header = _read_header(archive, where)
     arrays = {
         name: _read_array(archive, name, where)
@@ -148,6 +155,8 @@ def _narrow(array: np.ndarray) -> np.ndarray:
 def _read_header(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
     if "header.npy" not in archive.namelist():
         raise InputError(f"{where} has no header, so it is not a graph of ours ({FORMAT}): an .npz of something else?")
+    if archive.getinfo("header.npy").file_size > MAX_HEADER_BYTES:
+        raise InputError(f"{where}: the header would inflate to more than {MAX_HEADER_BYTES:,} bytes, the most it may")
     raw = _read_array(archive, "header", where)
     try:
         header = json.loads(raw.astype(np.uint8).tobytes())
@@ -171,13 +180,24 @@ def _read_header(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
 
 def _read_array(archive: zipfile.ZipFile, name: str, where: str) -> np.ndarray:
     try:
-        content = archive.read(f"{name}.npy")
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("compressed by another method than deflate")  # the others inflate without a limit
+        content = archive.read(entry)
     except KeyError:
         raise InputError(f"{where}: column {name!r} is missing") from None
     except Exception as error:  # zlib, zipfile and struct each have their own
         raise InputError(f"{where} is damaged at {name!r}: {one_line(error)}") from error
     try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        stream = io.BytesIO(content)
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not version 1.0 of NumPy's format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        held = len(content) - stream.tell()
+        if math.prod(shape) * dtype.itemsize != held and not dtype.hasobject:
+            raise ValueError(f"its header says shape {shape} of {dtype}, but {held:,} bytes follow")
+        stream.seek(0)
+        array = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # NumPy's header parser, a size that does not fit, an object array
         raise InputError(f"{where}: {name!r} is not an array of ours: {one_line(error)}") from error
     if array.dtype.kind not in "iu":
@@ -193,16 +213,20 @@ def _decode(arrays: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.nda
     shapes = arrays["table.output_shape"]
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(("row", "inputs", *OP_COLUMNS), (row.size,))
     expected |= {f"table.{column}": (len(arrays["table.kind"]),) for column in TABLE_COLUMNS}
-    expected["offset"] = (int(inputs.sum()),)
     expected["table.output_shape"] = (len(arrays["table.kind"]), min(shapes.shape[1], MAX_RANK))
+    for name, most in (("row", MAX_OPS), ("table.kind", MAX_OPS), ("offset", MAX_EDGES)):
+        if (count := len(arrays[name])) > most:
+            raise InputError(f"{where}: column {name!r} has {count:,} entries; the most that is read is {most:,}")
+    wrong = inputs[(inputs < 0) | (inputs > MAX_EDGES)]
+    if wrong.size:
+        raise InputError(f"{where}: column 'inputs' holds {wrong[0]}, expected counts")
+    expected["offset"] = (int(inputs.sum()),)
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise InputError(f"{where}: column {name!r} has shape {arrays[name].shape}, expected {shape}")
     rows = len(arrays["table.kind"])
     if row.size and not (row.min() >= 0 and row.max() < rows):
         raise InputError(f"{where}: column 'row' holds {row.min()} to {row.max()}, but the table has {rows} rows")
-    if inputs.size and inputs.min() < 0:
-        raise InputError(f"{where}: column 'inputs' holds {inputs.min()}, expected counts")
     columns = {column: arrays[f"table.{column}"][row] for column in TABLE_COLUMNS if column != "output_shape"}
     padded = np.full((rows, MAX_RANK), -1, np.int64)
     padded[:, : shapes.shape[1]] = shapes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.graph import COLUMNS, ComputationGraph
-from graphopt_gym.graphs.io import read_graph, save_graph
+from graphopt_gym.graphs.io import MAX_BYTES, MAX_EDGES, MAX_HEADER_BYTES, MAX_OPS, read_graph, save_graph
 
 GRAPH = layered_dag(60, seed=0, zeros=0.2, colocated=0.5, phases=True).replace(
     name="naïve", metadata={"licence": "MIT", "stages": [{"name": "a", "modules": ["x"]}], "versions": {"b": 1, "a": 2}}
@@ -332,3 +334,94 @@ def test_read_graph__refuses_an_array_larger_than_its_file(path: Path) -> None:
         for name, entry in entries.items():
             archive.writestr(name, entry)
     assert "'row' is not an array of ours" in refusal(path)
+
+
+def zipped(path: Path, method: int = zipfile.ZIP_DEFLATED, **contents: bytes) -> None:
+    """Writes the file again with the bytes of some entries replaced."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries |= {f"{name.replace('__', '.')}.npy": content for name, content in contents.items()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+
+
+def npy(shape: tuple[int, ...], content: bytes, descr: str = "|u1") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+def test_read_graph__refuses_what_inflates_past_the_limit_before_it_does(path: Path) -> None:
+    zipped(path, row=npy((MAX_BYTES,), bytes(MAX_BYTES)))
+    assert path.stat().st_size < 300_000
+    tracemalloc.start()
+    try:
+        assert "would inflate to 134,2" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_read_graph__refuses_a_header_that_inflates_and_other_compression(path: Path) -> None:
+    original = path.read_bytes()
+    zipped(path, header=npy((MAX_HEADER_BYTES,), b"[" * MAX_HEADER_BYTES))
+    assert "the header would inflate to more than" in refusal(path)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path.write_bytes(original)
+        zipped(path, method)
+        assert "compressed by another method than deflate" in refusal(path)
+    path.write_bytes(original)
+    zipped(path, header=npy((100_000,), b"[" * 100_000))
+    assert "the header is not JSON" in refusal(path)
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (2**62, 2), (-1,), (-2, -3), (3,)])
+@pytest.mark.parametrize("descr", ["|u1", "<i8", "|V0", "<f8", "<U1000000"])
+def test_read_graph__refuses_declared_sizes_that_its_bytes_have_not(path: Path, shape: Any, descr: str) -> None:
+    zipped(path, row=npy(shape, bytes(60), descr))
+    text = refusal(path)
+    assert "'row'" in text
+
+
+def test_read_graph__refuses_more_ops_and_edges_than_it_reads(path: Path) -> None:
+    original = path.read_bytes()
+    for column, most in (("row", MAX_OPS), ("offset", MAX_EDGES)):
+        zipped(path, **{column: npy((most + 1,), bytes(most + 1))})
+        assert f"column {column!r} has {most + 1:,} entries" in refusal(path)
+        path.write_bytes(original)
+    with np.load(path) as stored:
+        inputs = stored["inputs"].astype(np.uint64)
+    inputs[:4] = 2**62  # their sum wraps to 0
+    change(path, inputs=inputs)
+    assert f"column 'inputs' holds {2**62}, expected counts" in refusal(path)
+
+
+def test_graph__refuses_sizes_that_overflow() -> None:
+    shapes = GRAPH.output_shape.copy()
+    shapes[7] = 256
+    with pytest.raises(InputError, match=r"output_shape of op 7 is .*elements or more"):
+        GRAPH.replace(output_shape=shapes)
+    for column in ("output_bytes", "param_bytes", "state_bytes"):
+        held = getattr(GRAPH, column).copy()
+        held[:2] = 2**62
+        with pytest.raises(InputError, match=f"column '{column}' adds up to"):
+            GRAPH.replace(**{column: held})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_read_graph__any_integers_in_any_column_give_a_graph_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.npz"
+    save_graph(GRAPH, path)
+    with np.load(path) as stored:
+        column = data.draw(st.sampled_from(sorted(set(stored.files) - {"header"})))
+        dtype = data.draw(st.sampled_from([np.int8, np.uint8, np.int32, np.int64, np.uint64]))
+        array = stored[column].astype(dtype)
+    limits = np.iinfo(dtype)
+    for _ in range(data.draw(st.integers(1, 4))):
+        array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(st.integers(limits.min, limits.max))
+    change(path, **{column: array})
+    with contextlib.suppress(InputError):
+        assert read_graph(path).num_ops == GRAPH.num_ops
