@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.data import data_path
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.files import read_file
 from graphopt_gym.graphs.graph import DTYPE_BYTES, DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
@@ -170,14 +170,15 @@ def read_fitted(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, is not such a file, or is of another version.
     """
+    where = quoted(os.fspath(path))
     try:
         fitted = json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{where}: not JSON: {error}") from error
     if not isinstance(fitted, dict) or fitted.get("format") != "graphopt-cost-model":
-        raise InputError(f"{path}: not a fitted cost model; write one with scripts/fit_cost_model.py")
+        raise InputError(f"{where}: not a fitted cost model; write one with scripts/fit_cost_model.py")
     if fitted.get("version") != 1:
-        raise InputError(f"{path}: version {fitted.get('version')!r} of the format; this package reads version 1")
+        raise InputError(f"{where}: version {fitted.get('version')!r} of the format; this package reads version 1")
     return fitted
 
 

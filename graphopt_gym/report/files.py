@@ -44,14 +44,14 @@ def report_on(
     """
     path = Path(path)
     say = say or (lambda text: None)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.json")) if os.path.isdir(path) else [path]
     solutions: list[tuple[Path, Solution]] = []
     problems: dict[str, Problem] = {}
     for file in files:
         try:
             stored = load_solution(file)
         except InputError as error:
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 raise
             say(f"left out: {error}")
             continue
@@ -65,8 +65,8 @@ def report_on(
         raise InputError(f"no solution files in {str(path)!r}; write some with: graphopt compare … --out {path}")
     if len(problems) > 1:
         raise InputError(f"{str(path)!r} holds solutions of {len(problems)} problems; put those of one into a folder")
-    folder = Path(out) if out is not None else (path if path.is_dir() else path.parent)
-    if path.is_dir():
+    folder = Path(out) if out is not None else (path if os.path.isdir(path) else path.parent)
+    if os.path.isdir(path):
         return write_comparison([(file.stem, solution) for file, solution in solutions], folder)
     for ending in (".png", ".pftrace", ".html"):
         check_output(folder / f"{path.stem}{ending}", inputs=(path,))

@@ -33,11 +33,11 @@ def measure_report(
     """
     rows: list[dict[str, Any]] = []
     for path in map(Path, paths):
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        for file in sorted(path.glob("*.json")) if os.path.isdir(path) else [path]:
             try:
                 problem, stored = load_rewriting(file)
             except InputError as error:
-                if not path.is_dir():
+                if not os.path.isdir(path):
                     raise
                 (say or str)(f"left out: {error}")
                 continue

@@ -72,9 +72,8 @@ def read_onnx(
 def output_names(path: str | os.PathLike[str]) -> list[str]:
     """Names of the outputs of an ONNX file that :func:`read_onnx` reads, in the program's order."""
     _need_onnx("reading")
-    import onnx
-
-    return [value.name for value in onnx.load(os.fspath(path), load_external_data=False).graph.output]
+    model = _parse(read_file(path, "ONNX file"), f"ONNX file {quoted(os.fspath(path))}")
+    return [value.name for value in model.graph.output]
 
 
 def _load_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
