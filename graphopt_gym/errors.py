@@ -10,11 +10,11 @@ class InputError(ValueError):
     """Bad input from outside: one line naming the field, the value and the fix.
 
     The command line prints the message and exits with status 2. Whatever text of others goes into the message, it
-    stays on one line.
+    stays on one line that can be printed, and of a length that can be read.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(str(message)))
+        super().__init__(shortened(printable(str(message)), 1500))
 
 
 def printable(text: str) -> str:
@@ -23,21 +23,24 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def shortened(text: str, limit: int) -> str:
+    """The text, cut in the middle where it is long."""
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
+
+
 def quoted(value: object, limit: int = 240) -> str:
-    """``repr(value)`` for an error message, cut in the middle where it is long."""
+    """``repr(value)`` for an error message, shortened."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"
     try:
-        text = repr(value)
+        return shortened(repr(value), limit)
     except ValueError:  # Python writes no number of thousands of digits
         return f"a {type(value).__name__}"
-    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """What another library's exception says, on one line and cut where it is long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
 def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") -> InputError:
@@ -47,8 +50,9 @@ def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") 
     """
     names = sorted(known)
     where, colon, noun = what.rpartition(": ")
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    text = f"{where}{colon}unknown {noun} {quoted(str(name))}"
+    given = name if isinstance(name, str) else quoted(name)
+    near = difflib.get_close_matches(given[:200], names, n=1, cutoff=0.4)
+    text = f"{where}{colon}unknown {noun} {quoted(given)}"
     if near:
         text += f"; did you mean {near[0]!r}?"
     elif names:

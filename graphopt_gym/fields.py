@@ -80,6 +80,24 @@ def not_negative(name: str, value: Any) -> float:
     return given
 
 
+def rate(name: str, value: Any) -> float:
+    """How much in a second: a number of at least 1e-9, so that no time that it gives overflows, or InputError."""
+    given = positive(name, value)
+    if given < 1e-9:
+        raise InputError(f"{name} is {quoted(value, 80)}; give at least 1e-9")
+    return given
+
+
+def byte_count(name: str, value: Any, unit: int = 1, least: int = 0) -> int:
+    """A number of ``unit`` bytes in bytes; InputError for less than ``least``, for 2**63 and for anything else."""
+    given = number(name, value) * unit
+    if given >= 2**63:
+        raise InputError(f"{name} is {quoted(value, 80)}, 2**63 bytes or more; give less")
+    if given < 0 or round(given) < least:
+        raise InputError(f"{name} is {quoted(value, 80)}, less than {'a byte' if least == 1 else least}; give more")
+    return round(given)
+
+
 def share(name: str, value: Any) -> float:
     """A number from 0 to 1, or InputError for anything else."""
     given = number(name, value)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import graphopt_gym as gg
 from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.io import read_graph
 from graphopt_gym.graphs.onnx_import import import_onnx
 from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx
 from graphopt_gym.graphs.zoo.programs import load_program
+from graphopt_gym.hardware.cluster import parse_cluster
 from graphopt_gym.hardware.cost_model import read_fitted
-from graphopt_gym.hardware.package import load_package
+from graphopt_gym.hardware.package import load_package, parse_package
 from graphopt_gym.report.files import report_on
 from graphopt_gym.report.programs import measure_report
 from graphopt_gym.solutions import load_solution
@@ -61,3 +69,130 @@ def test_readers__refuse_what_is_no_file(reader, tmp_path):
         refusal(reader, noise / "below")
         noise.write_bytes(b"[" * 200_000)
         refusal(reader, noise)
+
+
+# -- hardware files ---------------------------------------------------------------------------------------------------
+
+NUMBERS = [
+    1e308,
+    -1e308,
+    5e-324,
+    1e-300,
+    0,
+    0.0,
+    -1,
+    math.nan,
+    math.inf,
+    -math.inf,
+    10**400,
+    -(10**400),
+    10**5000,
+    2**63,
+]
+OTHERS = [0.5, True, None, "", "x", "nan", "\0", [], {}, [1], [[1]], {"a": 1}, [None], ["v100x4"] * 5000, 4097, 10**6]
+NASTY = st.sampled_from([*NUMBERS, *OTHERS])
+
+
+def places(value, at=()):
+    """Every place in nested tables and lists, but the top."""
+    if at:
+        yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from places(item, (*at, key))
+
+
+@st.composite
+def damaged(draw, value, nasty=NASTY):
+    """The value with one to three of its parts replaced by what does not belong there, or left out."""
+    value = copy.deepcopy(value)
+    for _ in range(draw(st.integers(1, 3))):
+        *way, last = draw(st.sampled_from(list(places(value)) or [(None,)]))
+        if last is None:
+            return value
+        part = value
+        for key in way:
+            part = part[key]
+        if isinstance(part, dict) and draw(st.integers(0, 6)) == 0:
+            del part[last]
+        else:
+            part[last] = copy.deepcopy(draw(nasty))
+    return value
+
+
+CLUSTER = {
+    "name": "mine",
+    "about": "a cluster",
+    "hosts": [
+        {"device": "npu", "count": 2, "interconnect": "wire"},
+        {"devices": ["npu", "v100_pcie_16gb"], "interconnect": "pcie3_x16"},
+    ],
+    "network": {"link": "ethernet_25g"},
+    "devices": {
+        "npu": {
+            "kind": "gpu",
+            "memory_gib": 16,
+            "memory_gb_per_s": 500,
+            "peak_tflops": {"float32": 20, "float16": 40},
+            "architecture": "volta",
+            "compute_units": 80,
+            "cache_mib": 4,
+            "sources": {"memory_gib": "datasheet"},
+        }
+    },
+    "links": {"wire": {"latency_us": 5, "gb_per_s": 10, "efficiency": 0.9, "shared_by": "pair"}},
+}
+KINDS = {"small": {"tflops": 4, "memory_gb_per_s": 400, "sram_mib": 32}}
+RING = {"topology": "ring", "chips": 4, "chip": "small", "link": {"gb_per_s": 10}, "kinds": KINDS}
+MESH = {"topology": "mesh", "rows": 2, "columns": 2, "chip": ["small"] * 4, "link": {"gb_per_s": 10}, "kinds": KINDS}
+SMALL_GRAPH = layered_dag(30, 3, seed=1, phases=True)
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(*(st.tuples(st.just(base), damaged(base)) for base in (CLUSTER, RING, MESH))))
+def test_hardware_files__whatever_they_say_give_finite_costs_or_one_line(case):
+    base, table = case
+    parse, env_id = (parse_cluster, "Placement-v0") if base is CLUSTER else (parse_package, "ChipletPartition-v0")
+    try:
+        hardware = parse(table, "name", "file.toml")
+    except InputError:
+        return
+    if getattr(hardware, "num_devices", 1) > 16:
+        return
+    problem = gg.make_problem(env_id, graph=SMALL_GRAPH, cluster=hardware)
+    decision = problem.sample(np.random.default_rng(0))
+    costs, _ = problem.costs(np.stack([decision]))
+    assert np.isfinite(costs).all()
+    assert (costs >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memory_gib = 1e308", "memory_gib is 1e[+]308, 2[*][*]63 bytes or more"),
+        ("memory_gib = -1e308", "memory_gib is -1e[+]308, less than a byte; give more"),
+        ("memory_gib = nan", "memory_gib is nan; give a finite number"),
+        ("memory_gib = 1" + "0" * 400, "memory_gib is a number of 1329 bits; give a finite number"),
+        ("memory_gib = 1" + "0" * 5000, "not TOML: Exceeds the limit"),
+        ("memory_gib = 0x" + "f" * 5000, "memory_gib is a number of 20000 bits; give a finite number"),
+        ("memory_gib = " + "[" * 5000, "not TOML: maximum recursion"),
+        ("cache_mib = 1e308", "cache_mib is 1e[+]308, 2[*][*]63 bytes or more"),
+        ("memory_gb_per_s = 1e300", "memory_bytes_per_s is inf; give a finite number"),
+        ("compute_units = 0x" + "f" * 5000, "compute_units is a number of 20000 bits"),
+        ("kind = 0x" + "f" * 5000, "unknown kind .a number of 20000 bits"),
+    ],
+)
+def test_load_cluster__numbers_that_no_device_has__are_refused_in_one_line(tmp_path, text, message):
+    name = text.split()[0]
+    lines = {
+        "kind": 'kind = "gpu"',
+        "memory_gib": "memory_gib = 16",
+        "memory_gb_per_s": "memory_gb_per_s = 500",
+        "peak_tflops": "peak_tflops = {float32 = 20}",
+    }
+    path = tmp_path / "mine.toml"
+    path.write_text('hosts = [{device = "npu"}]\n[devices.npu]\n' + "\n".join({**lines, name: text}.values()))
+    with pytest.raises(InputError, match=message):
+        gg.load_cluster(path)
+    refusal(gg.load_cluster, path)

@@ -43,8 +43,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, one_line, unknown_name
-from graphopt_gym.fields import known_keys, not_negative, positive
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.fields import byte_count, known_keys, not_negative, positive, rate
 from graphopt_gym.files import read_text
 from graphopt_gym.graphs.graph import DTYPES
 
@@ -85,8 +85,8 @@ class Device:
         where = f"device {self.name!r}"
         if self.kind not in DEVICE_KINDS:
             raise unknown_name(f"{where}: kind", self.kind, DEVICE_KINDS)
-        positive(f"{where}: memory_bytes", self.memory_bytes)
-        positive(f"{where}: memory_bytes_per_s", self.memory_bytes_per_s)
+        byte_count(f"{where}: memory_bytes", positive(f"{where}: memory_bytes", self.memory_bytes))
+        rate(f"{where}: memory_bytes_per_s", self.memory_bytes_per_s)
         not_negative(f"{where}: compute_units", self.compute_units)
         not_negative(f"{where}: cache_bytes", self.cache_bytes)
         if "float32" not in self.peak_flops:
@@ -94,7 +94,7 @@ class Device:
         for dtype, value in self.peak_flops.items():
             if dtype not in DTYPES:
                 raise unknown_name(f"{where}: peak_flops dtype", dtype, DTYPES)
-            positive(f"{where}: peak_flops.{dtype}", value)
+            rate(f"{where}: peak_flops.{dtype}", value)
 
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s in a dtype, or that of float32 where the datasheet has none."""
@@ -118,8 +118,9 @@ class Link:
     type: str = ""
 
     def __post_init__(self) -> None:
-        not_negative(f"link {self.name!r}: latency_s", self.latency_s)
-        positive(f"link {self.name!r}: bytes_per_s", self.bytes_per_s)
+        if not_negative(f"link {self.name!r}: latency_s", self.latency_s) > 1e9:
+            raise InputError(f"link {self.name!r}: latency_s is {self.latency_s}; give at most 1e9")
+        rate(f"link {self.name!r}: bytes_per_s", self.bytes_per_s)
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
 
     def named(kind: str, field_where: str, known: Mapping[str, Any], value: Any) -> Any:
         if not isinstance(value, str):
-            raise InputError(f"{field_where}: {value!r} is not the name of a {kind}")
+            raise InputError(f"{field_where}: {quoted(value)} is not the name of a {kind}")
         if value not in known:
             raise unknown_name(f"{field_where}: {kind}", value, known)
         return known[value]
@@ -352,21 +353,21 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
     for index, host in enumerate(hosts):
         at = f"{where}: hosts[{index}]"
         if not isinstance(host, Mapping):
-            raise InputError(f"{at} is {host!r}; expected a [[hosts]] table")
+            raise InputError(f"{at} is {quoted(host)}; expected a [[hosts]] table")
         known_keys(at, host, ("device", "count", "devices", "interconnect"))
         if ("device" in host) == ("devices" in host):
             raise InputError(f"{at}: give either 'device' (with 'count') or 'devices' (a list of names)")
         if "device" in host:
             count = host.get("count", 1)
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_DEVICES:
-                raise InputError(f"{at}: count is {count!r}; give an integer from 1 to {MAX_DEVICES}")
+                raise InputError(f"{at}: count is {quoted(count)}; give an integer from 1 to {MAX_DEVICES}")
             members = [named("device", f"{at}.device", devices, host["device"])] * count
         else:
             given = host["devices"]
             if "count" in host:
                 raise InputError(f"{at}: 'count' goes with 'device'; list a device several times in 'devices'")
             if not isinstance(given, list) or not given:
-                raise InputError(f"{at}: devices is {given!r}; give a list of at least one name")
+                raise InputError(f"{at}: devices is {quoted(given)}; give a list of at least one name")
             members = [named("device", f"{at}.devices", devices, value) for value in given]
         link = named("link", f"{at}.interconnect", links, host["interconnect"]) if "interconnect" in host else None
         if len(members) > 1 and link is None:
@@ -378,7 +379,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
     if "network" in table:
         at = f"{where}: network"
         if not isinstance(table["network"], Mapping):
-            raise InputError(f"{at} is {table['network']!r}; expected a [network] table with 'link'")
+            raise InputError(f"{at} is {quoted(table['network'])}; expected a [network] table with 'link'")
         known_keys(at, table["network"], ("link",))
         if "link" not in table["network"]:
             raise InputError(f"{at}: 'link' is missing; name the link between hosts, e.g. 'ethernet_25g'")
@@ -437,26 +438,26 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
     peaks = table["peak_tflops"]
     if not isinstance(peaks, Mapping) or "float32" not in peaks:
         raise InputError(
-            f"{where}: peak_tflops is {peaks!r}; give a table with at least float32, e.g. {{float32 = 14}}"
+            f"{where}: peak_tflops is {quoted(peaks)}; give a table with at least float32, e.g. {{float32 = 14}}"
         )
     for dtype in peaks:
         if dtype not in DTYPES:
             raise unknown_name(f"{where}: peak_tflops dtype", dtype, DTYPES)
     architecture = table.get("architecture", "")
     if not isinstance(architecture, str):
-        raise InputError(f"{where}: architecture is {architecture!r}; give a name in quotes")
+        raise InputError(f"{where}: architecture is {quoted(architecture)}; give a name in quotes")
     units = table.get("compute_units", 0)
-    if isinstance(units, bool) or not isinstance(units, int) or units < 0:
-        raise InputError(f"{where}: compute_units is {units!r}; give an integer, 0 where unknown")
+    if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units < 2**31:
+        raise InputError(f"{where}: compute_units is {quoted(units)}; give an integer, 0 where unknown")
     return Device(
         name=name,
         kind=table["kind"],
-        memory_bytes=round(positive(f"{where}: memory_gib", table["memory_gib"]) * 2**30),
+        memory_bytes=byte_count(f"{where}: memory_gib", table["memory_gib"], 2**30, 1),
         memory_bytes_per_s=positive(f"{where}: memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
         peak_flops={dtype: positive(f"{where}: peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
         architecture=architecture,
         compute_units=units,
-        cache_bytes=round(not_negative(f"{where}: cache_mib", table.get("cache_mib", 0)) * 2**20),
+        cache_bytes=byte_count(f"{where}: cache_mib", table.get("cache_mib", 0), 2**20),
         sources=_sources(where, table),
     )
 
@@ -485,7 +486,7 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
 def _sources(where: str, table: Mapping[str, Any]) -> dict[str, str]:
     sources = table.get("sources", {})
     if not isinstance(sources, Mapping) or not all(isinstance(value, str) for value in sources.values()):
-        raise InputError(f"{where}: sources is {sources!r}; give a table of texts by field")
+        raise InputError(f"{where}: sources is {quoted(sources)}; give a table of texts by field")
     known_keys(f"{where}: sources", sources, tuple(key for key in table if key != "sources"))
     return dict(sources)
 

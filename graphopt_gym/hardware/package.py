@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.fields import known_keys, positive
+from graphopt_gym.errors import InputError, quoted, unknown_name
+from graphopt_gym.fields import byte_count, known_keys, positive, rate
 from graphopt_gym.hardware.cluster import catalog_names, from_catalog
 
 TOPOLOGIES = ("ring", "mesh")
@@ -57,8 +57,9 @@ class Chip:
     sram_bytes: int
 
     def __post_init__(self) -> None:
-        for field in ("flops_per_s", "memory_bytes_per_s", "sram_bytes"):
-            positive(f"chip {self.name!r}: {field}", getattr(self, field))
+        for field in ("flops_per_s", "memory_bytes_per_s"):
+            rate(f"chip {self.name!r}: {field}", getattr(self, field))
+        byte_count(f"chip {self.name!r}: sram_bytes", positive(f"chip {self.name!r}: sram_bytes", self.sram_bytes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Package:
             raise InputError(f"{where} has {len(self.chips)} chips; give 1 to {MAX_CHIPS}")
         if self.topology not in TOPOLOGIES:
             raise unknown_name(f"{where}: topology", self.topology, TOPOLOGIES)
-        positive(f"{where}: link_bytes_per_s", self.link_bytes_per_s)
+        rate(f"{where}: link_bytes_per_s", self.link_bytes_per_s)
         if self.rows < 1 or len(self.chips) % self.rows:
             raise InputError(f"{where}: {len(self.chips)} chips do not fill {self.rows} rows")
 
@@ -224,12 +225,12 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
 
     link = _needed(where, table, "link", "a table [link] with gb_per_s")
     if not isinstance(link, Mapping):
-        raise InputError(f"{where}: link is {link!r}; give a table [link] with gb_per_s")
+        raise InputError(f"{where}: link is {quoted(link)}; give a table [link] with gb_per_s")
     known_keys(f"{where}: link", link, ("gb_per_s",))
     speed = positive(f"{where}: link: gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
     for key in ("name", "about"):
         if not isinstance(table.get(key, ""), str):
-            raise InputError(f"{where}: {key} is {table[key]!r}; give a text in quotes")
+            raise InputError(f"{where}: {key} is {quoted(table[key])}; give a text in quotes")
     return Package(
         name=table.get("name", name),
         chips=tuple(kinds[kind] for kind in listed),
@@ -244,10 +245,7 @@ def _chip(where: str, name: str, table: Mapping[str, Any]) -> Chip:
     fields = ("tflops", "memory_gb_per_s", "sram_mib")
     known_keys(where, table, fields)
     values = [positive(f"{where}: {field}", _needed(where, table, field, "a number above 0")) for field in fields]
-    sram_bytes = round(values[2] * 2**20)
-    if sram_bytes < 1:
-        raise InputError(f"{where}: sram_mib is {values[2]}, less than a byte; give more")
-    return Chip(name, values[0] * 1e12, values[1] * 1e9, sram_bytes)
+    return Chip(name, values[0] * 1e12, values[1] * 1e9, byte_count(f"{where}: sram_mib", values[2], 2**20, 1))
 
 
 def _needed(where: str, table: Mapping[str, Any], key: str, what: str) -> Any:
@@ -259,5 +257,5 @@ def _needed(where: str, table: Mapping[str, Any], key: str, what: str) -> Any:
 def _count(where: str, table: Mapping[str, Any], key: str) -> int:
     value = _needed(where, table, key, f"an integer from 1 to {MAX_CHIPS}")
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHIPS:
-        raise InputError(f"{where}: {key} is {value!r}; give an integer from 1 to {MAX_CHIPS}")
+        raise InputError(f"{where}: {key} is {quoted(value)}; give an integer from 1 to {MAX_CHIPS}")
     return value
