@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphopt_gym.registration import make_problem, register_environments
+from graphopt_gym.registration import make_problem, register, register_all, tasks
 
 if TYPE_CHECKING:
     from graphopt_gym.errors import InputError as InputError
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from graphopt_gym.search.solve import methods as methods
     from graphopt_gym.search.solve import solve as solve
     from graphopt_gym.simulator import simulate as simulate
+    from graphopt_gym.task import Task as Task
+    from graphopt_gym.task import Variant as Variant
+    from graphopt_gym.task import Words as Words
 
 __version__ = "0.1.0"
 
@@ -63,12 +66,15 @@ _LAZY = {
     "Problem": "problem",
     "Outcome": "problem",
     "Solution": "problem",
+    "Task": "task",
+    "Variant": "task",
+    "Words": "task",
     "solve": "search.solve",
     "methods": "search.solve",
     "compare": "search.solve",
 }
 
-__all__ = ["make_problem", *_LAZY]
+__all__ = ["make_problem", "register", "tasks", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
@@ -83,4 +89,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-register_environments()
+register_all()

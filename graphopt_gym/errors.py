@@ -43,6 +43,10 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return shortened(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
+class UnknownArgument(InputError, TypeError):
+    """An argument that a function does not take: also a TypeError, as which other libraries look for it."""
+
+
 def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") -> InputError:
     """An :class:`InputError` for a name that is not in ``known``, with the nearest one that is.
 
@@ -58,3 +62,10 @@ def unknown_name(what: str, name: object, known: Iterable[str], hint: str = "") 
     elif names:
         text += f"; known: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
     return InputError(text + (f" {hint}" if hint else ""))
+
+
+def unknown_argument(owner: str, name: str, known: Iterable[str]) -> UnknownArgument:
+    """An :class:`UnknownArgument` with the nearest known one, and with Python's own words: libraries that try an
+    argument and do without it look for these."""
+    nearest = unknown_name(f"argument of {owner}", name, known)
+    return UnknownArgument(f"{nearest} ({owner} got an unexpected keyword argument {name!r})")

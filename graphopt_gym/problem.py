@@ -13,12 +13,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.files import write_text
+from graphopt_gym.registration import env_ids, task_of
+from graphopt_gym.task import Words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 Trace = tuple[tuple[Any, ...], ...]  # a row a step, JSON-able; its columns are the task's own
 
 SOLUTION_FORMAT, SOLUTION_VERSION = "graphopt-solution", 1
+
+# every class of problems that this process knows, by "module:name": a solution of one that no task is registered for
+# names it, and a file cannot make us import anything
+PROBLEM_CLASSES: dict[str, type[Problem]] = {}
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,48 @@ class Outcome:
 class Problem(ABC):
     """A graph, a cluster, and the decisions to take.
 
-    Subclasses set ``env_id`` and ``unit``, keep their constructor's arguments in ``config`` (JSON-able; a graph or
-    cluster given as an object is stored by its name), and implement the methods below. A decision is an int array of
-    shape ``decision_shape``; or, where that is ``()``, an object of the problem's own class that cannot be changed, and
-    batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
+    Subclasses set ``env_id`` (the class's name where no environment belongs to it) and ``unit``, keep their
+    constructor's arguments in ``config`` (JSON-able; a graph or cluster given as an object is stored by its name), and
+    implement the methods below; ``graph`` and ``cluster`` may be left out where there is none. A decision is an int
+    array of shape ``decision_shape``; or, where that is ``()``, an object of the problem's own class that cannot be
+    changed, and batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
+    Where each entry of an array is free of the others, from 0 to less than a number of choices, ``num_choices`` says
+    how many; the sampling searches need it.
     """
 
-    env_id: ClassVar[str]
-    unit: ClassVar[str]
-    cost_name: ClassVar[str] = "step time"  # what the cost is, for people
+    env_id: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
     page_name: ClassVar[str] = "Timeline"  # what a report shows of a decision, for people
     page_draws: ClassVar[bool] = False  # whether page() has the picture, so that a report needs no figure()
     graph: ComputationGraph
     cluster: Cluster
-    config: dict[str, Any]
+    config: Mapping[str, Any] = MappingProxyType({})
     decision_shape: tuple[int, ...]
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.env_id = cls.env_id or cls.__name__
+        PROBLEM_CLASSES[class_name(cls)] = cls
+
+    @property
+    def words(self) -> Words:
+        """What its task calls things."""
+        return task_of(self.env_id).words if self.env_id in env_ids() else Words()
+
+    @property
+    def graph_name(self) -> str:
+        """Of its graph; empty where it has none."""
+        return getattr(getattr(self, "graph", None), "name", "")
+
+    @property
+    def cluster_name(self) -> str:
+        """Of its cluster; empty where it has none."""
+        return getattr(getattr(self, "cluster", None), "name", "")
+
+    @property
+    def title(self) -> str:
+        """What is decided on, for people."""
+        return " on ".join(name for name in (self.graph_name, self.cluster_name) if name) or self.env_id
 
     @abstractmethod
     def check(self, decision: Any) -> Any:
@@ -126,9 +160,19 @@ class Problem(ABC):
         """A picture of a checked decision, where the problem draws one beside or in place of a timeline."""
         return None
 
+    def summary_lines(self, outcome: Outcome, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """More lines on an outcome for people who solved for it; ``details``: the solution's."""
+        return ()
+
     def fingerprints(self) -> dict[str, str]:
-        """What a cost depends on, by name: fingerprints of graph, cluster and cost model."""
-        return {"graph": self.graph.fingerprint, "cluster": self.cluster.fingerprint}
+        """What a cost depends on, by name: fingerprints of graph, cluster and cost model, as far as it has them."""
+        parts = {name: getattr(self, name, None) for name in ("graph", "cluster")}
+        return {name: part.fingerprint for name, part in parts.items() if part is not None}
+
+
+def class_name(problem_class: type[Problem]) -> str:
+    """``"module:name"`` of a class."""
+    return f"{problem_class.__module__}:{problem_class.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -156,8 +200,8 @@ class Solution:
         """What ``graphopt solve --json`` prints: JSON-able, ``cost`` null where invalid."""
         return {
             "env": self.problem.env_id,
-            "graph": self.problem.graph.name,
-            "cluster": self.problem.cluster.name,
+            "graph": self.problem.graph_name,
+            "cluster": self.problem.cluster_name,
             "method": self.method,
             "seed": self.seed,
             "valid": self.outcome.valid,
@@ -181,12 +225,14 @@ class Solution:
             "format": SOLUTION_FORMAT,
             "version": SOLUTION_VERSION,
             **self.row(),
-            "problem": self.problem.config,
+            "problem": dict(self.problem.config),
             "fingerprints": self.problem.fingerprints(),
             "stopped_by": self.stopped_by,
             "history": [list(row) for row in self.history],
             "decision": self.problem.encode(self.decision),
         }
+        if self.problem.env_id not in env_ids():
+            text["problem_class"] = class_name(type(self.problem))
         if self.trace is not None:
             text["trace"] = [list(step) for step in self.trace]
         return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")

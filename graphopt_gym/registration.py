@@ -1,84 +1,76 @@
-"""The one table of environment ids, and what builds each part of a task."""
+"""The registry of tasks: ours, those of other packages, and those that a program registers."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from graphopt_gym.errors import unknown_name
+from graphopt_gym.errors import InputError, unknown_argument, unknown_name
+from graphopt_gym.task import Task, resolve
 
 if TYPE_CHECKING:
     from graphopt_gym.problem import Problem
 
+OURS = ("graphopt_gym.envs.placement:TASK", "graphopt_gym.envs.chiplet:TASK", "graphopt_gym.envs.rewrite:TASK")
+ENTRY_POINTS = "graphopt_gym.tasks"
+VECTOR_ENTRY_POINT = "graphopt_gym.envs.core.vector"
 
-@dataclass(frozen=True)
-class EnvironmentSpec:
-    """Where the parts of a task live, as ``"module:name"``."""
-
-    env_id: str
-    summary: str
-    problem: str
-    env: str
-    vector_env: str
-    methods: str  # a module with a table METHODS
+_tasks: dict[str, Task] = {}
+_by_env: dict[str, Task] = {}
 
 
-_PLACEMENT = "graphopt_gym.envs.placement"
-_CHIPLET = "graphopt_gym.envs.chiplet"
-_REWRITE = "graphopt_gym.envs.rewrite"
-ENVIRONMENTS: Mapping[str, EnvironmentSpec] = {
-    spec.env_id: spec
-    for spec in (
-        EnvironmentSpec(
-            "Placement-v0",
-            "device placement, one group of ops a step",
-            f"{_PLACEMENT}.problem:PlacementProblem",
-            f"{_PLACEMENT}.env:PlacementEnv",
-            f"{_PLACEMENT}.vector:PlacementVectorEnv",
-            f"{_PLACEMENT}.heuristics",
-        ),
-        EnvironmentSpec(
-            "PlacementOneShot-v0",
-            "device placement, the whole graph in one action",
-            f"{_PLACEMENT}.problem:PlacementProblem",
-            f"{_PLACEMENT}.env:PlacementOneShotEnv",
-            f"{_PLACEMENT}.vector:PlacementOneShotVectorEnv",
-            f"{_PLACEMENT}.heuristics",
-        ),
-        EnvironmentSpec(
-            "ChipletPartition-v0",
-            "partition onto the chips of a package, proposals corrected by a constraint solver",
-            f"{_CHIPLET}.problem:ChipletProblem",
-            f"{_CHIPLET}.env:ChipletPartitionEnv",
-            f"{_CHIPLET}.vector:ChipletPartitionVectorEnv",
-            f"{_CHIPLET}.methods",
-        ),
-        EnvironmentSpec(
-            "RewriteOrder-v0",
-            "rewriting a tensor program: which rule, where, in what order",
-            f"{_REWRITE}.problem:RewriteProblem",
-            f"{_REWRITE}.env:RewriteOrderEnv",
-            f"{_REWRITE}.vector:RewriteOrderVectorEnv",
-            f"{_REWRITE}.methods",
-        ),
-    )
-}
+def register(task: Task) -> None:
+    """Make a task known: to ``make_problem``, ``solve``, the command line, and its environments to ``gym.make``.
+
+    A task that is registered again takes its own place, such as when a notebook's cell runs twice.
+
+    Raises:
+        InputError: an id of its environments is another task's.
+    """
+    import gymnasium
+
+    for env_id in task.variants:
+        other = _by_env.get(env_id)
+        if other is not None and other.name != task.name:
+            raise InputError(f"environment {env_id!r} of task {task.name!r} is task {other.name!r}'s; give another id")
+    _tasks[task.name] = task
+    for env_id, variant in task.variants.items():
+        _by_env[env_id] = task
+        gymnasium.registry.pop(env_id, None)
+        gymnasium.register(env_id, entry_point=variant.env, vector_entry_point=f"{VECTOR_ENTRY_POINT}:{env_id}")
 
 
-def environment(env_id: str) -> EnvironmentSpec:
-    """The table's row. Raises InputError for an unknown id, with the nearest."""
-    if env_id not in ENVIRONMENTS:
-        raise unknown_name("environment", env_id, ENVIRONMENTS)
-    return ENVIRONMENTS[env_id]
+def register_all() -> None:
+    """Register our tasks and those of installed packages. A package whose task cannot be had is left out, with a
+    warning."""
+    for reference in OURS:
+        register(resolve(reference))
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            register(entry.load())
+        except Exception as error:  # another package's fault must not take ours away
+            import warnings
+
+            warnings.warn(f"task {entry.name!r} of {entry.value!r} is left out: {error}", stacklevel=2)
 
 
-def resolve(path: str) -> Any:
-    """The object that ``"module:name"`` names, imported now."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+def tasks() -> dict[str, Task]:
+    """All tasks by name."""
+    return dict(_tasks)
+
+
+def env_ids() -> tuple[str, ...]:
+    """The ids of all environments."""
+    return tuple(_by_env)
+
+
+def task_of(env_id: str) -> Task:
+    """The task of an environment. Raises InputError for an unknown id, with the nearest."""
+    if env_id not in _by_env:
+        raise unknown_name("environment", env_id, _by_env)
+    return _by_env[env_id]
 
 
 def make_problem(env_id: str, **arguments: Any) -> Problem:
@@ -91,24 +83,15 @@ def make_problem(env_id: str, **arguments: Any) -> Problem:
     Raises:
         InputError: an unknown id or argument (the nearest known one is named), or bad values.
     """
-    problem_class = resolve(environment(env_id).problem)
+    problem_class = task_of(env_id).problem_class()
     refuse_unknown(arguments, problem_class.__init__, env_id)
     return problem_class(**arguments)
 
 
 def refuse_unknown(arguments: Mapping[str, Any], function: Any, owner: str) -> None:
-    """Raise InputError for the first argument that ``function`` does not take."""
+    """Raise UnknownArgument for the first argument that ``function`` does not take."""
     parameters = inspect.signature(function).parameters
     known = [name for name, kind in parameters.items() if name != "self" and kind.kind is not kind.VAR_KEYWORD]
     for name in arguments:
         if name not in known:
-            raise unknown_name(f"argument of {owner}", name, known)
-
-
-def register_environments() -> None:
-    """Register every row with Gymnasium (once)."""
-    import gymnasium
-
-    for spec in ENVIRONMENTS.values():
-        if spec.env_id not in gymnasium.registry:
-            gymnasium.register(spec.env_id, entry_point=spec.env, vector_entry_point=spec.vector_env)
+            raise unknown_argument(owner, name, known)

@@ -14,8 +14,8 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, quoted
 from graphopt_gym.files import read_file
-from graphopt_gym.problem import SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
-from graphopt_gym.registration import make_problem
+from graphopt_gym.problem import PROBLEM_CLASSES, SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
+from graphopt_gym.registration import env_ids, make_problem, refuse_unknown
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -65,6 +65,7 @@ class StoredSolution:
     trace: Trace | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    problem_class: str = ""  # "module:name", where no task is registered for the problem
 
     def make_problem(
         self,
@@ -77,8 +78,18 @@ class StoredSolution:
             InputError: a name that is not known here, or arguments that the environment does not take.
         """
         given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
+        arguments = {**self.config, **given}
         try:
-            return make_problem(self.env_id, **{**self.config, **given})
+            if self.env_id in env_ids():
+                return make_problem(self.env_id, **arguments)
+            if self.problem_class not in PROBLEM_CLASSES:
+                raise InputError(
+                    f"its problem is of {self.problem_class or self.env_id!r}, which is not known here; import the "
+                    "module that makes it first, or register its task"
+                )
+            problem_class = PROBLEM_CLASSES[self.problem_class]
+            refuse_unknown(arguments, problem_class.__init__, self.problem_class)
+            return problem_class(**arguments)
         except InputError as error:
             raise InputError(f"{str(self.path)!r}: {error}") from None
 
@@ -161,6 +172,7 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         trace=trace,
         options=extras[0],
         details=extras[1],
+        problem_class=str(facts.get("problem_class", "")),
     )
 
 

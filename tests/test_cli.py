@@ -327,7 +327,7 @@ def _two_tables():
 
 
 def test_bench__table_names_functions_that_exist():
-    from graphopt_gym.registration import resolve
+    from graphopt_gym.task import resolve
 
     for path, _ in BENCHMARKS.values():
         assert callable(resolve(path))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork
 from graphopt_agents.whole_graph_policy import WholeGraphPolicy
-from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
+from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 
 
 class ChipletPolicy(WholeGraphPolicy):

@@ -47,7 +47,7 @@ from graphopt_agents.networks.rewrite import (
 from graphopt_agents.training import Costs, Progress, TrainResult, clipped_loss
 from graphopt_gym.envs.rewrite import searches
 from graphopt_gym.envs.rewrite.episodes import progress as progress_features
-from graphopt_gym.envs.rewrite.observation import growth, match_features, node_features, shown
+from graphopt_gym.envs.rewrite.features import growth, match_features, node_features, shown
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.fields import check_fields, names, whole

@@ -9,7 +9,7 @@ import typer
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import JsonFlag
 from graphopt_gym.errors import unknown_name
-from graphopt_gym.registration import resolve
+from graphopt_gym.task import resolve
 
 # name -> (function without arguments, what it shows); it gives {"title", "columns", "rows", "notes"}, or rows by the
 # title of each of several tables

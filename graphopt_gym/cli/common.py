@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.registration import ENVIRONMENTS, make_problem
+from graphopt_gym.registration import env_ids, make_problem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDE = 200  # columns of text that is not printed on a terminal, so that tables are not cut
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=f"An environment: {', '.join(ENVIRONMENTS)}.")]
+EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=f"An environment: {', '.join(env_ids())}.")]
 GraphOption = Annotated[
     str | None, typer.Option("--graph", "-g", help="A zoo name or a graph file (RewriteOrder-v0: program).")
 ]

@@ -78,7 +78,7 @@ def measure(
     as_json: JsonFlag = False,
 ) -> None:
     """Run rewritten programs and their originals in turns on this machine's CPU: simulated beside measured gain."""
-    from graphopt_gym.report.programs import measure_report
+    from graphopt_gym.envs.rewrite.programs import measure_report
     from graphopt_gym.report.tables import Table
 
     limits = {"runs": runs, "seconds": seconds, "threads": threads, "dtype": dtype, "clock": clock}
@@ -98,7 +98,7 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the program of a solution: as ONNX with the weights of the file that it came from, or as text."""
-    from graphopt_gym.report.programs import export_solution
+    from graphopt_gym.envs.rewrite.programs import export_solution
 
     target = out or path.with_suffix(".onnx")
     common.check_file(target)

@@ -57,9 +57,9 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *n
 
 def env_table() -> Table:
     """Environment ids and what they ask for."""
-    from graphopt_gym.registration import ENVIRONMENTS
+    from graphopt_gym.registration import tasks
 
-    rows = [(spec.env_id, spec.summary) for spec in ENVIRONMENTS.values()]
+    rows = [(env_id, one.summary) for task in tasks().values() for env_id, one in task.variants.items()]
     return _table("Environments", ["env", "summary"], rows, 'import graphopt_gym, then gym.make("Placement-v0")')
 
 

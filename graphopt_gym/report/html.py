@@ -118,7 +118,7 @@ def _best_of_each_method(solutions: Sequence[Solution]) -> list[Solution]:
 def _tiles(best: Solution, solutions: Sequence[Solution]) -> list[dict[str, str]]:
     outcome = best.outcome
     single = len(solutions) == 1
-    label = best.problem.cost_name
+    label = best.problem.words.cost
     tiles = [
         {"value": format_cost(outcome.cost, outcome.unit), "label": label if single else f"best {label}", "mood": ""},
         {"value": "valid" if outcome.valid else "invalid", "label": "fits every constraint" if outcome.valid else

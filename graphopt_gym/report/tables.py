@@ -171,7 +171,7 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
     for solution in solutions:
         by_method.setdefault(solution.method, []).append(solution)
     unit = solutions[0].outcome.unit if solutions else "s"
-    name = solutions[0].problem.cost_name if solutions else "step time"
+    name = solutions[0].problem.words.cost if solutions else "cost"
     cost_column = f"{name.replace(' ', '_')}_s" if unit == "s" else f"cost ({unit})"
     means = {method: _mean([s.outcome.cost for s in runs if s.outcome.valid]) for method, runs in by_method.items()}
     reference = next((method for method in REFERENCES if method in means), REFERENCES[0])

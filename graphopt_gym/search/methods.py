@@ -5,7 +5,6 @@ Invalid decisions have a finite price (see ``Problem.costs``), so every search m
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 
@@ -13,8 +12,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Problem
-from graphopt_gym.registration import ENVIRONMENTS
-from graphopt_gym.search.solve import Evaluator, Method
+from graphopt_gym.search.solve import Evaluator, Method, own_task
 
 RANDOM_BATCH = 64
 # A walk evaluates several neighbours at once and uses them in order up to the first that it accepts; the rest is
@@ -65,14 +63,14 @@ def random_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.nda
 def good_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """(decision, cost): the best that the task's cheap heuristics propose, or a random decision where it has none.
 
-    The heuristics are those that the task's module of methods names in ``STARTS``; their evaluations count.
+    The heuristics are those that the task names as its ``starts``; their evaluations count.
     """
-    spec = ENVIRONMENTS.get(evaluator.problem.env_id)
-    if spec is None:
+    task = own_task(evaluator.problem.env_id)
+    if task is None:
         return random_start(evaluator, rng)
-    module = importlib.import_module(spec.methods)
-    for name in module.STARTS:
-        module.METHODS[name].run(evaluator, rng)
+    methods = task.method_table()
+    for name in task.starts:
+        methods[name].run(evaluator, rng)
     if evaluator.best is None:
         return random_start(evaluator, rng)
     return evaluator.best, evaluator.best_cost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.problem import Problem, Solution
-from graphopt_gym.registration import environment, resolve
+from graphopt_gym.registration import env_ids, task_of
+from graphopt_gym.task import Task
 
 
 class BudgetSpent(Exception):
@@ -159,20 +159,28 @@ class Evaluator:
         return float(self.costs(np.asarray(decision)[None])[0])
 
 
+def own_task(env_id: str) -> Task | None:
+    """The task of a problem; None where it is of a class that no task is registered for."""
+    return task_of(env_id) if env_id in env_ids() else None
+
+
 def method_table(env_id: str) -> dict[str, Method]:
     """The methods of a task: its own first, then the task-independent searches."""
     from graphopt_gym.search.methods import METHODS as SEARCHES
 
-    own: dict[str, Method] = importlib.import_module(environment(env_id).methods).METHODS
+    task = own_task(env_id)
+    own = {} if task is None else task.method_table()
     return {**own, **{name: method for name, method in SEARCHES.items() if name not in own}}
 
 
 def installed_methods(env_id: str) -> dict[str, EntryPoint]:
-    """Methods of other packages for a task: entry points of the group that is called like its module of methods.
+    """Methods of other packages for a task: entry points of the group ``graphopt_gym.methods.<task>``.
 
     Each names a :class:`Method`, which ``load()`` imports. The learned agents' methods come in this way.
     """
-    return {entry.name: entry for entry in entry_points(group=environment(env_id).methods)}
+    task = own_task(env_id)
+    found = () if task is None else entry_points(group=f"graphopt_gym.methods.{task.name}")
+    return {entry.name: entry for entry in found}
 
 
 def find_method(env_id: str, name: str) -> Method:
@@ -196,7 +204,7 @@ def methods(env_id: str) -> list[str]:
 
     Those that need decisions whose entries are free of each other are left out where they are not.
     """
-    free = hasattr(resolve(environment(env_id).problem), "num_choices")
+    free = hasattr(task_of(env_id).problem_class(), "num_choices")
     return [name for name, method in method_table(env_id).items() if free or not method.free_entries]
 
 

@@ -18,7 +18,7 @@ from graphopt_gym.errors import InputError
 if TYPE_CHECKING:
     import torch_geometric.data
 
-    from graphopt_gym.envs.env import EpisodeEnv
+    from graphopt_gym.envs.core.env import EpisodeEnv
 
 
 class GraphObservation(

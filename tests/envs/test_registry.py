@@ -13,10 +13,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import graphopt_gym as gg
+from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.errors import InputError
-from graphopt_gym.registration import ENVIRONMENTS, resolve
+from graphopt_gym.registration import env_ids, task_of
 
-ALL = sorted(ENVIRONMENTS)
+ALL = sorted(env_ids())
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_check_env__of_stable_baselines3_passes(env_id):
 @pytest.mark.parametrize("env_id", ALL)
 def test_make__works_with_and_without_the_import(env_id):
     env, named = gym.make(env_id), gym.make(f"graphopt_gym:{env_id}")
-    assert type(env.unwrapped) is type(named.unwrapped) is resolve(ENVIRONMENTS[env_id].env)
+    assert type(env.unwrapped) is type(named.unwrapped) is task_of(env_id).env_class(env_id)
     assert env.action_space == named.action_space
 
 
@@ -49,7 +50,7 @@ def test_make__works_with_and_without_the_import(env_id):
 def test_make_vec__native_agrees_with_sync(env_id):
     native = gym.make_vec(env_id, num_envs=2, vectorization_mode="vector_entry_point")
     sync = gym.make_vec(env_id, num_envs=2, vectorization_mode="sync")
-    assert type(native) is resolve(ENVIRONMENTS[env_id].vector_env)
+    assert type(native) is EpisodeVectorEnv
     assert isinstance(native.metadata["autoreset_mode"], gym.vector.AutoresetMode)
     ours, theirs = native.reset(seed=3)[0], sync.reset(seed=3)[0]
     sync.action_space.seed(0)
@@ -72,7 +73,7 @@ def test_make__refuses_an_unknown_argument_by_name(env_id):
 
 @pytest.mark.parametrize("env_id", ALL)
 def test_documentation__is_the_class_docstring(env_id):
-    text = resolve(ENVIRONMENTS[env_id].env).__doc__
+    text = task_of(env_id).env_class(env_id).__doc__
     for part in ("Description", "Action Space", "Observation Space", "Rewards", "Episode End", "Arguments"):
         assert f"## {part}" in text
     assert f'gym.make("{env_id}"' in text

@@ -215,11 +215,11 @@ def test_walk__visits_states_by_boltzmann(temperature, at_once, monkeypatch):
 
 
 def test_good_start__is_the_best_of_the_cheap_heuristics():
-    from graphopt_gym.envs.placement.heuristics import STARTS
+    from graphopt_gym.envs.placement import TASK
     from graphopt_gym.envs.placement.problem import PlacementProblem
 
     problem = PlacementProblem("inception_v3_b32", "p100x2")
-    cheap = {name: solve(problem, name) for name in STARTS}
+    cheap = {name: solve(problem, name) for name in TASK.starts}
     best = min(cheap.values(), key=lambda solution: solution.outcome.cost)
     evaluations = sum(solution.evaluations for solution in cheap.values())
     evaluator = Evaluator(problem, 100)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import graphopt_gym  # noqa: F401 - registers the environments
-from graphopt_gym.envs.rewrite.observation import node_features
+from graphopt_gym.envs.rewrite.features import node_features
 from graphopt_gym.errors import InputError
 from graphopt_gym.wrappers import GraphObservation, PyGObservation
 from tests.envs.placement.cases import LARGER, SMALL, cluster

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.envs.placement.env import PlacementEnv, PlacementOneShotEnv
-from graphopt_gym.envs.placement.vector import PlacementOneShotVectorEnv, PlacementVectorEnv
 from graphopt_gym.errors import InputError
 from graphopt_gym.wrappers import SB3VecEnv
 from tests.envs.placement.cases import LARGER, SMALL, assert_same, cluster
+
+PlacementVectorEnv = partial(EpisodeVectorEnv, "Placement-v0")
+PlacementOneShotVectorEnv = partial(EpisodeVectorEnv, "PlacementOneShot-v0")
 
 DummyVecEnv = pytest.importorskip("stable_baselines3.common.vec_env").DummyVecEnv
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from graphopt_agents.networks.inputs import waves_of
 from graphopt_agents.networks.sage import GraphNetwork
-from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
+from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.fields import check_fields
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ChipletInput:
     @classmethod
     def from_problem(cls, problem: ChipletProblem) -> ChipletInput:
         """The input of a problem."""
-        from graphopt_gym.envs.chiplet.observation import chip_features, edge_features, op_features
+        from graphopt_gym.envs.chiplet.features import chip_features, edge_features, op_features
 
         return cls(
             nodes=torch.from_numpy(op_features(problem)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphopt_gym.envs.placement.observation import NODE_FEATURES, STATIC_DEVICE_FEATURES
+from graphopt_gym.envs.placement.features import NODE_FEATURES, STATIC_DEVICE_FEATURES
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import Instance

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from graphopt_agents.networks.sage import GraphNetwork
-from graphopt_gym.envs.rewrite.episodes import PROGRESS_FEATURES
-from graphopt_gym.envs.rewrite.observation import MATCH_FEATURES, NODE_FEATURES
+from graphopt_gym.envs.rewrite.features import MATCH_FEATURES, NODE_FEATURES, PROGRESS_FEATURES
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_fields
 

@@ -1,1 +1,33 @@
-"""Partitioning a network over the chips of a package, as a pipeline (Xie et al., MLSys 2022)."""
+"""Chiplet partition: which chip of a package runs each op of a pipeline."""
+
+from __future__ import annotations
+
+from graphopt_gym.task import Benchmark, Task, Variant, Words
+
+_ROOM = "graphopt_gym.envs.chiplet"
+TASK = Task(
+    name="chiplet",
+    summary="which chip of a package runs each op of a pipeline",
+    variants={
+        "ChipletPartition-v0": Variant(
+            f"{_ROOM}.env:ChipletPartitionEnv",
+            "partition onto the chips of a package, proposals corrected by a constraint solver",
+        ),
+    },
+    problem=f"{_ROOM}.problem:ChipletProblem",
+    methods=f"{_ROOM}.methods",
+    starts=("greedy", "contiguous"),
+    references=("greedy",),
+    words=Words("period", "partition", "evaluation", cluster="package"),
+    catalogs={"graph": "graphs", "cluster": "packages"},
+    benchmarks={
+        "chiplet-env": Benchmark(
+            "graphopt_gym.benchmarks.env:chiplet_env_report",
+            "steps a second of ChipletPartition-v0 by mode, beside the corrector alone",
+        ),
+        "corrector": Benchmark(
+            "graphopt_gym.benchmarks.corrector:corrector_report",
+            "corrections of chiplet partitions a second, beside z3 alone",
+        ),
+    },
+)

@@ -270,7 +270,7 @@ def memory_facts(problem: ChipletProblem, share: float) -> tuple:
 def check_probabilities(probabilities: Any, num_ops: int, num_chips: int) -> np.ndarray:
     """Probabilities as float64 [N, C], or an InputError that names the first bad entry."""
     try:
-        given = np.asarray(probabilities, np.float64)
+        given = np.array(probabilities, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"probabilities must be numbers of shape ({num_ops}, {num_chips}), ops x chips") from None
     if given.shape != (num_ops, num_chips):
@@ -281,8 +281,7 @@ def check_probabilities(probabilities: Any, num_ops: int, num_chips: int) -> np.
         raise InputError(f"probabilities[{op}, {chip}] is {given[op, chip]}; give finite numbers, at least 0")
     with np.errstate(over="ignore"):
         sums = given.sum(axis=1)
-    if (sums == 0).any():
-        raise InputError(f"probabilities[{int(np.argmin(sums))}] is a row of zeros; give some chip a weight above 0")
+    given[sums == 0] = 1.0  # nothing is preferred
     if np.isinf(sums).any():
         raise InputError(f"probabilities[{int(np.argmax(sums))}] sum to infinity; give smaller numbers")
     return np.ascontiguousarray(given)

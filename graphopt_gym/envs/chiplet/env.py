@@ -1,14 +1,15 @@
-"""The chiplet environment; see its vector twin in ``vector.py`` and what both share in ``episodes.py``."""
+"""The chiplet environment: its documentation and its arguments; what happens in it is in ``episodes.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from graphopt_gym.envs.chiplet.episodes import make_episodes
 from graphopt_gym.envs.chiplet.instances import ChipletRoster
-from graphopt_gym.envs.env import EpisodeEnv
-from graphopt_gym.registration import refuse_unknown
+from graphopt_gym.envs.chiplet.walk import ONE_SHOT, STEP
+from graphopt_gym.envs.core.env import EpisodeEnv
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.instances import GraphLike, PackageLike
@@ -40,8 +41,7 @@ class ChipletPartitionEnv(EpisodeEnv):
       `info["illegal_action"]` is true.
     * `"sample"` (one step an episode): `Box(0, 1, (N, C))`, a row of chances an op (rows need not sum to 1). The solver
       visits the ops in a random order and draws each one's chip by its chances among the chips that are left for it,
-      evenly where none of these has any. A row of zeros, or an entry that is negative or not a number, raises an
-      `InputError` that names it.
+      evenly where none of these has any (a row of zeros: among all of them).
     * `"step"` (one step an op): `Discrete(C)`, the chip of the current op. Ops come in topological order: what an op
       reads has its chip already, so that its transfers and the rules' effect on it can be seen, and the greedy
       heuristic goes the same way. `action_masks()` and the observation's `action_mask` are 0 for chips that contradict
@@ -58,27 +58,15 @@ class ChipletPartitionEnv(EpisodeEnv):
 
     A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
     of the tables. All floats lie in 0 to 1 on any graph and package. The features' names and meanings are in
-    `OP_FEATURES` (F of them) and `CHIP_FEATURES` (K) of `graphopt_gym.envs.chiplet.observation`. E stands for
+    `OP_FEATURES` (F of them) and `CHIP_FEATURES` (K) of `graphopt_gym.envs.chiplet.features`. E stands for
     `max_edges`. The one-shot modes show the whole graph:
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `nodes` | [N, F] | float32 | the features of every op | 0 |
-    | `node_mask` | [N] | int8 | 1: an op | 0 |
-    | `edge_index` | [2, E] | int32 | producer and consumer of each edge | -1 |
-    | `edge_bytes` | [E] | float32 | time on a link of what an edge carries, to a chip's even share of the work, squashed | 0 |
-    | `chips` | [C, K] | float32 | the features of every chip | 0 |
-    | `action_mask` | [C] | int8 | 1: a chip of the episode's package | 0 |
+    {ONE_SHOT}
 
     `mode="step"` shows the current op, and `env.unwrapped.static_observation()` gives the table above after each reset.
     The further features are in `STEP_CHIP_FEATURES` and `PROGRESS_FEATURES` of `graphopt_gym.envs.chiplet.walk`.
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `op` | [F] | float32 | the features of the current op | 0 at the end of an episode |
-    | `chips` | [C, K + 6] | float32 | the features of every chip; the current op's time there; load, link and memory so far | 0 |
-    | `progress` | [4] | float32 | shares decided, chips in use, period so far | none |
-    | `action_mask` | [C] | int8 | 1: the action is legal; all chips at the end of an episode | 0 |
+    {STEP}
 
     ## Rewards
 
@@ -97,7 +85,7 @@ class ChipletPartitionEnv(EpisodeEnv):
 
     Terminated after one step, or with the last op, or at a dead end; never truncated. The last `info` has
 
-    * `partition`, int32 [N] padded with -1, whose first `problem.num_ops` entries are a decision for
+    * `decision`, int32 [N] padded with -1, whose first `problem.num_ops` entries are a decision for
       `problem.evaluate`;
     * `changed_ops`, bool [N], and `changed`, how many: ops that did not get the chip that was asked for. In
       `"sample"` mode: whose chip is not the likeliest of its row; in `"step"` mode: what a completion took back;
@@ -131,18 +119,23 @@ class ChipletPartitionEnv(EpisodeEnv):
       the largest given where left out.
     * `render_mode`: `"rgb_array"` (bars of every chip's time, link and memory), `"ansi"`, or `"human"` (text).
 
+    * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
+
     An unknown argument is refused with the nearest known one.
 
     ## Vectorized environment
 
-    `gym.make_vec("ChipletPartition-v0", num_envs=64)` gives `ChipletPartitionVectorEnv`, which corrects the proposals
-    of all sub-environments on all cores, and agrees exactly with a `SyncVectorEnv` of this class. For
+    `gym.make_vec("ChipletPartition-v0", num_envs=64)` gives an `EpisodeVectorEnv`, which corrects the proposals of
+    all sub-environments on all cores, and agrees exactly with a `SyncVectorEnv` of this class. For
     Stable-Baselines3 see `graphopt_gym.wrappers.SB3VecEnv`.
 
     ## Version History
 
     * v0: initial version.
-    """  # noqa: E501 - tables
+    """
+
+    env_id = "ChipletPartition-v0"
+    tables = {"ONE_SHOT": ONE_SHOT, "STEP": STEP}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
@@ -155,8 +148,7 @@ class ChipletPartitionEnv(EpisodeEnv):
         max_chips: int | None = None,
         max_edges: int | None = None,
         render_mode: str | None = None,
-        **unknown: Any,
+        info: str = "full",
     ) -> None:
-        refuse_unknown(unknown, ChipletPartitionEnv.__init__, "ChipletPartition-v0")
         roster = ChipletRoster(graph, cluster, memory_rule, max_ops, max_chips, max_edges)
-        super().__init__(make_episodes(roster, 1, mode), render_mode)
+        super().__init__(partial(make_episodes, roster, mode=mode), render_mode, info)

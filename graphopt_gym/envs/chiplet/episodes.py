@@ -8,19 +8,21 @@ import numpy as np
 from gymnasium import spaces
 
 from graphopt_gym.envs.chiplet.corrector import Correction, check_probabilities
+from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.instances import ChipletRoster, Instance, memory_reasons
-from graphopt_gym.envs.chiplet.observation import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.propagator import State, assign, probe, restore
 from graphopt_gym.envs.chiplet.rendering import Load, describe, load_of, pipeline_figure
 from graphopt_gym.envs.chiplet.walk import (
+    ONE_SHOT,
     PROGRESS_FEATURES,
+    STEP,
     STEP_CHIP_FEATURES,
     begin_walk,
     look,
     new_walk,
     take,
 )
-from graphopt_gym.envs.episodes import Episodes, one_shot_masks, unit_box
+from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.simulator.simulator import on_all_cores
 
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 MODES = ("fix", "sample", "step")
 
 
-def make_episodes(roster: ChipletRoster, count: int, mode: str) -> ChipletEpisodes:
+def make_episodes(roster: ChipletRoster, count: int, info: str = "full", mode: str = "fix") -> ChipletEpisodes:
     """Episodes of a mode. Raises InputError for one that is not known."""
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    return StepEpisodes(roster, count) if mode == "step" else OneShotEpisodes(roster, count, mode)
+    return StepEpisodes(roster, count, info) if mode == "step" else OneShotEpisodes(roster, count, info, mode)
 
 
 class ChipletEpisodes(Episodes[Instance]):
@@ -44,8 +46,8 @@ class ChipletEpisodes(Episodes[Instance]):
 
     roster: ChipletRoster
 
-    def __init__(self, roster: ChipletRoster, count: int) -> None:
-        super().__init__(roster, count)
+    def __init__(self, roster: ChipletRoster, count: int, info: str = "full") -> None:
+        super().__init__(roster, count, info)
         self.partition = np.full((count, roster.max_ops), -1, np.int32)  # -1: undecided, or padding
         self.changed = np.zeros((count, roster.max_ops), np.bool_)  # ops that did not get the chip that was asked for
         self.cost = np.zeros(count)
@@ -90,30 +92,23 @@ class ChipletEpisodes(Episodes[Instance]):
     def _load(self, row: int) -> Load:
         return load_of(self.instance(row).problem, self.decision(row))
 
-    def reset_info(self, row: int) -> dict[str, Any]:
-        problem = self.instance(row).problem
-        return {
-            "graph": problem.graph.name,
-            "cluster": problem.cluster.name,
-            "ops": problem.num_ops,
-            "chips": problem.num_chips,
-        }
+    def begun(self, row: int) -> dict[str, Any]:
+        return {"ops": self.instance(row).num_ops, "chips": self.instance(row).num_chips}
 
-    def end_info(self, row: int) -> dict[str, Any]:
+    def result(self, row: int) -> Result:
+        return Result(self.partition[row].copy(), float(self.cost[row]), bool(self.valid[row]), self.reasons[row])
+
+    def ended(self, row: int) -> dict[str, Any]:
         return {
-            "partition": self.partition[row].copy(),
             "changed": int(self.changed[row].sum()),
             "changed_ops": self.changed[row].copy(),
-            "cost": float(self.cost[row]),
-            "valid": bool(self.valid[row]),
-            "reasons": self.reasons[row],
             "throughput": float(self.throughput[row]),
         }
 
     def static_arrays(self, index: int) -> dict[str, np.ndarray]:
         instance, roster = self.instances[index], self.roster
         ops, chips, edges = instance.num_ops, instance.num_chips, instance.num_edges
-        out = {name: np.zeros(shape, np.float32) for name, shape in self.static_shapes().items()}
+        out = {name: np.zeros(shape, np.float32) for name, shape in ONE_SHOT.shapes(roster.sizes).items()}
         out["nodes"][:ops] = instance.op_features[:ops]
         out["node_mask"] = (np.arange(roster.max_ops) < ops).astype(np.int8)
         out["edge_index"] = np.full((2, roster.max_edges), -1, np.int32)
@@ -122,16 +117,6 @@ class ChipletEpisodes(Episodes[Instance]):
         out["chips"][:chips] = instance.chip_features
         out["action_mask"] = (np.arange(roster.max_chips) < chips).astype(np.int8)
         return out
-
-    def static_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            "nodes": (self.roster.max_ops, len(OP_FEATURES)),
-            "node_mask": (self.roster.max_ops,),
-            "edge_index": (2, self.roster.max_edges),
-            "edge_bytes": (self.roster.max_edges,),
-            "chips": (self.roster.max_chips, len(CHIP_FEATURES)),
-            "action_mask": (self.roster.max_chips,),
-        }
 
     def _chip_mask(self, rows: np.ndarray) -> np.ndarray:
         """bool [rows, max_chips]: the chips that are there."""
@@ -148,18 +133,16 @@ class ChipletEpisodes(Episodes[Instance]):
 class OneShotEpisodes(ChipletEpisodes):
     """A whole proposal in one action, corrected; modes ``"fix"`` and ``"sample"``."""
 
-    def __init__(self, roster: ChipletRoster, count: int, mode: str) -> None:
-        super().__init__(roster, count)
+    table = ONE_SHOT
+
+    def __init__(self, roster: ChipletRoster, count: int, info: str = "full", mode: str = "fix") -> None:
+        super().__init__(roster, count, info)
         self.mode = mode
         if mode == "fix":
             self.action_space = spaces.MultiDiscrete([roster.max_chips] * roster.max_ops)
         else:
             self.action_space = spaces.Box(0.0, 1.0, (roster.max_ops, roster.max_chips), np.float32)
             self.drawn_from = np.zeros((count, roster.max_ops), np.int64)
-
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        self.observation_shapes = self.static_shapes()
-        return self._static_spaces(self.roster.max_ops)
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # all are checked before the first is corrected, so that a refused step changes nothing
@@ -177,21 +160,10 @@ class OneShotEpisodes(ChipletEpisodes):
 
     def _proposal(self, instance: Instance, action: np.ndarray) -> np.ndarray:
         """The part of an action that counts: int [N], or float64 [N, C]."""
-        roster = self.roster
+        part = action[: instance.num_ops]
         if self.mode == "fix":
-            if action.shape != (roster.max_ops,) or action.dtype.kind not in "iu":
-                raise InputError(
-                    f"action has shape {action.shape} and type {action.dtype}, expected integers of shape "
-                    f"({roster.max_ops},): one chip an op"
-                )
-            return action[: instance.num_ops]
-        if action.shape != (roster.max_ops, roster.max_chips):
-            raise InputError(
-                f"action has shape {action.shape}, expected ({roster.max_ops}, {roster.max_chips}): a row of chances "
-                f"an op, one a chip"
-            )
-        given = action[: instance.num_ops, : instance.num_chips]
-        return check_probabilities(given, instance.num_ops, instance.num_chips)
+            return part
+        return check_probabilities(part[:, : instance.num_chips], instance.num_ops, instance.num_chips)
 
     def _correct(self, row: int, proposal: np.ndarray) -> bool:
         """Correct a proposal and end the episode. Whether it named chips that are not there."""
@@ -210,8 +182,8 @@ class OneShotEpisodes(ChipletEpisodes):
         self._end(row, found.decision, taken < proposal.max(axis=1), found.reason)
         return False
 
-    def end_info(self, row: int) -> dict[str, Any]:
-        info = super().end_info(row)
+    def ended(self, row: int) -> dict[str, Any]:
+        info = super().ended(row)
         return info if self.mode == "fix" else info | {"drawn_from": self.drawn_from[row].copy()}
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -227,8 +199,10 @@ class OneShotEpisodes(ChipletEpisodes):
 class StepEpisodes(ChipletEpisodes):
     """One op a step, with masks from the propagator; mode ``"step"``."""
 
-    def __init__(self, roster: ChipletRoster, count: int) -> None:
-        super().__init__(roster, count)
+    table = STEP
+
+    def __init__(self, roster: ChipletRoster, count: int, info: str = "full") -> None:
+        super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_chips)
         problems = [one.problem for one in self.instances]
         self.walk = new_walk(count, problems, roster.max_ops, roster.max_chips)
@@ -236,18 +210,6 @@ class StepEpisodes(ChipletEpisodes):
         self.allowed = np.zeros((count, roster.max_chips), np.bool_)  # all chips at the end of an episode
         self.dead_end = np.zeros(count, np.bool_)
         self._states: dict[int, tuple[int, State, np.ndarray]] = {}  # (instance, its state, room for a snapshot)
-
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        chips = self.roster.max_chips
-        self.observation_shapes = {
-            "op": (len(OP_FEATURES),),
-            "chips": (chips, len(CHIP_FEATURES) + len(STEP_CHIP_FEATURES)),
-            "progress": (len(PROGRESS_FEATURES),),
-            "action_mask": (chips,),
-        }
-        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
-        boxes["action_mask"] = spaces.Box(0, 1, (chips,), np.int8)
-        return boxes
 
     def _begin(self, rows: np.ndarray) -> None:
         for row in rows.tolist():
@@ -270,10 +232,6 @@ class StepEpisodes(ChipletEpisodes):
         self.dead_end[row] = not allowed.any()
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if actions.shape != rows.shape or actions.dtype.kind not in "iu":
-            raise InputError(
-                f"action has shape {actions.shape[1:]} and type {actions.dtype}, expected an integer: the op's chip"
-            )
         rewards, done, illegal = np.zeros(len(rows)), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
 
         def step(low: int, high: int) -> None:
@@ -334,8 +292,8 @@ class StepEpisodes(ChipletEpisodes):
     def _load(self, row: int) -> Load:
         return load_of(self.instance(row).problem, self.decision(row), self.so_far(row))
 
-    def end_info(self, row: int) -> dict[str, Any]:
-        return super().end_info(row) | {"dead_end": bool(self.dead_end[row])}
+    def ended(self, row: int) -> dict[str, Any]:
+        return super().ended(row) | {"dead_end": bool(self.dead_end[row])}
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         count, chips = len(rows), self.roster.max_chips

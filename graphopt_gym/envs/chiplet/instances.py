@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphopt_gym.envs.chiplet.corrector import Corrector
+from graphopt_gym.envs.chiplet.features import chip_features, edge_features, op_features
 from graphopt_gym.envs.chiplet.methods import greedy_decision
-from graphopt_gym.envs.chiplet.observation import chip_features, edge_features, op_features
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
 from graphopt_gym.envs.chiplet.walk import Tables, make_tables
-from graphopt_gym.envs.roster import Roster, Shared, padded_size
+from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -149,3 +149,4 @@ class ChipletRoster(Roster[Instance]):
         self.max_ops = padded_size("max_ops", max_ops, max(one.num_ops for one in flat))
         self.max_chips = padded_size("max_chips", max_chips, max(one.num_chips for one in flat))
         self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
+        self.sizes = {"N": self.max_ops, "C": self.max_chips, "E": self.max_edges}

@@ -1,6 +1,6 @@
 """Classical methods of chiplet partition.
 
-:data:`METHODS` is the table that ``solve`` uses; :data:`STARTS` names the cheap ones that local searches start from.
+:data:`METHODS` is the table that ``solve`` uses.
 """
 
 from __future__ import annotations
@@ -267,6 +267,3 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
-
-# What the local searches start from: the best of these.
-STARTS = ("greedy", "contiguous")

@@ -48,7 +48,6 @@ class ChipletProblem(Problem):
 
     env_id = "ChipletPartition-v0"
     unit = "s"
-    cost_name = "period"
 
     def __init__(
         self,

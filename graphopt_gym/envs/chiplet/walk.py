@@ -13,7 +13,9 @@ import numpy as np
 from numba import njit
 
 from graphopt_gym.envs.chiplet.corrector import memory_facts
+from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.propagator import make_rules
+from graphopt_gym.envs.core.observation import ObservationTable, Part
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.problem import ChipletProblem
@@ -33,6 +35,35 @@ PROGRESS_FEATURES = {
     "chips_used": "share of the chips up to the highest that holds an op",
     "period": "time of the slowest chip or link so far to the greedy heuristic's period, squashed",
 }
+# N ops, C chips, E edges: the roster's padded sizes
+ONE_SHOT = ObservationTable(
+    (
+        Part("nodes", ("N", len(OP_FEATURES)), "share", "the features of every op"),
+        Part("node_mask", ("N",), "mask", "1: an op"),
+        Part("edge_index", (2, "E"), "index", "producer and consumer of each edge", "-1", "N"),
+        Part(
+            "edge_bytes",
+            ("E",),
+            "share",
+            "time on a link of what an edge carries, to a chip's even share of the work, squashed",
+        ),
+        Part("chips", ("C", len(CHIP_FEATURES)), "share", "the features of every chip"),
+        Part("action_mask", ("C",), "mask", "1: a chip of the episode's package"),
+    )
+)
+STEP = ObservationTable(
+    (
+        Part("op", (len(OP_FEATURES),), "share", "the features of the current op", "0 at the end of an episode"),
+        Part(
+            "chips",
+            ("C", len(CHIP_FEATURES) + len(STEP_CHIP_FEATURES)),
+            "share",
+            "the features of every chip; the current op's time there; load, link and memory so far",
+        ),
+        Part("progress", (len(PROGRESS_FEATURES),), "share", "shares decided, chips in use, period so far", "none"),
+        Part("action_mask", ("C",), "mask", "1: the action is legal; all chips at the end of an episode"),
+    )
+)
 
 
 class Tables(NamedTuple):

@@ -1,0 +1,28 @@
+"""Device placement: which device runs each group of ops of a training step."""
+
+from __future__ import annotations
+
+from graphopt_gym.task import Benchmark, Task, Variant, Words
+
+_ROOM = "graphopt_gym.envs.placement"
+TASK = Task(
+    name="placement",
+    summary="which device of a cluster runs each group of ops",
+    variants={
+        "Placement-v0": Variant(f"{_ROOM}.env:PlacementEnv", "device placement, one group of ops a step"),
+        "PlacementOneShot-v0": Variant(
+            f"{_ROOM}.env:PlacementOneShotEnv", "device placement, the whole graph in one action"
+        ),
+    },
+    problem=f"{_ROOM}.problem:PlacementProblem",
+    methods=f"{_ROOM}.methods",
+    starts=("single", "expert", "metis", "heft", "m_etf"),
+    references=("expert",),
+    words=Words("step time", "placement", "simulator call"),
+    benchmarks={
+        "env": Benchmark("graphopt_gym.benchmarks.env:env_report", "steps a second of Placement-v0, scalar and vector"),
+        "agent": Benchmark(
+            "graphopt_gym.benchmarks.agent:agent_report", "seconds and memory of the GDP network, up to 80,000 ops"
+        ),
+    },
+)

@@ -1,16 +1,17 @@
-"""The placement environments; see their vector twins in ``vector.py`` and what both share in ``episodes.py``."""
+"""The placement environments: their documentation and their arguments; what happens in them is in ``episodes.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphopt_gym.envs.env import EpisodeEnv
+from graphopt_gym.envs.core.env import EpisodeEnv
 from graphopt_gym.envs.placement.episodes import OneShotEpisodes, StepEpisodes
+from graphopt_gym.envs.placement.features import ONE_SHOT, STEP, STEP_GRAPH
 from graphopt_gym.envs.placement.instances import PlacementRoster
-from graphopt_gym.registration import refuse_unknown
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import ClusterLike, GraphLike
@@ -45,30 +46,15 @@ class PlacementEnv(EpisodeEnv):
     A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
     of the table. All floats lie in 0 to 1 on any graph and cluster. The names of the features, column by column, with
     the meaning and scale of each, are `GROUP_FEATURES`, `DEVICE_FEATURES` and `PROGRESS_FEATURES` in
-    `graphopt_gym.envs.placement.observation`. D stands for `max_devices`, G for `max_groups`, E for `max_edges`.
+    `graphopt_gym.envs.placement.features`. D stands for `max_devices`, G for `max_groups`, E for `max_edges`.
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `group` | [25] | float32 | the current group: sizes, time, place in the graph, kinds of its ops | 0 at the end of an episode |
-    | `devices` | [D, 15] | float32 | each device: speed, capacity, links, load and memory so far, bytes exchanged with the current group | 0 for devices that are not there |
-    | `progress` | [5] | float32 | share decided, cost of the placement now | none |
-    | `action_mask` | [D] | int8 | 1: the action is legal | 0 for devices that are not there |
+    {STEP}
 
     The graph itself does not change within an episode and so stays out of the observation:
     `env.unwrapped.static_observation()` gives it after each reset. `observation="graph"` adds it to every
     observation, for policies that want all at once:
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `nodes` | [G, 27] | float32 | the features of every group | 0 |
-    | `node_mask` | [G] | int8 | 1: a group | 0 |
-    | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
-    | `memory` | [G, D] | float32 | groups times what each group holds (parameters, state, activations) to the device's capacity, squashed | 0 |
-    | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
-    | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
-    | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
-    | `placement` | [G] | int32 | device of each group now | -1 |
-    | `current` | [1] | int32 | the group to decide; the number of groups at the end | none |
+    {STEP_GRAPH}
 
     The last two change within an episode and are in the observation only.
 
@@ -95,9 +81,10 @@ class PlacementEnv(EpisodeEnv):
 
     ## Episode End
 
-    Terminated when the last group is decided; never truncated. The last `info` has `cost` (of `PlacementProblem.costs`:
-    the step time in seconds where valid), `valid`, and `placement`, int32 [G] padded with -1, whose first
-    `problem.num_groups` entries are a decision for `problem.evaluate`.
+    Terminated when the last group is decided; never truncated. The last `info` has `decision`, int32 [G] padded with
+    -1, whose first `problem.num_groups` entries are a decision for `problem.evaluate`; `cost` (of
+    `PlacementProblem.costs`: the step time in seconds where valid); `valid`; and `reasons`, a tuple of lines on what
+    does not fit.
 
     ## Arguments
 
@@ -122,18 +109,23 @@ class PlacementEnv(EpisodeEnv):
     * `cost_model`: prices the ops; the fitted roofline where left out.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the complete placement), `"ansi"`, or `"human"` (text).
 
+    * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
+
     An unknown argument is refused with the nearest known one.
 
     ## Vectorized environment
 
-    `gym.make_vec("Placement-v0", num_envs=64)` gives `PlacementVectorEnv`, which simulates the placements of all
+    `gym.make_vec("Placement-v0", num_envs=64)` gives an `EpisodeVectorEnv`, which simulates the placements of all
     sub-environments in one batch on all cores, and agrees exactly with a `SyncVectorEnv` of this class. For
     Stable-Baselines3 see `graphopt_gym.wrappers.SB3VecEnv`.
 
     ## Version History
 
     * v0: initial version.
-    """  # noqa: E501 - tables
+    """
+
+    env_id = "Placement-v0"
+    tables = {"STEP": STEP, "STEP_GRAPH": STEP_GRAPH}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
@@ -149,11 +141,11 @@ class PlacementEnv(EpisodeEnv):
         max_edges: int | None = None,
         cost_model: CostModel | None = None,
         render_mode: str | None = None,
-        **unknown: Any,
+        info: str = "full",
     ) -> None:
-        refuse_unknown(unknown, PlacementEnv.__init__, "Placement-v0")
         roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
-        super().__init__(StepEpisodes(roster, 1, start, reward, observation), render_mode)
+        episodes = partial(StepEpisodes, roster, start=start, reward=reward, observation=observation)
+        super().__init__(episodes, render_mode, info)
 
 
 class PlacementOneShotEnv(EpisodeEnv):
@@ -175,19 +167,9 @@ class PlacementOneShotEnv(EpisodeEnv):
 
     A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
     of the table. All floats lie in 0 to 1 on any graph and cluster. D stands for `max_devices`, G for `max_groups`,
-    E for `max_edges`; the features are named in `graphopt_gym.envs.placement.observation`.
+    E for `max_edges`; the features are named in `graphopt_gym.envs.placement.features`.
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `nodes` | [G, 27] | float32 | the features of every group (`NODE_FEATURES`) | 0 |
-    | `node_mask` | [G] | int8 | 1: a group | 0 |
-    | `times` | [G, D] | float32 | time of each group on each device, to that of an average group, squashed | 0 |
-    | `memory` | [G, D] | float32 | groups times what each group holds (parameters, state, activations) to the device's capacity, squashed | 0 |
-    | `edge_index` | [2, E] | int32 | sending and reading group of each edge between groups | -1 |
-    | `edge_bytes` | [E] | float32 | logarithm of the bytes that cross | 0 |
-    | `links` | [D, D] | float32 | bandwidth from each device (row) to each other, to the fastest link | 0 |
-    | `devices` | [D, 5] | float32 | each device: exists, speed, capacity, bandwidth, memory that the whole graph would take (`STATIC_DEVICE_FEATURES`) | 0 |
-    | `action_mask` | [D] | int8 | 1: a device of the episode's cluster | 0 |
+    {ONE_SHOT}
 
     ## Rewards
 
@@ -201,9 +183,7 @@ class PlacementOneShotEnv(EpisodeEnv):
 
     ## Episode End
 
-    Terminated after one step. Its `info` has `cost` (of `PlacementProblem.costs`: the step time in seconds where
-    valid), `valid`, and `placement`, int32 [G] padded with -1, whose first `problem.num_groups` entries are a decision
-    for `problem.evaluate`.
+    Terminated after one step. Its `info` has `decision`, `cost`, `valid` and `reasons` as in `Placement-v0`.
 
     ## Arguments
 
@@ -224,17 +204,22 @@ class PlacementOneShotEnv(EpisodeEnv):
     * `cost_model`: prices the ops; the fitted roofline where left out.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the placement), `"ansi"`, or `"human"` (text).
 
+    * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
+
     An unknown argument is refused with the nearest known one.
 
     ## Vectorized environment
 
-    `gym.make_vec("PlacementOneShot-v0", num_envs=64)` gives `PlacementOneShotVectorEnv`, which simulates all
-    placements in one batch on all cores, and agrees exactly with a `SyncVectorEnv` of this class.
+    `gym.make_vec("PlacementOneShot-v0", num_envs=64)` gives an `EpisodeVectorEnv`, which simulates all placements in
+    one batch on all cores, and agrees exactly with a `SyncVectorEnv` of this class.
 
     ## Version History
 
     * v0: initial version.
-    """  # noqa: E501 - tables
+    """
+
+    env_id = "PlacementOneShot-v0"
+    tables = {"ONE_SHOT": ONE_SHOT}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
@@ -247,8 +232,7 @@ class PlacementOneShotEnv(EpisodeEnv):
         max_edges: int | None = None,
         cost_model: CostModel | None = None,
         render_mode: str | None = None,
-        **unknown: Any,
+        info: str = "full",
     ) -> None:
-        refuse_unknown(unknown, PlacementOneShotEnv.__init__, "PlacementOneShot-v0")
         roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
-        super().__init__(OneShotEpisodes(roster, 1), render_mode)
+        super().__init__(partial(OneShotEpisodes, roster), render_mode, info)

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from graphopt_gym.envs.episodes import Episodes, one_shot_masks, unit_box
-from graphopt_gym.envs.placement.instances import Instance, PlacementRoster
-from graphopt_gym.envs.placement.observation import (
+from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
+from graphopt_gym.envs.core.observation import ObservationTable
+from graphopt_gym.envs.placement.features import (
     DEVICE_FEATURES,
+    GRAPH,
     GROUP_FEATURES,
-    NODE_FEATURES,
+    ONE_SHOT,
     PROGRESS_FEATURES,
     STATIC_DEVICE_FEATURES,
+    STEP,
+    STEP_GRAPH,
     begin,
     decide,
     new_state,
     observe,
 )
+from graphopt_gym.envs.placement.instances import Instance, PlacementRoster
 from graphopt_gym.envs.placement.rendering import describe
 from graphopt_gym.errors import InputError, unknown_name
 
@@ -39,9 +43,14 @@ class PlacementEpisodes(Episodes[Instance]):
     roster: PlacementRoster
 
     def __init__(
-        self, roster: PlacementRoster, count: int, start: str | Sequence[int] | np.ndarray, reward: str
+        self,
+        roster: PlacementRoster,
+        count: int,
+        info: str = "full",
+        start: str | Sequence[int] | np.ndarray = "single",
+        reward: str = "terminal",
     ) -> None:
-        super().__init__(roster, count)
+        super().__init__(roster, count, info)
         self.reward = reward
         self.start = _check_start(start, self.instances)
         self.state = new_state(count, roster.max_groups, roster.max_tasks, roster.max_devices)
@@ -93,22 +102,21 @@ class PlacementEpisodes(Episodes[Instance]):
             self._simulate(instance, part)
         return np.where(self.state.valid[rows], -np.sqrt(self.state.cost[rows]), INVALID_REWARD)
 
-    def reset_info(self, row: int) -> dict[str, Any]:
-        problem = self.instance(row).problem
-        return {"graph": problem.graph.name, "cluster": problem.cluster.name, "groups": problem.num_groups}
+    def begun(self, row: int) -> dict[str, Any]:
+        return {"groups": self.instance(row).num_groups}
 
-    def end_info(self, row: int) -> dict[str, Any]:
-        return {
-            "cost": float(self.state.cost[row]),
-            "valid": bool(self.state.valid[row]),
-            "placement": self.state.decision[row].copy(),
-        }
+    def result(self, row: int) -> Result:
+        state, instance = self.state, self.instance(row)
+        valid = bool(state.valid[row])
+        reasons = ()
+        if not (valid or self.light):
+            reasons = instance.problem.memory_reasons(state.peak_bytes[row, : instance.num_devices])
+        return Result(state.decision[row].copy(), float(state.cost[row]), valid, reasons)
 
     def static_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """The padded constants of an instance, in the shapes that the environments document."""
-        instance, roster = self.instances[index], self.roster
+        instance = self.instances[index]
         groups, devices, edges = instance.num_groups, instance.num_devices, instance.num_edges
-        shapes = self.static_shapes(roster)
+        shapes = GRAPH.shapes(self.roster.sizes)
         out = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         out["nodes"][:groups] = instance.tables.node_features
         out["times"][:groups, :devices] = instance.time_features
@@ -117,20 +125,8 @@ class PlacementEpisodes(Episodes[Instance]):
         out["edge_index"][:, :edges] = instance.group_edges.T
         out["edge_bytes"][:edges] = instance.edge_features
         out["links"][:devices, :devices] = instance.link_features
-        out["node_mask"] = (np.arange(roster.max_groups) < groups).astype(np.int8)
+        out["node_mask"] = (np.arange(self.roster.max_groups) < groups).astype(np.int8)
         return out
-
-    @staticmethod
-    def static_shapes(roster: PlacementRoster) -> dict[str, tuple[int, ...]]:
-        return {
-            "nodes": (roster.max_groups, len(NODE_FEATURES)),
-            "node_mask": (roster.max_groups,),
-            "times": (roster.max_groups, roster.max_devices),
-            "memory": (roster.max_groups, roster.max_devices),
-            "edge_index": (2, roster.max_edges),
-            "edge_bytes": (roster.max_edges,),
-            "links": (roster.max_devices, roster.max_devices),
-        }
 
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
         devices = np.array([one.num_devices for one in self.instances])[self.instance_of[rows]]
@@ -154,35 +150,19 @@ class StepEpisodes(PlacementEpisodes):
         self,
         roster: PlacementRoster,
         count: int,
-        start: str | Sequence[int] | np.ndarray,
-        reward: str,
-        observation: str,
+        info: str = "full",
+        start: str | Sequence[int] | np.ndarray = "single",
+        reward: str = "improvement",
+        observation: str = "step",
     ) -> None:
         if reward not in REWARDS:
             raise unknown_name("reward", reward, REWARDS)
         if observation not in OBSERVATIONS:
             raise unknown_name("observation", observation, OBSERVATIONS)
         self.with_graph = observation == "graph"
-        super().__init__(roster, count, start, reward)
+        self.table = ObservationTable((*STEP, *STEP_GRAPH)) if self.with_graph else STEP
+        super().__init__(roster, count, info, start, reward)
         self.action_space = spaces.Discrete(roster.max_devices)
-
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        devices = self.roster.max_devices
-        self.observation_shapes = {
-            "group": (len(GROUP_FEATURES),),
-            "devices": (devices, len(DEVICE_FEATURES)),
-            "progress": (len(PROGRESS_FEATURES),),
-            "action_mask": (devices,),
-        }
-        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
-        boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
-        if self.with_graph:
-            boxes |= self._static_spaces(self.roster.max_groups)
-            boxes["placement"] = spaces.Box(-1, devices - 1, (self.roster.max_groups,), np.int32)
-            boxes["current"] = spaces.Box(0, self.roster.max_groups, (1,), np.int32)
-            self.observation_shapes |= self.static_shapes(self.roster)
-            self.observation_shapes |= {"placement": (self.roster.max_groups,), "current": (1,)}
-        return boxes
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self.state
@@ -228,33 +208,14 @@ class StepEpisodes(PlacementEpisodes):
 class OneShotEpisodes(PlacementEpisodes):
     """The whole graph in one action; ``PlacementOneShot-v0``."""
 
-    def __init__(self, roster: PlacementRoster, count: int) -> None:
-        super().__init__(roster, count, "single", "terminal")
-        self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
+    table = ONE_SHOT
 
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        devices = self.roster.max_devices
-        self.observation_shapes = {
-            **self.static_shapes(self.roster),
-            "devices": (devices, len(STATIC_DEVICE_FEATURES)),
-            "action_mask": (devices,),
-        }
-        boxes = self._static_spaces(self.roster.max_groups)
-        boxes["devices"] = unit_box(self.observation_shapes["devices"])
-        boxes["action_mask"] = spaces.Box(0, 1, (devices,), np.int8)
-        for index, instance in enumerate(self.instances):
-            table = np.zeros((devices, len(STATIC_DEVICE_FEATURES)), np.float32)
-            table[: instance.num_devices] = instance.tables.device_features
-            self._static_flat[index]["devices"] = table.ravel()
-            self._static_flat[index]["action_mask"] = (np.arange(devices) < instance.num_devices).astype(np.int8)
-        return boxes
+    def __init__(self, roster: PlacementRoster, count: int, info: str = "full") -> None:
+        super().__init__(roster, count, info)
+        self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self.state
-        if actions.shape != (len(rows), self.roster.max_groups):
-            raise InputError(
-                f"action has shape {actions.shape[1:]}, expected ({self.roster.max_groups},): one device a group"
-            )
         illegal = np.zeros(len(rows), np.bool_)
         for position, row in enumerate(rows.tolist()):
             instance = self.instance(row)
@@ -265,6 +226,13 @@ class OneShotEpisodes(PlacementEpisodes):
             begin(instance.tables, state, np.array([row]), decision[None])
             state.current[row] = instance.num_groups
         return self._final_rewards(rows), np.ones(len(rows), np.bool_), illegal
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        instance, most = self.instances[index], self.roster.max_devices
+        devices = np.zeros((most, len(STATIC_DEVICE_FEATURES)), np.float32)
+        devices[: instance.num_devices] = instance.tables.device_features
+        mask = (np.arange(most) < instance.num_devices).astype(np.int8)
+        return super().static_arrays(index) | {"devices": devices, "action_mask": mask}
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.placement.observation import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
+from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
+from graphopt_gym.envs.placement.features import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
 from graphopt_gym.envs.placement.problem import PlacementProblem
-from graphopt_gym.envs.roster import Roster, Shared, padded_size
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
@@ -306,3 +306,4 @@ class PlacementRoster(Roster[Instance]):
         self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))
         self.max_groups = padded_size("max_groups", max_groups, max(one.num_groups for one in flat))
         self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
+        self.sizes = {"G": self.max_groups, "D": self.max_devices, "E": self.max_edges}

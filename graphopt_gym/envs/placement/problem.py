@@ -107,14 +107,7 @@ class PlacementProblem(Problem):
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
         timeline = self.simulator.run_tasks(decision[self.group_of_task])
-        reasons = []
-        for device in np.flatnonzero(timeline.peak_bytes > self.capacity_bytes).tolist():
-            peak, capacity = int(timeline.peak_bytes[device]), int(self.capacity_bytes[device])
-            reasons.append(
-                f"out of memory: device {device} ({self.cluster.devices[device].name}) needs {peak / 2**30:.2f} GiB at "
-                f"{timeline.peak_time_s[device] * 1e3:.3f} ms and has {capacity / 2**30:.2f} GiB: "
-                f"{(peak - capacity) / 2**30:.2f} GiB too much"
-            )
+        reasons = self.memory_reasons(timeline.peak_bytes, timeline.peak_time_s)
         transfers = timeline.transfer_bytes
         metrics = {
             "step_time_s": timeline.makespan_s,
@@ -127,7 +120,19 @@ class PlacementProblem(Problem):
         }
         valid = not reasons
         cost = timeline.makespan_s if valid else float("inf")
-        return Outcome(valid, cost, self.unit, tuple(reasons), metrics, timeline)
+        return Outcome(valid, cost, self.unit, reasons, metrics, timeline)
+
+    def memory_reasons(self, peak_bytes: np.ndarray, time_s: np.ndarray | None = None) -> tuple[str, ...]:
+        """A line for each device whose peak int64 [D] is beyond its capacity; ``time_s``: when, float64 [D]."""
+        reasons = []
+        for device in np.flatnonzero(peak_bytes > self.capacity_bytes).tolist():
+            peak, capacity = int(peak_bytes[device]), int(self.capacity_bytes[device])
+            when = "" if time_s is None else f" at {time_s[device] * 1e3:.3f} ms"
+            reasons.append(
+                f"out of memory: device {device} ({self.cluster.devices[device].name}) needs {peak / 2**30:.2f} GiB"
+                f"{when} and has {capacity / 2**30:.2f} GiB: {(peak - capacity) / 2**30:.2f} GiB too much"
+            )
+        return tuple(reasons)
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = self.simulator.run_many(np.asarray(decisions)[:, self.group_of_task])

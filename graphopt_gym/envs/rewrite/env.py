@@ -1,14 +1,15 @@
-"""The rewrite environment; see its vector twin in ``vector.py`` and what both share in ``episodes.py``."""
+"""The rewrite environment: its documentation and its arguments; what happens in it is in ``episodes.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from graphopt_gym.envs.env import EpisodeEnv
+from graphopt_gym.envs.core.env import EpisodeEnv
 from graphopt_gym.envs.rewrite.episodes import RewriteEpisodes
+from graphopt_gym.envs.rewrite.features import TABLE
 from graphopt_gym.envs.rewrite.instances import DeviceLike, RewriteRoster
-from graphopt_gym.registration import refuse_unknown
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.problem import ProgramLike
@@ -38,21 +39,11 @@ class RewriteOrderEnv(EpisodeEnv):
 
     A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
     of the table. All floats lie in 0 to 1 on any program and device. The features' names and meanings are in
-    `NODE_FEATURES` (F of them) and `MATCH_FEATURES` (K) of `graphopt_gym.envs.rewrite.observation`, and in
-    `PROGRESS_FEATURES` of `graphopt_gym.envs.rewrite.episodes`. N stands for `max_nodes`, E for `max_edges`, M for
+    `NODE_FEATURES` (F of them) and `MATCH_FEATURES` (K) of `graphopt_gym.envs.rewrite.features`, and in
+    `PROGRESS_FEATURES` there. N stands for `max_nodes`, E for `max_edges`, M for
     `max_matches`.
 
-    | Key | Shape | Type | Meaning | Padding |
-    |---|---|---|---|---|
-    | `nodes` | [N, F] | float32 | the features of every node of the program, in topological order | 0 |
-    | `node_mask` | [N] | int8 | 1: a node | 0 |
-    | `edge_index` | [2, E] | int32 | producer and consumer, an edge an operand | -1 |
-    | `edge_operand` | [E] | float32 | which operand: 0 the first, 1 the last | 0 |
-    | `matches` | [M, K] | float32 | the features of every match | 0 |
-    | `match_rule` | [M] | int32 | its rule, an index into `problem.matcher.rules` | -1 |
-    | `match_roots` | [M, 2] | int32 | the nodes that it replaces; a rule on one node has one | -1 |
-    | `progress` | [4] | float32 | the program's time and the least so far against the original's, steps left, share of matches shown | none |
-    | `action_mask` | [M + 1] | int8 | 1: the action is legal | 0 |
+    {TABLE}
 
     `env.unwrapped.static_observation()` gives the table (without `progress`) for the original program.
 
@@ -72,10 +63,11 @@ class RewriteOrderEnv(EpisodeEnv):
     Terminated by action 0, after `max_steps` steps, or where no match is left; never truncated, as the steps left are
     observed. The last `info` has
 
-    * `program`: the text of the program, a decision for `problem.evaluate`;
+    * `decision`: the text of the program, a decision for `problem.evaluate`; `cost` (seconds), `valid` and `reasons`:
+      true and empty, since rules keep what a program computes;
     * `trace`: a row a rewrite: the rule, the places of its roots in the order of the program that it was applied to,
       and the seconds after it;
-    * `steps`, `cost` (seconds), `best_cost` (the least on the way), and `saved`, the sum of all rewards.
+    * `steps`, `best_cost` (the least on the way), and `saved`, the sum of all rewards.
 
     ## Arguments
 
@@ -106,18 +98,23 @@ class RewriteOrderEnv(EpisodeEnv):
       program has where left out.
     * `render_mode`: `"rgb_array"` (the program before and now), `"ansi"`, or `"human"` (text).
 
+    * `info`: `"full"`, or `"light"`: numbers only.
+
     An unknown argument is refused with the nearest known one.
 
     ## Vectorized environment
 
-    `gym.make_vec("RewriteOrder-v0", num_envs=64)` gives `RewriteOrderVectorEnv`, which shares programs, matches and
+    `gym.make_vec("RewriteOrder-v0", num_envs=64)` gives an `EpisodeVectorEnv`, which shares programs, matches and
     prices between its sub-environments, and agrees exactly with a `SyncVectorEnv` of this class. For Stable-Baselines3
     see `graphopt_gym.wrappers.SB3VecEnv`.
 
     ## Version History
 
     * v0: initial version.
-    """  # noqa: E501 - tables
+    """
+
+    env_id = "RewriteOrder-v0"
+    tables = {"TABLE": TABLE}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
@@ -131,8 +128,7 @@ class RewriteOrderEnv(EpisodeEnv):
         max_nodes: int | None = None,
         max_edges: int | None = None,
         render_mode: str | None = None,
-        **unknown: Any,
+        info: str = "full",
     ) -> None:
-        refuse_unknown(unknown, RewriteOrderEnv.__init__, "RewriteOrder-v0")
         roster = RewriteRoster(graph, cluster, cost, rules, max_matches, max_nodes, max_edges)
-        super().__init__(RewriteEpisodes(roster, 1, max_steps), render_mode)
+        super().__init__(partial(RewriteEpisodes, roster, max_steps=max_steps), render_mode, info)

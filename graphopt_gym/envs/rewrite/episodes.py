@@ -7,29 +7,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from graphopt_gym.envs.episodes import Episodes, unit_box
-from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges, positive
-from graphopt_gym.envs.rewrite.observation import (
-    MATCH_FEATURES,
-    NODE_FEATURES,
+from graphopt_gym.envs.core.episodes import Episodes, Result
+from graphopt_gym.envs.rewrite.features import (
+    TABLE,
     match_features,
     node_features,
     shown,
 )
+from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges, positive
 from graphopt_gym.envs.rewrite.problem import Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
-from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PROGRESS_FEATURES = {
-    "seconds": "the program's time to the original's, squashed: 0.5 as long",
-    "best": "the same of the cheapest so far",
-    "left": "share of the steps that are left",
-    "matches": "share of the current matches that are shown",
-}
 
 
 class _View(NamedTuple):
@@ -45,36 +36,17 @@ class RewriteEpisodes(Episodes[Instance]):
 
     roster: RewriteRoster
 
-    def __init__(self, roster: RewriteRoster, count: int, max_steps: int) -> None:
+    table = TABLE
+
+    def __init__(self, roster: RewriteRoster, count: int, info: str = "full", max_steps: int = 100) -> None:
         self.max_steps = positive("max_steps", max_steps)
-        super().__init__(roster, count)
+        super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_matches + 1)
         self.states: list[Rewritten | None] = [None] * count
         self.views: list[_View | None] = [None] * count
         self.steps = np.zeros(count, np.int64)
         self.best_s = np.zeros(count)
         self._first: dict[int, _View] = {}  # of each instance's original
-
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        roster = self.roster
-        self.observation_shapes = {
-            "nodes": (roster.max_nodes, len(NODE_FEATURES)),
-            "node_mask": (roster.max_nodes,),
-            "edge_index": (2, roster.max_edges),
-            "edge_operand": (roster.max_edges,),
-            "matches": (roster.max_matches, len(MATCH_FEATURES)),
-            "match_rule": (roster.max_matches,),
-            "match_roots": (roster.max_matches, 2),
-            "progress": (len(PROGRESS_FEATURES),),
-            "action_mask": (roster.max_matches + 1,),
-        }
-        boxes: dict[str, spaces.Space[Any]] = {name: unit_box(shape) for name, shape in self.observation_shapes.items()}
-        boxes["node_mask"] = spaces.Box(0, 1, (roster.max_nodes,), np.int8)
-        boxes["action_mask"] = spaces.Box(0, 1, (roster.max_matches + 1,), np.int8)
-        boxes["edge_index"] = spaces.Box(-1, roster.max_nodes - 1, (2 * roster.max_edges,), np.int32)
-        boxes["match_roots"] = spaces.Box(-1, roster.max_nodes - 1, (2 * roster.max_matches,), np.int32)
-        boxes["match_rule"] = spaces.Box(-1, roster.num_rules - 1, (roster.max_matches,), np.int32)
-        return boxes
 
     # -- episodes --------------------------------------------------------------------------------------------------
 
@@ -88,11 +60,6 @@ class RewriteEpisodes(Episodes[Instance]):
             self.best_s[row] = instance.original_s
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if actions.shape != rows.shape or actions.dtype.kind not in "iu":
-            raise InputError(
-                f"action has shape {actions.shape[1:]} and type {actions.dtype}, expected an integer: 0 ends, others "
-                f"are matches"
-            )
         rewards, done, illegal = np.zeros(len(rows)), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
         for at, (row, action) in enumerate(zip(rows.tolist(), actions.tolist(), strict=True)):
             state, view = self.state(row), self._view(row)
@@ -135,16 +102,13 @@ class RewriteEpisodes(Episodes[Instance]):
         matches = shown(fitting, roster.max_matches)
         m = len(matches)
         features, edges, operand = node_features(state, original_s)
-        arrays: dict[str, np.ndarray] = {
-            "nodes": np.zeros((roster.max_nodes, len(NODE_FEATURES)), np.float32),
-            "node_mask": (np.arange(roster.max_nodes) < n).astype(np.int8),
-            "edge_index": np.full((2, roster.max_edges), -1, np.int32),
-            "edge_operand": np.zeros(roster.max_edges, np.float32),
-            "matches": np.zeros((roster.max_matches, len(MATCH_FEATURES)), np.float32),
-            "match_rule": np.full(roster.max_matches, -1, np.int32),
-            "match_roots": np.full((roster.max_matches, 2), -1, np.int32),
-            "action_mask": (np.arange(roster.max_matches + 1) <= m).astype(np.int8),
+        arrays = {
+            part.name: np.full(self.observation_shapes[part.name], -1 if part.kind == "index" else 0, part.dtype)
+            for part in TABLE
+            if part.name != "progress"
         }
+        arrays["node_mask"][:n] = 1
+        arrays["action_mask"][: m + 1] = 1
         arrays["nodes"][:n] = features
         arrays["edge_index"][:, :e] = edges
         arrays["edge_operand"][:e] = operand
@@ -178,23 +142,23 @@ class RewriteEpisodes(Episodes[Instance]):
         """The program as it stands."""
         return self.state(row).program
 
-    def reset_info(self, row: int) -> dict[str, Any]:
+    def begun(self, row: int) -> dict[str, Any]:
         problem = self.instance(row).problem
         return {
-            "graph": problem.graph.name,
-            "cluster": problem.cluster.name,
             "nodes": len(problem.program),
             "matches": len(problem.original.matches),
             "cost": problem.original_s,
         }
 
-    def end_info(self, row: int) -> dict[str, Any]:
+    def result(self, row: int) -> Result:
+        state = self.state(row)
+        return Result(program_text(state.program), state.cost, state.valid, ())
+
+    def ended(self, row: int) -> dict[str, Any]:
         state = self.state(row)
         return {
-            "program": program_text(state.program),
             "trace": state.trace,
             "steps": int(self.steps[row]),
-            "cost": state.cost,
             "best_cost": float(self.best_s[row]),
             "saved": self._relative(row, self.instance(row).original_s - state.cost),
         }

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from graphopt_gym.envs.rewrite.observation import growth
+from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
+from graphopt_gym.envs.rewrite.features import growth
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten, load_target
-from graphopt_gym.envs.roster import Roster, Shared, padded_size
 from graphopt_gym.errors import InputError
 from graphopt_gym.hardware.cluster import Cluster, Device
 
@@ -86,6 +86,7 @@ class RewriteRoster(Roster[Instance]):
         self.max_nodes = padded_size("max_nodes", int(ROOM * nodes) if max_nodes is None else max_nodes, nodes)
         self.max_edges = padded_size("max_edges", int(ROOM * edges) if max_edges is None else max_edges, edges)
         self.num_rules = len(self.flat[0].problem.matcher.rules)
+        self.sizes = {"N": self.max_nodes, "E": self.max_edges, "M": self.max_matches, "R": self.num_rules}
 
 
 def positive(name: str, value: int) -> int:

@@ -8,7 +8,6 @@ from graphopt_gym.search.solve import Method
 TASO = "Jia et al., SOSP 2019 (TASO), algorithm 2"
 TENSAT = "Yang et al., MLSys 2021 (TENSAT)"
 HARTMANN = "after Hartmann et al., PACT 2024 (arXiv 2410.05534)"
-STARTS = ("original",)
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -123,7 +123,6 @@ class RewriteProblem(Problem):
 
     env_id = "RewriteOrder-v0"
     unit = "s"
-    cost_name = "inference time"
     page_name = "Before and after"
     page_draws = True
     decision_shape = ()

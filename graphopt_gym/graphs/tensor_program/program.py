@@ -71,6 +71,13 @@ class TensorProgram:
         self.nodes: Mapping[int, Node] = MappingProxyType(nodes)
         self._nodes, self._ids, self._users, self._static, self._digests = nodes, ids, users, static, digests
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = self._nodes, self.outputs, self._ids, self._users, self._static, self._digests, self.next_id
+        return TensorProgram, (self.name, *parts)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorProgram:
+        return self  # it cannot be changed
+
     def __len__(self) -> int:
         return len(self._nodes)
 

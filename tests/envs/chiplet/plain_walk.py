@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt_gym.envs.chiplet.observation import chip_features, op_features
+from graphopt_gym.envs.chiplet.features import chip_features, op_features
 
 
 def squash(ratio):

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from graphopt_gym.envs.chiplet.observation import (
+from graphopt_gym.envs.chiplet.features import (
     CHIP_FEATURES,
     OP_FEATURES,
     chip_features,

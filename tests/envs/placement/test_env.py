@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import itertools
 import math
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -13,17 +14,20 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import graphopt_gym
+from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.envs.placement import env as env_module
-from graphopt_gym.envs.placement import observation as features
+from graphopt_gym.envs.placement import features
 from graphopt_gym.envs.placement.env import PlacementEnv, PlacementOneShotEnv
 from graphopt_gym.envs.placement.problem import PlacementProblem
-from graphopt_gym.envs.placement.vector import PlacementOneShotVectorEnv, PlacementVectorEnv
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, fork_join, known_optimum_s, layered_dag
 from graphopt_gym.hardware.cluster import Cluster, Device, Link
 from tests.envs.placement.cases import LARGER, SMALL, UNIT, assert_same, cluster
 from tests.envs.placement.plain_env import PlainEnv
 from tests.simulator.cases import random_cluster, random_graph
+
+PlacementVectorEnv = partial(EpisodeVectorEnv, PlacementEnv)
+PlacementOneShotVectorEnv = partial(EpisodeVectorEnv, PlacementOneShotEnv)
 
 
 def run(env, actions, **reset):
@@ -61,7 +65,7 @@ def test_observation__agrees_with_the_plain_twin(seed):
         assert reward == twin.step(action)
     assert done
     assert info["cost"] == twin.cost
-    assert info["placement"].tolist() == twin.placement
+    assert info["decision"].tolist() == twin.placement
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -172,13 +176,13 @@ def test_rewards__sum_to_the_change_of_phi(start, memory_bytes):
         env.reset(seed=seed)
         first = env.problem.costs(env.decision[None])[0][0]
         rewards, info = run(env, rng.integers(0, 3, env.problem.num_groups), seed=seed)
-        final_cost, valid = env.problem.costs(info["placement"][None])
+        final_cost, valid = env.problem.costs(info["decision"][None])
         assert (info["cost"], info["valid"]) == (final_cost[0], valid[0])
         change = -math.sqrt(final_cost[0]) + math.sqrt(first)
         # exact but for the rounding of each difference and of the sum
         assert abs(math.fsum(rewards) - change) <= len(rewards) * np.spacing(math.sqrt(max(first, final_cost[0])))
         if valid[0]:
-            assert info["cost"] == env.problem.evaluate(info["placement"]).cost
+            assert info["cost"] == env.problem.evaluate(info["decision"]).cost
 
 
 def test_rewards__overflow_costs_more_than_any_fitting_placement_and_less_overflow_is_better():
@@ -210,7 +214,7 @@ def test_terminal_reward__is_the_papers():
         env = PlacementEnv(SMALL, cluster(3, memory_bytes), reward="terminal")
         env.reset(seed=0)
         rewards, info = run(env, rng.integers(0, 3, env.problem.num_groups))
-        outcome = env.problem.evaluate(info["placement"])
+        outcome = env.problem.evaluate(info["decision"])
         assert outcome.valid == (memory_bytes == 10**15) == info["valid"]
         assert rewards[:-1] == [0.0] * (len(rewards) - 1)
         assert rewards[-1] == (-math.sqrt(outcome.cost) if outcome.valid else -10.0)
@@ -225,8 +229,8 @@ def test_one_shot_reward__is_the_papers():
         _, reward, done, truncated, info = env.step(action)
         assert (done, truncated, info["illegal_action"]) == (True, False, False)
         decision = action[: env.problem.num_groups]
-        assert info["placement"][: env.problem.num_groups].tolist() == decision.tolist()
-        assert (info["placement"][env.problem.num_groups :] == -1).all()
+        assert info["decision"][: env.problem.num_groups].tolist() == decision.tolist()
+        assert (info["decision"][env.problem.num_groups :] == -1).all()
         assert reward == -math.sqrt(env.problem.evaluate(decision).cost)
     tight = PlacementOneShotEnv(SMALL, cluster(3, 10**7))
     tight.reset(seed=0)
@@ -337,7 +341,7 @@ def test_make_vec__gives_the_native_vector_environment():
     envs = gym.make_vec(
         "Placement-v0", num_envs=64, vectorization_mode="vector_entry_point", graph=SMALL, cluster=cluster(2)
     )
-    assert isinstance(envs, PlacementVectorEnv)
+    assert isinstance(envs, EpisodeVectorEnv)
     observations, infos = envs.reset(seed=0)
     assert observations["group"].shape == (64, 25)
     assert infos["_graph"].all()
@@ -376,7 +380,7 @@ def test_illegal_action__of_the_one_shot_goes_to_the_fastest_device():
     action[0] = 1
     _, _, _, _, info = env.step(action)
     assert info["illegal_action"]
-    assert info["placement"][:groups].tolist() == [1] + [0] * (groups - 1)
+    assert info["decision"][:groups].tolist() == [1] + [0] * (groups - 1)
     env.reset(seed=0, options={"graph": SMALL.name})
     legal = np.where(np.arange(len(masks)) < groups, 1, 2)  # padding is ignored
     assert env.step(legal)[4]["illegal_action"] is False
@@ -458,10 +462,10 @@ def test_make__refuses_bad_arguments_with_one_line(arguments, message):
 def test_vector__refuses_bad_arguments_with_one_line():
     with pytest.raises(InputError, match="num_envs is 0"):
         PlacementVectorEnv(0, SMALL, cluster(2))
-    with pytest.raises(InputError, match="autoreset_mode is 'Disabled'; give 'NextStep' or 'SameStep'"):
-        PlacementVectorEnv(2, SMALL, cluster(2), autoreset_mode="Disabled")
+    with pytest.raises(InputError, match="autoreset_mode is 'Never'; give 'NextStep', 'SameStep', 'Disabled'"):
+        PlacementVectorEnv(2, SMALL, cluster(2), autoreset_mode="Never")
     envs = PlacementVectorEnv(2, SMALL, cluster(2))
-    with pytest.raises(InputError, match="before reset"):
+    with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
         envs.step([0, 0])
     with pytest.raises(InputError, match="3 seeds for 2 sub-environments"):
         envs.reset(seed=[1, 2, 3])

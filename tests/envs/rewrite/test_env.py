@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import warnings
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -11,16 +12,17 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.envs.rewrite import env as env_module
 from graphopt_gym.envs.rewrite.env import RewriteOrderEnv
-from graphopt_gym.envs.rewrite.episodes import PROGRESS_FEATURES
-from graphopt_gym.envs.rewrite.observation import MATCH_FEATURES, NODE_FEATURES, shown
+from graphopt_gym.envs.rewrite.features import MATCH_FEATURES, NODE_FEATURES, PROGRESS_FEATURES, shown
 from graphopt_gym.envs.rewrite.rules.matching import Match
-from graphopt_gym.envs.rewrite.vector import RewriteOrderVectorEnv
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import execute, parse_program, random_values
 from tests.envs.placement.cases import assert_same
 from tests.envs.rewrite.programs import all_programs, attention, inception, recurrent
+
+RewriteOrderVectorEnv = partial(EpisodeVectorEnv, RewriteOrderEnv)
 
 PROGRAMS = [attention(), recurrent(), inception()]
 
@@ -90,13 +92,13 @@ def test_rewards__add_up_to_what_is_saved():
             rewards.append(reward)
         outcome = env.outcome()
         assert outcome.valid
-        assert info["cost"] == outcome.cost == env.problem.evaluate(info["program"]).cost
+        assert info["cost"] == outcome.cost == env.problem.evaluate(info["decision"]).cost
         assert begun["cost"] == env.problem.original_s
         assert sum(rewards) == pytest.approx(info["saved"], abs=1e-12)
         assert info["saved"] == (begun["cost"] - info["cost"]) / begun["cost"]
         assert info["steps"] == len(rewards) <= 15
         assert info["best_cost"] <= min(info["cost"], begun["cost"])
-        assert env.problem.check_trace(info["program"], info["trace"]) == ""
+        assert env.problem.check_trace(info["decision"], info["trace"]) == ""
 
 
 def test_action_0__ends_and_an_illegal_action_changes_nothing():
@@ -298,4 +300,4 @@ def test_registration__makes_scalar_and_vector():
     env = gym.make("RewriteOrder-v0", graph=recurrent())
     assert isinstance(env.unwrapped, RewriteOrderEnv)
     envs = gym.make_vec("RewriteOrder-v0", num_envs=2, vectorization_mode="vector_entry_point", graph=recurrent())
-    assert isinstance(envs, RewriteOrderVectorEnv)
+    assert isinstance(envs, EpisodeVectorEnv)

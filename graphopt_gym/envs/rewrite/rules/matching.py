@@ -299,6 +299,12 @@ class Matcher:
                 entry = (index, compiled.sources[0], compiled.holds)
                 self._singles.setdefault(pattern.op, []).append(entry)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Matcher, (self.rules,)  # what it compiled are functions, which are compiled again
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Matcher:
+        return self  # it does not change
+
     def _add_pair(self, index: int, compiled: CompiledRule, known: dict[str, int]) -> None:
         rule = compiled.rule
         first, second = compiled.names

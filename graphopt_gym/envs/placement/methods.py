@@ -1,6 +1,6 @@
 """Classical placement methods: each proposes one or a few placements, with its source.
 
-:data:`METHODS` is the table that ``solve`` uses; :data:`STARTS` names the cheap ones that local searches start from.
+:data:`METHODS` is the table that ``solve`` uses.
 The schedulers are in ``list_scheduling`` and ``baechi``, the partitioners in ``partition``.
 """
 
@@ -137,6 +137,3 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
-
-# What the local searches start from: the best of these, a few evaluations in all.
-STARTS = ("single", "expert", "metis", "heft", "m_etf")

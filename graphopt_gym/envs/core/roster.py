@@ -77,26 +77,33 @@ class Roster(Generic[InstanceT]):
         graphs, clusters = _listed(graph, "graph"), _listed(cluster, "cluster")
         if len(graphs) == 1 and isinstance(graphs[0], str):
             graphs = _split(graphs[0])
+        self.sizes: dict[str, int] = {}  # values of the symbols in the table of observations
         self.instances = [[load(one, on) for on in clusters] for one in graphs]
         self.graph_names = _names("graph", [row[0].problem.graph.name for row in self.instances])
         self.cluster_names = _names("cluster", [one.problem.cluster.name for one in self.instances[0]])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Roster[InstanceT]:
+        return self  # it does not change, and what it holds is shared between environments anyway
 
     @property
     def flat(self) -> list[InstanceT]:
         return [one for row in self.instances for one in row]
 
-    def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
-        """The index (in ``flat``) of the pair for an episode: what ``options`` name, else drawn evenly.
+    def check(self, options: Mapping[str, Any] | None) -> None:
+        """Raises InputError for options of a reset that are not known, or name what is not there."""
+        if options is not None and not isinstance(options, Mapping):
+            raise InputError(f"options is {options!r}; give names, such as {{'graph': {self.graph_names[0]!r}}}")
+        known = {"graph": self.graph_names, "cluster": self.cluster_names}
+        for option, name in (options or {}).items():
+            if option not in known:
+                raise unknown_name("reset option", option, known)
+            if name not in known[option]:
+                raise unknown_name(f"{option} of this environment", name, known[option])
 
-        Raises:
-            InputError: an option or a name that is not known.
-        """
-        options = options or {}
-        for option in options:
-            if option not in ("graph", "cluster"):
-                raise unknown_name("reset option", option, ("graph", "cluster"))
-        graph = _choose("graph", self.graph_names, options, rng)
-        cluster = _choose("cluster", self.cluster_names, options, rng)
+    def draw(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
+        """The index (in ``flat``) of the pair for an episode: what checked ``options`` name, else drawn evenly."""
+        graph = _choose("graph", self.graph_names, options or {}, rng)
+        cluster = _choose("cluster", self.cluster_names, options or {}, rng)
         return graph * len(self.cluster_names) + cluster
 
 
@@ -108,15 +115,13 @@ def padded_size(name: str, given: int | None, needed: int) -> int:
     """
     if given is None:
         return needed
-    if not isinstance(given, (int, np.integer)) or given < needed:
+    if not isinstance(given, (int, np.integer)) or isinstance(given, bool) or given < needed:
         raise InputError(f"{name} is {given!r}; give a whole number of at least {needed}, what the largest needs")
     return int(given)
 
 
 def _choose(what: str, names: list[str], options: Mapping[str, Any], rng: np.random.Generator) -> int:
     if what in options:
-        if options[what] not in names:
-            raise unknown_name(f"{what} of this environment", options[what], names)
         return names.index(options[what])
     return int(rng.integers(len(names))) if len(names) > 1 else 0
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from graphopt_gym.envs.placement import baechi, heuristics, partition
+from graphopt_gym.envs.placement import TASK, baechi, methods, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.groups import make_group_graph
 from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -19,7 +19,7 @@ from graphopt_gym.search.solve import Evaluator, method_table, solve
 from tests.envs.placement import plain_schedulers as plain
 from tests.simulator.cases import random_cluster, random_graph
 
-CONSTRUCTIVE = list(heuristics.METHODS)
+CONSTRUCTIVE = list(methods.METHODS)
 SEARCHES = ("hill_climbing", "hill_climbing_random", "annealing", "annealing_random", "cross_entropy")
 
 
@@ -311,7 +311,7 @@ def test_metis__cuts_less_than_round_robin():
     def cut(decision):
         return graph.edge_bytes[decision[graph.edges[:, 0]] != decision[graph.edges[:, 1]]].sum()
 
-    assert cut(next(partition.metis(problem))) < 0.2 * cut(heuristics.round_robin_decision(problem))
+    assert cut(next(partition.metis(problem))) < 0.2 * cut(methods.round_robin_decision(problem))
 
 
 def test_expert__layers_in_order_embedding_first_head_last():
@@ -406,7 +406,7 @@ def test_constructive__same_seed_same_decision(name):
 
 
 def test_starts__are_methods():
-    assert set(heuristics.STARTS) <= set(heuristics.METHODS)
+    assert set(TASK.starts) <= set(methods.METHODS)
 
 
 def test_schedulers__eighty_thousand_ops_in_seconds():
@@ -418,5 +418,5 @@ def test_schedulers__eighty_thousand_ops_in_seconds():
     for name in ("heft", "m_topo", "m_etf"):
         solve(tiny_problem(0), name)  # compile
         begin = time.perf_counter()
-        heuristics.METHODS[name].run(Evaluator(problem, 10), np.random.default_rng(0))
+        methods.METHODS[name].run(Evaluator(problem, 10), np.random.default_rng(0))
         assert time.perf_counter() - begin < 30, name

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.envs.rewrite.problem import Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.envs.rewrite.rules.patterns import Rule
@@ -32,6 +33,37 @@ MATCH_FEATURES = {
     "growth": "operators of the target less those of the source, 0.5: as many",
     "multi": "1: two nodes are replaced",
 }
+PROGRESS_FEATURES = {
+    "seconds": "the program's time to the original's, squashed: 0.5 as long",
+    "best": "the same of the cheapest so far",
+    "left": "share of the steps that are left",
+    "matches": "share of the current matches that are shown",
+}
+# N nodes, E edges, M matches: what there is room for; R rules
+TABLE = ObservationTable(
+    (
+        Part(
+            "nodes",
+            ("N", len(NODE_FEATURES)),
+            "share",
+            "the features of every node of the program, in topological order",
+        ),
+        Part("node_mask", ("N",), "mask", "1: a node"),
+        Part("edge_index", (2, "E"), "index", "producer and consumer, an edge an operand", "-1", "N"),
+        Part("edge_operand", ("E",), "share", "which operand: 0 the first, 1 the last"),
+        Part("matches", ("M", len(MATCH_FEATURES)), "share", "the features of every match"),
+        Part("match_rule", ("M",), "index", "its rule, an index into `problem.matcher.rules`", "-1", "R"),
+        Part("match_roots", ("M", 2), "index", "the nodes that it replaces; a rule on one node has one", "-1", "N"),
+        Part(
+            "progress",
+            (len(PROGRESS_FEATURES),),
+            "share",
+            "the program's time and the least so far against the original's, steps left, share of matches shown",
+            "none",
+        ),
+        Part("action_mask", ("M + 1",), "mask", "1: the action is legal"),
+    )
+)
 _OWN = 6  # columns that depend on the program; the others on operator, parameters and shape
 _OP_COLUMN = {op: column for column, op in enumerate(OPS)}
 

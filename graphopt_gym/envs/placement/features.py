@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 
 _CLASSES = [name for code, name in enumerate(OP_CLASSES) if code not in (SOURCE, VIEW)]
@@ -62,6 +63,64 @@ PROGRESS_FEATURES = (
 STATIC_DEVICE_FEATURES = (
     *DEVICE_FEATURES[:4],
     "whole_graph_memory",  # squashed: what all groups together hold to the capacity
+)
+
+# D devices, G groups, E edges between groups: the roster's padded sizes
+GRAPH = ObservationTable(
+    (
+        Part("nodes", ("G", len(NODE_FEATURES)), "share", "the features of every group (`NODE_FEATURES`)"),
+        Part("node_mask", ("G",), "mask", "1: a group"),
+        Part("times", ("G", "D"), "share", "time of each group on each device, to that of an average group, squashed"),
+        Part(
+            "memory",
+            ("G", "D"),
+            "share",
+            "groups times what each group holds (parameters, state, activations) to the device's capacity, squashed",
+        ),
+        Part("edge_index", (2, "E"), "index", "sending and reading group of each edge between groups", "-1", "G"),
+        Part("edge_bytes", ("E",), "share", "logarithm of the bytes that cross"),
+        Part("links", ("D", "D"), "share", "bandwidth from each device (row) to each other, to the fastest link"),
+    )
+)
+STEP = ObservationTable(
+    (
+        Part(
+            "group",
+            (len(GROUP_FEATURES),),
+            "share",
+            "the current group: sizes, time, place in the graph, kinds of its ops",
+            "0 at the end of an episode",
+        ),
+        Part(
+            "devices",
+            ("D", len(DEVICE_FEATURES)),
+            "share",
+            "each device: speed, capacity, links, load and memory so far, bytes exchanged with the current group",
+            "0 for devices that are not there",
+        ),
+        Part("progress", (len(PROGRESS_FEATURES),), "share", "share decided, cost of the placement now", "none"),
+        Part("action_mask", ("D",), "mask", "1: the action is legal", "0 for devices that are not there"),
+    )
+)
+STEP_GRAPH = ObservationTable(
+    (
+        *GRAPH,
+        Part("placement", ("G",), "index", "device of each group now", "-1", "D"),
+        Part("current", (1,), "index", "the group to decide; the number of groups at the end", "none", "G + 1", 0),
+    )
+)
+ONE_SHOT = ObservationTable(
+    (
+        *GRAPH,
+        Part(
+            "devices",
+            ("D", len(STATIC_DEVICE_FEATURES)),
+            "share",
+            "each device: exists, speed, capacity, bandwidth, memory that the whole graph would take "
+            "(`STATIC_DEVICE_FEATURES`)",
+        ),
+        Part("action_mask", ("D",), "mask", "1: a device of the episode's cluster"),
+    )
 )
 
 

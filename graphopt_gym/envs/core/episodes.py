@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
-from graphopt_gym.envs.roster import InstanceT, Roster
+from graphopt_gym.envs.core.observation import ObservationTable
+from graphopt_gym.envs.core.roster import InstanceT, Roster
+from graphopt_gym.errors import unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,36 +23,58 @@ if TYPE_CHECKING:
     from graphopt_gym.problem import Outcome
 
 
+INFOS = ("full", "light")
+
+
+class Result(NamedTuple):
+    """What came out of an episode: see the last info of the environments."""
+
+    decision: Any  # an int32 array padded to the roster's size with -1, or a text
+    cost: float  # of ``Problem.costs``: finite where invalid, too
+    valid: bool
+    reasons: tuple[str, ...]  # left out, (), where the infos are light
+
+
 class Episodes(ABC, Generic[InstanceT]):
     """``count`` episodes on instances of a roster; see the environments for what they mean.
 
-    A subclass says what is observed and done; ``rows`` are indices of episodes.
+    A subclass says what is observed and done; ``rows`` are indices of episodes. It sets ``table`` before, and
+    ``action_space`` after, the constructor below.
+
+    Args:
+        roster: what episodes are drawn from; its ``sizes`` are the values of the table's symbols.
+        count: how many at a time.
+        info: ``"full"`` or ``"light"``, see :class:`EpisodeEnv`.
     """
 
     roster: Roster[InstanceT]
-    observation_shapes: dict[str, tuple[int, ...]]  # before flattening
+    table: ObservationTable
     action_space: spaces.Space[Any]
 
-    def __init__(self, roster: Roster[InstanceT], count: int) -> None:
+    def __init__(self, roster: Roster[InstanceT], count: int, info: str = "full") -> None:
+        if info not in INFOS:
+            raise unknown_name("info", info, INFOS)
         self.roster = roster
+        self.light = info == "light"
         self.instances = roster.flat
         self.count = count
         self._all = np.arange(count)
         self.instance_of = np.zeros(count, np.int64)
         self.generators: dict[int, np.random.Generator] = {}  # of the episode in each row, for all its random choices
-        self.observation_space = spaces.Dict(self._spaces())
-
-    @abstractmethod
-    def _spaces(self) -> dict[str, spaces.Space[Any]]:
-        """The spaces of the observation's parts; sets ``observation_shapes``."""
+        self.observation_shapes = self.table.shapes(roster.sizes)
+        self.observation_space = self.table.space(roster.sizes)
+        self._static: dict[int, dict[str, np.ndarray]] = {}  # flat constants of instances, made when first needed
 
     @abstractmethod
     def _begin(self, rows: np.ndarray) -> None:
         """Start an episode in each of ``rows``; instances and generators are chosen."""
 
     @abstractmethod
-    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take an action in each of ``rows``: (rewards float64, terminated bool, illegal bool), each [rows]."""
+    def act(self, rows: np.ndarray, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take an action in each of ``rows``: (rewards float64, terminated bool, illegal bool), each [rows].
+
+        ``actions`` are checked: see :func:`checked_actions`.
+        """
 
     @abstractmethod
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,16 +89,12 @@ class Episodes(ABC, Generic[InstanceT]):
         """int32, a copy: what is decided now."""
 
     @abstractmethod
-    def reset_info(self, row: int) -> dict[str, Any]:
-        """The info of an episode's start."""
-
-    @abstractmethod
-    def end_info(self, row: int) -> dict[str, Any]:
-        """What the info of an episode's last step has beside ``illegal_action``."""
+    def result(self, row: int) -> Result:
+        """What came out of an episode that has ended."""
 
     @abstractmethod
     def static_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """The padded constants of an instance, in the shapes that the environments document."""
+        """The padded constants of an instance, new copies, in the shapes of the table."""
 
     @abstractmethod
     def figure(self, row: int) -> Figure:
@@ -83,6 +103,28 @@ class Episodes(ABC, Generic[InstanceT]):
     @abstractmethod
     def describe(self, row: int) -> str:
         """An episode as it stands, as a small table."""
+
+    def begun(self, row: int) -> dict[str, Any]:
+        """What the first info has beside graph and cluster."""
+        return {}
+
+    def ended(self, row: int) -> dict[str, Any]:
+        """What the last info has beside the :class:`Result` and ``illegal_action``."""
+        return {}
+
+    def reset_info(self, row: int) -> dict[str, Any]:
+        """The info of an episode's start."""
+        problem = self.instance(row).problem
+        return self._told({"graph": problem.graph.name, "cluster": problem.cluster.name, **self.begun(row)})
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        """What the info of an episode's last step has beside ``illegal_action``."""
+        return self._told({**self.result(row)._asdict(), **self.ended(row)})
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        if not self.light:
+            return info
+        return {name: value for name, value in info.items() if isinstance(value, bool | int | float | np.ndarray)}
 
     def instance(self, row: int) -> InstanceT:
         return self.instances[self.instance_of[row]]
@@ -95,6 +137,7 @@ class Episodes(ABC, Generic[InstanceT]):
         self, rows: np.ndarray, generators: Sequence[np.random.Generator], options: Mapping[str, Any] | None = None
     ) -> None:
         """Start an episode in each of ``rows``, with its own generator, drawn or chosen by ``options``."""
+        self.roster.check(options)
         for row, generator in zip(rows.tolist(), generators, strict=True):
             self.instance_of[row] = self.roster.draw(generator, options)
             self.generators[row] = generator
@@ -118,32 +161,14 @@ class Episodes(ABC, Generic[InstanceT]):
             at = np.flatnonzero(which == index)
             yield self.instances[index], rows[at], at
 
-    def _static_spaces(self, most_nodes: int) -> dict[str, spaces.Space[Any]]:
-        """The spaces of the constants, which are kept flat for :meth:`_fill_static`: floats lie in 0 to 1, int8 are
-        masks, int32 indices of nodes."""
-        self._static_flat = [
-            {name: array.ravel() for name, array in self.static_arrays(index).items()}
-            for index in range(len(self.instances))
-        ]
-        boxes: dict[str, spaces.Space[Any]] = {}
-        for name, array in self._static_flat[0].items():
-            if array.dtype == np.float32:
-                boxes[name] = unit_box(array.shape)
-            elif array.dtype == np.int8:
-                boxes[name] = spaces.Box(0, 1, array.shape, np.int8)
-            else:
-                boxes[name] = spaces.Box(-1, most_nodes - 1, array.shape, np.int32)
-        return boxes
-
     def _fill_static(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Put the constants of each row's instance among the observation's arrays."""
         indices = self.instance_of[rows].tolist()
-        for name in self._static_flat[0]:
-            out[name] = np.stack([self._static_flat[index][name] for index in indices])
-
-
-def unit_box(shape: tuple[int, ...]) -> spaces.Box:
-    """A flat box of floats in 0 to 1."""
-    return spaces.Box(0.0, 1.0, (int(np.prod(shape)),), np.float32)
+        for index in indices:
+            if index not in self._static:
+                self._static[index] = {name: array.ravel() for name, array in self.static_arrays(index).items()}
+        for name in self._static[indices[0]] if indices else ():
+            out[name] = np.stack([self._static[index][name] for index in indices])
 
 
 def one_shot_masks(choices: np.ndarray, decisions: np.ndarray, most: int) -> np.ndarray:
