@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt_gym as gg
+from graphopt_gym.envs.rewrite.programs import measure_report
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.io import read_graph
@@ -21,7 +22,6 @@ from graphopt_gym.hardware.cluster import parse_cluster
 from graphopt_gym.hardware.cost_model import read_fitted
 from graphopt_gym.hardware.package import load_package, parse_package
 from graphopt_gym.report.files import report_on
-from graphopt_gym.report.programs import measure_report
 from graphopt_gym.solutions import load_solution
 
 READERS = {

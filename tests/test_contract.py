@@ -12,7 +12,7 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
-from graphopt_gym.registration import ENVIRONMENTS
+from graphopt_gym.registration import env_ids
 from graphopt_gym.search.solve import Method, method_table
 from graphopt_gym.testing import ContractError, check_problem
 from tests.envs.placement.cases import cluster
@@ -40,7 +40,7 @@ def test_problem__keeps_the_contract(env_id, arguments):
 
 
 def test_problems__are_all_checked():
-    assert {env_id for env_id, _ in PROBLEMS} == set(ENVIRONMENTS)
+    assert {env_id for env_id, _ in PROBLEMS} == set(env_ids())
 
 
 QUICK = {
@@ -248,7 +248,6 @@ MUTANTS = {
     "wrong decisions are refused": {
         "a check that rounds": lenient(lambda problem, given: PlacementProblem.check(problem, given.astype(np.int32))),
         "a check that raises something else": complaining(ValueError("no")),
-        "a check that talks too much": complaining(InputError("no\nreally")),
         "a check that raises nothing": lenient(lambda problem, given: given),
     },
 }

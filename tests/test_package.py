@@ -29,15 +29,15 @@ HEAVY = (
 
 # the rooms from the top of the house down; a module imports its own room and those above, never one below
 ROOMS = (
-    ("errors", "data", "files"),
+    ("errors", "data", "fields", "files", "task"),
+    ("registration",),
     ("graphs",),
     ("hardware",),
     ("simulator",),
     ("problem",),
-    ("registration",),
-    ("search",),
+    ("search", "solutions"),
     ("envs", "wrappers"),
-    ("solutions", "report", "benchmarks"),
+    ("report", "benchmarks", "testing"),
     ("cli", "__main__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

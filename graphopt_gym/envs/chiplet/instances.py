@@ -17,6 +17,7 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
 from graphopt_gym.envs.chiplet.walk import Tables, make_tables
 from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
+from graphopt_gym.fields import flag
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -120,7 +121,7 @@ def load_instance(graph: GraphLike, cluster: PackageLike, memory_rule: bool) -> 
     def make() -> Instance:
         return Instance(ChipletProblem(one, on, memory_rule=memory_rule))
 
-    return _shared.get(one, on, (graph, cluster), (bool(memory_rule),), make)
+    return _shared.get(one, on, (graph, cluster), (flag("memory_rule", memory_rule),), make)
 
 
 class ChipletRoster(Roster[Instance]):

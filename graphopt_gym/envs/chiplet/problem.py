@@ -11,6 +11,7 @@ from numba import njit
 from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
 from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
+from graphopt_gym.fields import flag
 from graphopt_gym.problem import Outcome, Problem, check_integers
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ChipletProblem(Problem):
 
         self.graph = load_graph(graph)
         self.cluster = self.package = load_package(cluster)  # type: ignore[assignment]
-        self.memory_rule = bool(memory_rule)
+        self.memory_rule = flag("memory_rule", memory_rule)
         self.config = {
             "graph": str(graph) if not hasattr(graph, "num_ops") else self.graph.name,
             "cluster": str(cluster) if not hasattr(cluster, "num_chips") else self.package.name,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, quoted
 
 _LIMIT = 2**31  # no action space of ours reaches it, and kernels hold choices as int32
 
@@ -31,7 +31,7 @@ def checked_actions(space: spaces.Space[Any], actions: Any, count: int) -> Any:
         listed = list(actions)
         for action in listed:
             if action not in space:
-                raise InputError(f"action {_short(action)} is not in the space {_short(space)}")
+                raise InputError(f"action {quoted(action, 60)} is not in the space {quoted(space, 60)}")
         return listed
     of_numbers = isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f"
     wanted = f"{'numbers' if of_numbers else 'integers'} of shape {space.shape}"
@@ -44,7 +44,7 @@ def checked_actions(space: spaces.Space[Any], actions: Any, count: int) -> Any:
             raise InputError(f"actions have shape {given.shape}; give one action for each of {count}: {wanted}")
         raise InputError(f"action has shape {given.shape[1:]} and type {given.dtype}; give {wanted}")
     if given.dtype.kind not in ("iuf" if of_numbers else "iu"):
-        what = _short(given.flat[0]) if given.dtype.kind in "OUS" and given.size else f"of type {given.dtype}"
+        what = quoted(given.flat[0], 60) if given.dtype.kind in "OUS" and given.size else f"of type {given.dtype}"
         raise InputError(f"action is {what}; give {wanted}")
     if of_numbers:
         assert isinstance(space, spaces.Box)
@@ -73,8 +73,3 @@ def checked_action(space: spaces.Space[Any], action: Any) -> Any:
             action = [action]
         return checked_actions(space, action, 1)
     return checked_actions(space, [action], 1)
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:59] + "…"

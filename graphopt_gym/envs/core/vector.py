@@ -16,6 +16,7 @@ from graphopt_gym.envs.core.actions import checked_actions
 from graphopt_gym.envs.core.env import EpisodeEnv
 from graphopt_gym.envs.core.rendering import RENDER_MODES, render_frame
 from graphopt_gym.errors import InputError
+from graphopt_gym.fields import whole
 from graphopt_gym.registration import task_of
 
 if TYPE_CHECKING:
@@ -63,13 +64,11 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
         mode = autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else MODES.get(autoreset_mode)
         if mode is None:
             raise InputError(f"autoreset_mode is {autoreset_mode!r}; give {', '.join(map(repr, MODES))}")
-        if not isinstance(num_envs, int | np.integer) or isinstance(num_envs, bool) or num_envs < 1:
-            raise InputError(f"num_envs is {num_envs!r}; give a whole number, at least 1")
+        self.num_envs = whole("num_envs", num_envs, 1)
         one = (task_of(env).env_class(env) if isinstance(env, str) else env)(*positional, **arguments)
         self.autoreset_mode = mode
         self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4, "autoreset_mode": mode}
-        self.episodes: Episodes[Any] = one.make_episodes(count=int(num_envs), info=one.info)
-        self.num_envs = int(num_envs)
+        self.episodes: Episodes[Any] = one.make_episodes(count=self.num_envs, info=one.info)
         self.render_mode = one.render_mode
         self.single_observation_space = self.episodes.observation_space
         self.single_action_space = self.episodes.action_space

@@ -14,9 +14,10 @@ from graphopt_gym.envs.rewrite.features import (
     node_features,
     shown,
 )
-from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges, positive
+from graphopt_gym.envs.rewrite.instances import Instance, RewriteRoster, count_edges
 from graphopt_gym.envs.rewrite.problem import Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
+from graphopt_gym.fields import whole
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RewriteEpisodes(Episodes[Instance]):
     table = TABLE
 
     def __init__(self, roster: RewriteRoster, count: int, info: str = "full", max_steps: int = 100) -> None:
-        self.max_steps = positive("max_steps", max_steps)
+        self.max_steps = whole("max_steps", max_steps, 1)
         super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_matches + 1)
         self.states: list[Rewritten | None] = [None] * count

@@ -9,7 +9,7 @@ from functools import cached_property
 from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
 from graphopt_gym.envs.rewrite.features import growth
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten, load_target
-from graphopt_gym.errors import InputError
+from graphopt_gym.fields import whole
 from graphopt_gym.hardware.cluster import Cluster, Device
 
 DeviceLike = str | os.PathLike[str] | Device | Cluster
@@ -80,16 +80,10 @@ class RewriteRoster(Roster[Instance]):
         if rules is not None and not isinstance(rules, str) and isinstance(rules, Iterable):
             rules = tuple(rules)
         super().__init__(graph, cluster, lambda one, on: load_instance(one, on, cost, rules))
-        self.max_matches = positive("max_matches", max_matches)
+        self.max_matches = whole("max_matches", max_matches, 1)
         nodes = max(one.num_nodes for one in self.flat)
         edges = max(1, *(one.num_edges for one in self.flat))
         self.max_nodes = padded_size("max_nodes", int(ROOM * nodes) if max_nodes is None else max_nodes, nodes)
         self.max_edges = padded_size("max_edges", int(ROOM * edges) if max_edges is None else max_edges, edges)
         self.num_rules = len(self.flat[0].problem.matcher.rules)
         self.sizes = {"N": self.max_nodes, "E": self.max_edges, "M": self.max_matches, "R": self.num_rules}
-
-
-def positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number, at least 1")
-    return value
