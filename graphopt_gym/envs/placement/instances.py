@@ -117,7 +117,7 @@ class Instance:
                 from graphopt_gym.search.solve import solve
 
                 decision = solve(self.problem, start, budget=1000).decision
-            makespan_s, peak = self.problem.simulator.cost(decision[self.problem.group_of_task])
+            makespan_s, peak = self.problem.simulator.cost(self.problem.lowering.placement(decision))
             cost, valid = self.problem.price(np.array([makespan_s]), peak[None])
             self._starts[key] = (decision, float(cost[0]), bool(valid[0]), peak)
         return self._starts[key]

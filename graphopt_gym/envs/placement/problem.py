@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.envs.placement.groups import Moves, make_moves
-from graphopt_gym.errors import unknown_name
 from graphopt_gym.problem import Outcome, Problem, check_integers
-from graphopt_gym.simulator import Simulator
+from graphopt_gym.simulator.lowering import Lowering
 
 if TYPE_CHECKING:
     import os
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster
     from graphopt_gym.hardware.cost_model import CostModel
-
-GROUPINGS = ("colocation", "op")
 
 
 class PlacementProblem(Problem):
@@ -53,8 +50,6 @@ class PlacementProblem(Problem):
         from graphopt_gym.graphs.zoo import load_graph
         from graphopt_gym.hardware.cluster import load_cluster
 
-        if grouping not in GROUPINGS:
-            raise unknown_name("grouping", grouping, GROUPINGS)
         self.graph = load_graph(graph)
         self.cluster = load_cluster(cluster)
         self.grouping = grouping
@@ -63,25 +58,14 @@ class PlacementProblem(Problem):
             "cluster": str(cluster) if not hasattr(cluster, "num_devices") else self.cluster.name,
             "grouping": grouping,
         }
-        self.simulator = Simulator(self.graph, self.cluster, cost_model)
-        self.group_of_task = self._group_tasks()
-        self.num_groups = int(self.group_of_task.max()) + 1
+        self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model)
+        self.simulator = self.lowering.simulator
+        self.group_of_task = self.lowering.unit_of_task
+        self.num_groups = self.lowering.num_units
         self.decision_shape = (self.num_groups,)
         self.capacity_bytes = self.simulator.capacity_bytes
         # every op one after the other on the slowest device: what a violation is priced by
         self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
-
-    def _group_tasks(self) -> np.ndarray:
-        tasks = self.simulator.tasks
-        if self.grouping == "op":
-            return np.arange(tasks.num_tasks, dtype=np.int32)
-        colocation = self.graph.colocation[tasks.first_op].astype(np.int64)
-        alone = colocation < 0
-        colocation[alone] = colocation.max(initial=0) + 1 + np.arange(int(alone.sum()))
-        _, first, inverse = np.unique(colocation, return_index=True, return_inverse=True)
-        rank = np.empty(len(first), np.int32)
-        rank[np.argsort(first)] = np.arange(len(first))  # groups in the order of their first op
-        return rank[inverse].astype(np.int32)
 
     @property
     def num_devices(self) -> int:
@@ -95,7 +79,7 @@ class PlacementProblem(Problem):
     @property
     def group_of_op(self) -> np.ndarray:
         """int32 [N]: the group of each op (views: of their root)."""
-        return self.group_of_task[self.simulator.tasks.task_of_op]
+        return self.lowering.unit_of_op
 
     def check(self, decision: Any) -> np.ndarray:
         return check_integers(decision, self.decision_shape, self.num_devices, "device")
@@ -106,7 +90,7 @@ class PlacementProblem(Problem):
 
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
-        timeline = self.simulator.run_tasks(decision[self.group_of_task])
+        timeline = self.lowering.timeline(decision)
         reasons = self.memory_reasons(timeline.peak_bytes, timeline.peak_time_s)
         transfers = timeline.transfer_bytes
         metrics = {
@@ -135,7 +119,7 @@ class PlacementProblem(Problem):
         return tuple(reasons)
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batch = self.simulator.run_many(np.asarray(decisions)[:, self.group_of_task])
+        batch = self.lowering.costs(decisions)
         return self.price(batch.makespan_s, batch.peak_bytes)
 
     def price(self, makespan_s: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -176,10 +176,9 @@ class RewriteProblem(Problem):
         """Seconds of a program whose nodes take these."""
         if self.cost_kind == "sum":
             return math.fsum(node_costs.values())
-        from graphopt_gym.simulator.simulator import Simulator
+        from graphopt_gym.simulator.lowering import one_device_s
 
-        simulator = Simulator(to_computation_graph(program), self.cluster)
-        return simulator.run_tasks(np.zeros(simulator.num_tasks, np.int32)).makespan_s
+        return one_device_s(to_computation_graph(program), self.cluster)
 
     def program_cost(self, program: TensorProgram) -> float:
         """Seconds of one inference, whatever the program computes."""

@@ -1,0 +1,87 @@
+"""The one place where a decision becomes what the engine runs.
+
+Tasks decide on *units*: groups of ops that go together. Their decisions, whole or in batches, become arrays over the
+engine's tasks here, and come back as timelines or costs. (The kernels of a sequential environment keep the same arrays
+up to date one unit at a time.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphopt_gym.fields import choice
+from graphopt_gym.simulator.simulator import Batch, Simulator
+
+if TYPE_CHECKING:
+    from graphopt_gym.graphs.graph import ComputationGraph
+    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.simulator.tasks import TaskGraph
+    from graphopt_gym.simulator.timeline import Timeline
+
+GROUPINGS = ("colocation", "op")
+
+
+class Lowering:
+    """Decisions over the units of a graph, for the engine. N ops, U units, K tasks, D devices.
+
+    Args:
+        graph, cluster, cost_model: see :class:`Simulator`.
+        grouping: what a unit is. ``"colocation"``: one of the graph's colocation groups (a module call with its
+            backward ops, parameters and updates); ``"op"``: an op by itself (views stay with their producer).
+
+    Attributes:
+        unit_of_task: int32 [K]; units are numbered in the order of their first op.
+
+    Raises:
+        InputError: another grouping; what :class:`Simulator` raises.
+    """
+
+    def __init__(
+        self,
+        graph: ComputationGraph,
+        cluster: Cluster,
+        grouping: str = "colocation",
+        cost_model: CostModel | None = None,
+    ) -> None:
+        choice("grouping", grouping, GROUPINGS)
+        self.simulator = Simulator(graph, cluster, cost_model)
+        self.unit_of_task = _units(graph, self.simulator.tasks, grouping)
+        self.num_units = int(self.unit_of_task.max()) + 1
+
+    @property
+    def unit_of_op(self) -> np.ndarray:
+        """int32 [N]: the unit of each op (views: of their root)."""
+        return self.unit_of_task[self.simulator.tasks.task_of_op]
+
+    def placement(self, devices: np.ndarray) -> np.ndarray:
+        """int32 [..., K]: the device of each task, of the devices int [..., U] of units."""
+        return np.asarray(devices)[..., self.unit_of_task]
+
+    def timeline(self, devices: np.ndarray) -> Timeline:
+        """What runs where and when, of one decision int [U]."""
+        return self.simulator.run_tasks(self.placement(devices))
+
+    def costs(self, devices: np.ndarray) -> Batch:
+        """Makespans and peaks of decisions int [B, U], on all cores."""
+        return self.simulator.run_many(self.placement(devices))
+
+
+def one_device_s(graph: ComputationGraph, cluster: Cluster) -> float:
+    """Seconds of a step of a graph with every op on the first device."""
+    simulator = Simulator(graph, cluster)
+    return simulator.run_tasks(np.zeros(simulator.num_tasks, np.int32)).makespan_s
+
+
+def _units(graph: ComputationGraph, tasks: TaskGraph, grouping: str) -> np.ndarray:
+    if grouping == "op":
+        return np.arange(tasks.num_tasks, dtype=np.int32)
+    colocation = graph.colocation[tasks.first_op].astype(np.int64)
+    alone = colocation < 0
+    colocation[alone] = colocation.max(initial=0) + 1 + np.arange(int(alone.sum()))
+    _, first, inverse = np.unique(colocation, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int32)
+    rank[np.argsort(first)] = np.arange(len(first))  # in the order of their first op
+    return rank[inverse].astype(np.int32)
