@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from graphopt_gym.registration import make_problem, register, register_all, tasks
 
 if TYPE_CHECKING:
+    from graphopt_gym.catalog import Catalog as Catalog
+    from graphopt_gym.catalog import catalogs as catalogs
     from graphopt_gym.errors import InputError as InputError
     from graphopt_gym.graphs.graph import ComputationGraph as ComputationGraph
     from graphopt_gym.graphs.io import save_graph as save_graph
@@ -44,6 +46,8 @@ __version__ = "0.1.0"
 
 # public name -> module, imported when first used, so that `import graphopt_gym` stays quick
 _LAZY = {
+    "Catalog": "catalog",
+    "catalogs": "catalog",
     "InputError": "errors",
     "ComputationGraph": "graphs.graph",
     "save_graph": "graphs.io",

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 
 from tests.commands import run_command
+
+_HOME = tempfile.TemporaryDirectory()  # so that no test finds what a developer keeps in ~/.graphopt
+os.environ["GRAPHOPT_HOME"] = _HOME.name
 
 
 @pytest.fixture

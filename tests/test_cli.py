@@ -56,9 +56,9 @@ def test_list_graphs__gives_the_statistics(graphopt):
 def test_list_graphs__inference__are_those_for_partition_over_chips(graphopt):
     from graphopt_gym.graphs.zoo import SPLITS
 
-    _, out, _ = graphopt("list", "graphs", "--inference", "--json")
+    _, out, _ = graphopt("list", "graphs", "--split", "inference_all", "--json")
     rows = {row["graph"]: row for row in only_json(out)["rows"]}
-    assert set(rows) == set(gg.graph_names(inference=True)) > set(SPLITS["inference_test"])
+    assert set(rows) == set(gg.graph_names("inference_all")) > set(SPLITS["inference_test"])
     assert rows[SPLITS["inference_test"][0]]["split"] == "test"
 
 

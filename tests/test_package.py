@@ -29,7 +29,7 @@ HEAVY = (
 
 # the rooms from the top of the house down; a module imports its own room and those above, never one below
 ROOMS = (
-    ("errors", "data", "fields", "files", "task"),
+    ("errors", "data", "fields", "files", "task", "catalog"),
     ("registration",),
     ("graphs",),
     ("hardware",),

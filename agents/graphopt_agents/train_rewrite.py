@@ -53,14 +53,14 @@ from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.fields import check_fields, names, whole
 from graphopt_gym.files import write_text
 from graphopt_gym.graphs.tensor_program import program_text
-from graphopt_gym.graphs.zoo.programs import build_program, program_names
+from graphopt_gym.graphs.zoo.programs import CATALOG as PROGRAMS
+from graphopt_gym.graphs.zoo.programs import build_program
 from graphopt_gym.hardware.cluster import Cluster, Device
 from graphopt_gym.problem import Solution
 from graphopt_gym.search.solve import BudgetSpent, Evaluator
 
 AGENT = "rewrite"
 DEFAULT_DEVICE = "t4"
-SPLITS = ("small", "network")  # of the zoo's programs
 LEAST_STEPS = 20  # of an episode on the smallest program
 HUBER = 0.1  # errors above it count linearly
 SETTLED = 5  # updates in a row without a program that is new
@@ -100,7 +100,7 @@ class Args(training.GraphArgs, RewriteConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", names("rules", self.rules))
         super().__post_init__()
-        training.list_graphs(self, lambda graphs: (DEFAULT_DEVICE,), _expand)
+        training.list_graphs(self, lambda graphs: (DEFAULT_DEVICE,), PROGRAMS.expand)
         ones = ("updates", "episodes", "graphs_per_update", "max_steps", "max_matches", "epochs", "minibatch")
         check_fields(
             self,
@@ -109,12 +109,6 @@ class Args(training.GraphArgs, RewriteConfig):
             at_least=("entropy", "value", "foresight", "imitation"),
             shares=("gae_lambda",),
         )
-
-
-def _expand(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names and paths as they are, and all programs of the zoo in the place of a split's name."""
-    listed = [one for name in names for one in (program_names(name) if name in SPLITS else [name])]
-    return tuple(dict.fromkeys(listed))
 
 
 def args_from(given: dict[str, Any]) -> Args:

@@ -32,7 +32,7 @@ from graphopt_agents import checkpoints
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.fields import names, whole
 from graphopt_gym.files import write_text
-from graphopt_gym.graphs.zoo.registry import graphs_in
+from graphopt_gym.graphs.zoo import GRAPHS
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.search.methods import good_start
 from graphopt_gym.search.solve import Evaluator
@@ -511,7 +511,7 @@ def args_from(trainer_class: type[Trainer], given: dict[str, Any]) -> Any:
 def list_graphs(
     args: Any,
     default_clusters: Callable[[tuple[str, ...]], tuple[str, ...]],
-    expand: Callable[[tuple[str, ...]], tuple[str, ...]] = graphs_in,
+    expand: Callable[[tuple[str, ...]], tuple[str, ...]] = GRAPHS.expand,
 ) -> None:
     """Makes ``graphs`` and ``clusters`` of frozen arguments tuples of names: ``expand`` puts its graphs' names in the
     place of a split's.

@@ -119,7 +119,7 @@ def capture(
     """Capture a training step from a torch module of yours, at true size without its memory."""
     import sys
 
-    from graphopt_gym.cli.listing import graph_table
+    from graphopt_gym.cli.listing import catalog_table
     from graphopt_gym.graphs.capture import capture_from_spec
     from graphopt_gym.graphs.io import save_graph
 
@@ -129,7 +129,7 @@ def capture(
     graph = capture_from_spec(function)
     path = out or Path(f"{graph.name}.npz")
     save_graph(graph, path)
-    table = graph_table([graph])
+    table = catalog_table("graphs", [graph])
     if as_json:
         common.print_json({**table.to_json()["rows"][0], "file": str(path)})
     else:

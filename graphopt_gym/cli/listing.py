@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt_gym.catalog import catalogs
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import JsonFlag
+from graphopt_gym.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.report.tables import Table
 
-
-class What(StrEnum):
-    envs = "envs"
-    graphs = "graphs"
-    programs = "programs"
-    clusters = "clusters"
-    packages = "packages"
-    devices = "devices"
-    methods = "methods"
-    agents = "agents"
+WHAT = "envs, methods, agents, graphs, programs, clusters, packages, devices or links."
 
 
 def list_things(
-    what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
+    what: Annotated[str, typer.Argument(help=WHAT, show_default=False)],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|FILE|SPLIT]...", help="Only these.", show_default=False)
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Those of a split; may be repeated.")] = None,
     env: Annotated[str, typer.Option("--env", help="Whose methods.")] = "Placement-v0",
-    inference: Annotated[bool, typer.Option("--inference", help="Graphs: those for partition over chips.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List environments, shipped graphs, programs, clusters, multi-chip packages, devices, methods or agents."""
-    tables = {
-        What.envs: env_table,
-        What.graphs: lambda: zoo_table(inference=inference),
-        What.programs: program_table,
-        What.clusters: cluster_table,
-        What.packages: package_table,
-        What.devices: device_table,
-        What.methods: lambda: method_table(env),
-        What.agents: agent_table,
-    }
-    common.show(tables[what](), as_json)
+    """List environments, methods, agents, or graphs, clusters, …: what is shipped, and what is yours."""
+    tables = {"envs": env_table, "methods": lambda: method_table(env), "agents": agent_table}
+    if what in catalogs():
+        members = [name for one in split or [] for name in catalogs()[what].names(one)]
+        table = catalog_table(what, [*(names or []), *members] or None)
+    elif split:
+        raise InputError(f"--split is {split[0]!r}; only {', '.join(catalogs())} have splits")
+    elif what in tables:
+        table = tables[what]()
+        rows = {row[0]: row for row in table.rows}
+        for name in names or []:
+            if name not in rows:
+                raise unknown_name(what.removesuffix("s"), name, rows)
+        table = replace(table, rows=tuple(rows[name] for name in names or rows))
+    else:
+        raise unknown_name("thing to list", what, [*tables, *catalogs()])
+    common.show(table, as_json)
+
+
+def catalog_table(catalog: str, given: Any = None) -> Table:
+    """What a catalog says of some of its things, by name, split, path or as objects; of all where nothing is given."""
+    columns, rows, notes = catalogs()[catalog].table(given)
+    return _table(catalog.capitalize(), columns, rows, *notes)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *notes: str) -> Table:
@@ -61,123 +66,6 @@ def env_table() -> Table:
 
     rows = [(env_id, one.summary) for task in tasks().values() for env_id, one in task.variants.items()]
     return _table("Environments", ["env", "summary"], rows, 'import graphopt_gym, then gym.make("Placement-v0")')
-
-
-def zoo_table(*, inference: bool = False) -> Table:
-    """The statistics of the shipped graphs: training steps, or the inference graphs."""
-    from graphopt_gym.graphs.zoo import graph_names, load_graph
-
-    graphs = [load_graph(name) for name in graph_names(inference=inference)]
-    return graph_table(graphs, "One forward pass each." if inference else "One training step each.")
-
-
-def graph_table(graphs: Sequence[ComputationGraph], note: str = "One training step each.") -> Table:
-    """Statistics of graphs: a row each; ``note`` says what they are."""
-    from graphopt_gym.graphs.zoo import SPLITS
-    from graphopt_gym.graphs.zoo.registry import INFERENCE, ZOO
-
-    columns = ["graph", "family", "split", "paper_cluster", "ops", "edges", "groups", "depth", "work_flops",
-               "parameters_bytes", "optimiser_state_bytes", "activations_bytes", "source"]  # fmt: skip
-    rows = []
-    for graph in graphs:
-        facts = graph.statistics()
-        family, source = graph.metadata.get("family"), graph.metadata.get("source")
-        entry = ZOO.get(graph.name) or INFERENCE.get(graph.name)
-        split, cluster = (entry.split, entry.cluster) if entry else (None, None)
-        rows.append(
-            (graph.name, family, split, cluster, facts["ops"], facts["edges"], facts["groups"], facts["depth"],
-             facts["flops"], facts["param_bytes"], facts["state_bytes"], facts["output_bytes"], source)
-        )  # fmt: skip
-    return _table(
-        "Graphs",
-        columns,
-        rows,
-        f"{note} Groups are placed together; activations: all tensors that ops produce, added up.",
-        f"Split: by family; an environment takes a split's name ({', '.join(SPLITS)}) as its graph. Paper cluster: "
-        "the number of devices in GO's table 1, as P100s.",
-    )
-
-
-def program_table() -> Table:
-    """The tensor programs that can be rewritten."""
-    from graphopt_gym.envs.rewrite.cost import program_cost
-    from graphopt_gym.graphs.tensor_program import to_computation_graph
-    from graphopt_gym.graphs.zoo.programs import PROGRAMS, load_program, program_names
-
-    rows = []
-    for name in program_names():
-        program = load_program(name)
-        facts, graph = program.statistics(), to_computation_graph(program).statistics()
-        rows.append(
-            (name, PROGRAMS[name].of, facts["nodes"], facts["computed"], facts["depth"], graph["flops"],
-             graph["param_bytes"], program_cost(program), PROGRAMS[name].source)
-        )  # fmt: skip
-    columns = ["program", "kind", "nodes", "ops", "depth", "work_flops", "parameters_bytes", "t4_s", "source"]
-    note = "For RewriteOrder-v0, as --graph. T4: the sum of operator times, simulated by the cost model."
-    return _table("Programs", columns, rows, note)
-
-
-def cluster_table() -> Table:
-    """The catalog's clusters."""
-    from graphopt_gym.hardware.cluster import cluster_names, load_cluster
-
-    rows = []
-    for name in cluster_names():
-        cluster = load_cluster(name)
-        devices = Counter(device.name for device in cluster.devices)
-        links = Counter(link.type for link in cluster.links)
-        rows.append(
-            (
-                name,
-                ", ".join(f"{count} {device}" for device, count in devices.items()),
-                len(set(cluster.hosts)),
-                sum(device.memory_bytes for device in cluster.devices),
-                ", ".join(f"{count} {link}" for link, count in links.items()),
-                cluster.about,
-            )
-        )
-    return _table("Clusters", ["cluster", "devices", "hosts", "memory_bytes", "links", "about"], rows)
-
-
-def package_table() -> Table:
-    """The catalog's multi-chip packages."""
-    from graphopt_gym.hardware.package import load_package, package_names
-
-    rows = []
-    for name in package_names():
-        package = load_package(name)
-        kinds = Counter(chip.name for chip in package.chips)
-        shape = f"{package.rows} x {package.num_chips // package.rows} mesh" if package.topology == "mesh" else "ring"
-        rows.append(
-            (
-                name,
-                ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
-                shape,
-                sum(chip.flops_per_s for chip in package.chips),
-                sum(chip.sram_bytes for chip in package.chips),
-                package.link_bytes_per_s,
-                package.about,
-            )
-        )
-    columns = ["package", "chips", "topology", "peak_flops_per_s", "memory_bytes", "link_bytes_per_s", "about"]
-    return _table(
-        "Packages", columns, rows, "For ChipletPartition-v0, as --cluster. The rates are chosen, not measured."
-    )
-
-
-def device_table() -> Table:
-    """The catalog's devices, with where their numbers come from."""
-    from graphopt_gym.hardware.cluster import device_names, load_device
-
-    rows = []
-    for name in device_names():
-        device = load_device(name)
-        sources = "; ".join(dict.fromkeys(device.sources.values()))
-        rows.append(
-            (name, device.kind, device.memory_bytes, device.memory_bytes_per_s, device.peak_flops["float32"], sources)
-        )
-    columns = ["device", "kind", "memory_bytes", "memory_bandwidth_bytes_per_s", "float32_peak_flops_per_s", "sources"]
-    return _table("Devices", columns, rows)
 
 
 def method_table(env_id: str) -> Table:

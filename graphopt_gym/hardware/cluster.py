@@ -1,7 +1,7 @@
 """Devices, links and clusters, and their TOML files.
 
-A cluster file lists hosts; everything else comes from the catalog (``devices.toml``, ``links.toml``) or from tables
-of the same form in the file itself::
+A cluster file lists hosts; everything else comes from the catalogs of devices and links (``devices.toml``,
+``links.toml``, the user's own) or from tables of the same form in the file itself::
 
     about = "two hosts of four V100s"
 
@@ -34,18 +34,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.catalog import Catalog, read_toml
+from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import byte_count, known_keys, not_negative, positive, rate
-from graphopt_gym.files import read_text
 from graphopt_gym.graphs.graph import DTYPES
 
 T = TypeVar("T")
@@ -240,110 +240,81 @@ class Cluster:
                     break
         return np.unique(kind, return_inverse=True)[1]
 
+    @classmethod
+    def of(cls, device: Device) -> Cluster:
+        """One device alone."""
+        return cls(device.name, (device,), (), np.full((1, 1), -1), (0,), f"one {device.name}")
+
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, devices={self.num_devices}, links={self.num_links})"
 
 
-def catalog_names(folder: str) -> list[str]:
-    """Names of the files in a folder of the catalog, sorted."""
-    return sorted(path.stem for path in (CATALOG / folder).glob("*.toml"))
-
-
-def from_catalog(
-    what: str, folder: str, given: str | os.PathLike[str], parse: Callable[[Mapping[str, Any], str, str], T]
-) -> T:
-    """What a name in a folder of the catalog, or the path of a TOML file (which ends in ``.toml``), stands for.
-
-    Args:
-        what: the kind of thing, for error messages.
-        parse: makes it of a file's table, its name, and what an error message begins with.
-
-    Raises:
-        InputError: an unknown name, a file that cannot be read, or what ``parse`` finds wrong.
-    """
-    text = os.fspath(given)
-    if text.endswith(".toml"):
-        return parse(_read_toml(Path(text)), Path(text).stem, text)
-    if text not in catalog_names(folder):
-        raise unknown_name(what, text, catalog_names(folder), "(a file's name must end in .toml)")
-    return _catalog_entry(folder, text, parse)
-
-
 def load_cluster(cluster: str | os.PathLike[str] | Cluster) -> Cluster:
-    """A cluster by its name in the catalog or by the path of a TOML file (which ends in ``.toml``); a Cluster as is.
+    """A cluster by name or by the path of a TOML file; a Cluster as is. A device's file is a cluster of it alone.
 
     Raises:
         InputError: an unknown name, a file that cannot be read, or one line on what is wrong in it.
     """
-    if isinstance(cluster, Cluster):
-        return cluster
-    return from_catalog("cluster", "clusters", cluster, parse_cluster)
+    return CLUSTERS.load(cluster)
 
 
 def cluster_names() -> list[str]:
-    """Names of the catalog's clusters, sorted."""
-    return catalog_names("clusters")
+    """Names that :func:`load_cluster` takes."""
+    return CLUSTERS.names()
 
 
-def load_device(device: str | Device) -> Device:
-    """A device of the catalog by name; a Device as is.
+def load_device(device: str | os.PathLike[str] | Device) -> Device:
+    """A device by name or by the path of a TOML file with one table, as in ``devices.toml``; a Device as is.
 
     Raises:
-        InputError: an unknown name, with the nearest known one.
+        InputError: an unknown name, with the nearest known one, or one line on what is wrong in the file.
     """
-    if isinstance(device, Device):
-        return device
-    devices = _catalog_devices()
-    if device not in devices:
-        raise unknown_name("device", device, devices)
-    return devices[device]
+    return DEVICES.load(device)
 
 
 def device_names() -> list[str]:
-    """Names of the catalog's devices, sorted."""
-    return sorted(_catalog_devices())
+    """Names that :func:`load_device` takes."""
+    return DEVICES.names()
 
 
-def load_link(link: str | LinkType) -> LinkType:
-    """A link type of the catalog by name; a LinkType as is.
+def load_link(link: str | os.PathLike[str] | LinkType) -> LinkType:
+    """A link type by name or by the path of a TOML file with one table, as in ``links.toml``; a LinkType as is.
 
     Raises:
-        InputError: an unknown name, with the nearest known one.
+        InputError: an unknown name, with the nearest known one, or one line on what is wrong in the file.
     """
-    if isinstance(link, LinkType):
-        return link
-    links = _catalog_links()
-    if link not in links:
-        raise unknown_name("link", link, links)
-    return links[link]
+    return LINKS.load(link)
 
 
 def link_names() -> list[str]:
-    """Names of the catalog's link types, sorted."""
-    return sorted(_catalog_links())
+    """Names that :func:`load_link` takes."""
+    return LINKS.names()
 
 
-def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
+def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool = False) -> Cluster:
     """A cluster from the content of a cluster file (see the module's text).
 
     Args:
         table: the parsed TOML.
         name: what to call it where the file gives no ``name``.
         where: what an error message begins with, e.g. the file's path.
+        shipped: names only what is shipped, whatever the user calls by the same name.
 
     Raises:
         InputError: one line naming the field, the value and the fix.
     """
     known_keys(where, table, ("name", "about", "hosts", "network", "devices", "links"))
-    devices = _catalog_devices() | _table_of(where, table, "devices", _device)
-    links = _catalog_links() | _table_of(where, table, "links", _link_type)
+    devices = _table_of(where, table, "devices", _device)
+    links = _table_of(where, table, "links", _link_type)
 
-    def named(kind: str, field_where: str, known: Mapping[str, Any], value: Any) -> Any:
+    def named(at: str, own: Mapping[str, T], catalog: Catalog[T], value: Any) -> T:
         if not isinstance(value, str):
-            raise InputError(f"{field_where}: {quoted(value)} is not the name of a {kind}")
-        if value not in known:
-            raise unknown_name(f"{field_where}: {kind}", value, known)
-        return known[value]
+            raise InputError(f"{at}: {quoted(value)} is not the name of a {catalog.noun}")
+        if value in own:
+            return own[value]
+        if value not in catalog:
+            raise unknown_name(f"{at}: {catalog.noun}", value, [*own, *catalog.names()])
+        return catalog.load_shipped(value) if shipped else catalog.load(value)
 
     hosts = table.get("hosts")
     if not isinstance(hosts, list) or not hosts:
@@ -361,15 +332,15 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
             count = host.get("count", 1)
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_DEVICES:
                 raise InputError(f"{at}: count is {quoted(count)}; give an integer from 1 to {MAX_DEVICES}")
-            members = [named("device", f"{at}.device", devices, host["device"])] * count
+            members = [named(f"{at}.device", devices, DEVICES, host["device"])] * count
         else:
             given = host["devices"]
             if "count" in host:
                 raise InputError(f"{at}: 'count' goes with 'device'; list a device several times in 'devices'")
             if not isinstance(given, list) or not given:
                 raise InputError(f"{at}: devices is {quoted(given)}; give a list of at least one name")
-            members = [named("device", f"{at}.devices", devices, value) for value in given]
-        link = named("link", f"{at}.interconnect", links, host["interconnect"]) if "interconnect" in host else None
+            members = [named(f"{at}.devices", devices, DEVICES, value) for value in given]
+        link = named(f"{at}.interconnect", links, LINKS, host["interconnect"]) if "interconnect" in host else None
         if len(members) > 1 and link is None:
             raise InputError(f"{at}: 'interconnect' is missing; name the link between its devices, e.g. 'pcie3_x16'")
         host_devices.append(members)
@@ -383,14 +354,13 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str) -> Cluster:
         known_keys(at, table["network"], ("link",))
         if "link" not in table["network"]:
             raise InputError(f"{at}: 'link' is missing; name the link between hosts, e.g. 'ethernet_25g'")
-        network = named("link", f"{at}.link", links, table["network"]["link"])
+        network = named(f"{at}.link", links, LINKS, table["network"]["link"])
     if len(hosts) > 1 and network is None:
         raise InputError(f"{where}: 'network' is missing; {len(hosts)} hosts need one, e.g. link = 'ethernet_25g'")
     if sum(map(len, host_devices)) > MAX_DEVICES:
         raise InputError(f"{where}: {sum(map(len, host_devices))} devices; the most is {MAX_DEVICES}")
-    return _connect(
-        str(table.get("name", name)), str(table.get("about", "")), host_devices, interconnects, network
-    )  # fmt: skip
+    name, about = str(table.get("name", name)), str(table.get("about", ""))
+    return _connect(name, about, host_devices, interconnects, network)
 
 
 def _connect(
@@ -498,27 +468,58 @@ def _table_of(where: str, table: Mapping[str, Any], key: str, parse: Any) -> dic
     return {name: parse(f"{where}: {key}.{name}", name, entry) for name, entry in entries.items()}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or an integer of thousands of digits
-        raise InputError(f"{path}: not TOML: {one_line(error)}") from error
+def _read_one(parse: Callable[[str, str, Mapping[str, Any]], T], path: Path) -> T:
+    tables = read_toml(path)
+    if len(tables) != 1 or not all(isinstance(table, Mapping) for table in tables.values()):
+        raise InputError(f"{path}: holds {', '.join(map(repr, tables)) or 'nothing'}; give one table, [NAME]")
+    [(name, table)] = tables.items()
+    return parse(f"{path}: {name}", name, table)
 
 
-@cache
-def _catalog_devices() -> dict[str, Device]:
-    path = CATALOG / "devices.toml"
-    return {name: _device(f"{path.name}: {name}", name, table) for name, table in _read_toml(path).items()}
+def _read_cluster(path: Path) -> Cluster:
+    table = read_toml(path)
+    if len(table) == 1 and all(isinstance(one, Mapping) and "kind" in one for one in table.values()):
+        return Cluster.of(_read_one(_device, path))
+    return parse_cluster(table, path.stem, str(path), shipped=path.parent == CATALOG / "clusters")
 
 
-@cache
-def _catalog_links() -> dict[str, LinkType]:
-    path = CATALOG / "links.toml"
-    return {name: _link_type(f"{path.name}: {name}", name, table) for name, table in _read_toml(path).items()}
+def _shipped(parse: Callable[[str, str, Mapping[str, Any]], T], file: str) -> dict[str, Callable[[], T]]:
+    tables = read_toml(CATALOG / file)
+    return {name: partial(parse, f"{file}: {name}", name, table) for name, table in tables.items()}
 
 
-@cache
-def _catalog_entry(folder: str, name: str, parse: Callable[[Mapping[str, Any], str, str], T]) -> T:
-    path = CATALOG / folder / f"{name}.toml"
-    return parse(_read_toml(path), name, path.name)
+def counted(names: Iterable[str]) -> str:
+    """``["t4", "t4"]`` -> ``"2 t4"``."""
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).items())
+
+
+DEVICES = Catalog(
+    "devices",
+    "device",
+    Device,
+    {".toml": partial(_read_one, _device)},
+    partial(_shipped, _device, "devices.toml"),
+    columns=("kind", "memory_bytes", "memory_bandwidth_bytes_per_s", "float32_peak_flops_per_s", "sources"),
+    row=lambda _, one: (one.kind, one.memory_bytes, one.memory_bytes_per_s, one.peak_flops["float32"],
+                        "; ".join(dict.fromkeys(one.sources.values()))),
+)  # fmt: skip
+LINKS = Catalog(
+    "links",
+    "link",
+    LinkType,
+    {".toml": partial(_read_one, _link_type)},
+    partial(_shipped, _link_type, "links.toml"),
+    columns=("latency_s", "bandwidth_bytes_per_s", "shared_by", "sources"),
+    row=lambda _, one: (one.latency_s, one.bytes_per_s, one.shared_by, "; ".join(dict.fromkeys(one.sources.values()))),
+)
+CLUSTERS = Catalog(
+    "clusters",
+    "cluster",
+    Cluster,
+    {".toml": _read_cluster},
+    lambda: {path.stem: path for path in sorted((CATALOG / "clusters").glob("*.toml"))},
+    columns=("devices", "hosts", "memory_bytes", "links", "about"),
+    row=lambda _, one: (counted(device.name for device in one.devices), len(set(one.hosts)),
+                        sum(device.memory_bytes for device in one.devices), counted(link.type for link in one.links),
+                        one.about),
+)  # fmt: skip

@@ -32,9 +32,10 @@ from typing import Any
 
 import numpy as np
 
+from graphopt_gym.catalog import Catalog, read_toml
 from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import byte_count, known_keys, positive, rate
-from graphopt_gym.hardware.cluster import catalog_names, from_catalog
+from graphopt_gym.hardware.cluster import CATALOG, counted
 
 TOPOLOGIES = ("ring", "mesh")
 MAX_CHIPS = 62  # a set of chips is one word
@@ -165,19 +166,17 @@ class Package:
 
 
 def load_package(package: str | os.PathLike[str] | Package) -> Package:
-    """A package by its name in the catalog or by the path of a TOML file (which ends in ``.toml``); a Package as is.
+    """A package by name or by the path of a TOML file; a Package as is.
 
     Raises:
         InputError: an unknown name, a file that cannot be read, or one line on what is wrong in it.
     """
-    if isinstance(package, Package):
-        return package
-    return from_catalog("package", "packages", package, parse_package)
+    return PACKAGES.load(package)
 
 
 def package_names() -> list[str]:
-    """Names of the catalog's packages, sorted."""
-    return catalog_names("packages")
+    """Names that :func:`load_package` takes."""
+    return PACKAGES.names()
 
 
 def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
@@ -259,3 +258,23 @@ def _count(where: str, table: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHIPS:
         raise InputError(f"{where}: {key} is {quoted(value)}; give an integer from 1 to {MAX_CHIPS}")
     return value
+
+
+def _row(_: str | None, package: Package) -> tuple[Any, ...]:
+    mesh = f"{package.rows} x {package.num_chips // package.rows} mesh"
+    return (counted(chip.name for chip in package.chips),
+            mesh if package.topology == "mesh" else package.topology,
+            sum(chip.flops_per_s for chip in package.chips), int(package.sram_bytes.sum()), package.link_bytes_per_s,
+            package.about)  # fmt: skip
+
+
+PACKAGES = Catalog(
+    "packages",
+    "package",
+    Package,
+    {".toml": lambda path: parse_package(read_toml(path), path.stem, str(path))},
+    lambda: {path.stem: path for path in sorted((CATALOG / "packages").glob("*.toml"))},
+    columns=("chips", "topology", "peak_flops_per_s", "memory_bytes", "link_bytes_per_s", "about"),
+    row=_row,
+    notes=("The rates are chosen, not measured.",),
+)

@@ -14,7 +14,7 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES
 from graphopt_gym.graphs.io import save_graph
-from graphopt_gym.graphs.zoo import graph_names, graphs_in, load_graph
+from graphopt_gym.graphs.zoo import GRAPHS, graph_names, load_graph
 from graphopt_gym.graphs.zoo.entry import INFERENCE_SPLIT_OF_FAMILY
 from graphopt_gym.graphs.zoo.registry import INFERENCE, MEASURED, SPLITS, ZOO
 
@@ -42,7 +42,7 @@ def problems():
 
 
 def test_inference__sizes_and_names():
-    assert graph_names(inference=True) == sorted(INFERENCE)
+    assert sorted(graph_names("inference_all")) == sorted(INFERENCE)
     assert len(SPLITS["inference"]) >= 60
     assert not set(INFERENCE) & (set(ZOO) | set(MEASURED) | set(SPLITS))
     assert sum(entry.path(name).stat().st_size for name, entry in INFERENCE.items()) < 1_000_000
@@ -54,7 +54,7 @@ def test_inference__every_family_is_in_one_part():
     assert sorted(name for part in PARTS for name in SPLITS[part]) == sorted({*INFERENCE} - {LARGE})
     assert sorted(SPLITS["inference"]) == sorted({*INFERENCE} - {LARGE})
     assert [len(SPLITS[part]) for part in PARTS] == [66, 5, 16]  # as in Xie et al. 2022
-    assert graphs_in(["inference_validation", LARGE]) == (*SPLITS["inference_validation"], LARGE)
+    assert GRAPHS.expand(["inference_validation", LARGE]) == (*SPLITS["inference_validation"], LARGE)
 
 
 def test_inference__the_primitive_bert_has_the_papers_number_of_nodes_nearly(problems):

@@ -172,7 +172,7 @@ def shipped():
 
 def test_zoo__has_the_required_graphs():
     assert set(REQUIRED) | set(PAPERS) <= set(graph_names())
-    assert not set(graph_names()) & set(graph_names(measured=True))
+    assert not set(graph_names()) & set(graph_names("measured"))
 
 
 @pytest.mark.parametrize("name", sorted(ENTRIES))

@@ -167,7 +167,7 @@ def test_load_cluster__names_the_nearest(tmp_path):
         load_cluster("v100x44")
     with pytest.raises(InputError, match="did you mean 't4'"):
         load_device("t44")
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match="does not exist"):
         load_cluster(tmp_path / "absent.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -65,7 +65,7 @@ class Roster(Generic[InstanceT]):
     """All graphs on all clusters that an environment may be asked for.
 
     Args:
-        graph: one graph (name, path or object), a sequence of them, or the name of a split of the zoo.
+        graph: one graph (name, path or object) or a sequence of them; a split's name stands for its graphs.
         cluster: one cluster, or a sequence.
         load: gives the instance of a graph on a cluster.
 
@@ -74,9 +74,10 @@ class Roster(Generic[InstanceT]):
     """
 
     def __init__(self, graph: Any, cluster: Any, load: Callable[[Any, Any], InstanceT]) -> None:
-        graphs, clusters = _listed(graph, "graph"), _listed(cluster, "cluster")
-        if len(graphs) == 1 and isinstance(graphs[0], str):
-            graphs = _split(graphs[0])
+        from graphopt_gym.graphs.zoo import GRAPHS
+        from graphopt_gym.hardware.cluster import CLUSTERS
+
+        graphs, clusters = GRAPHS.expand(graph), CLUSTERS.expand(cluster)
         self.sizes: dict[str, int] = {}  # values of the symbols in the table of observations
         self.instances = [[load(one, on) for on in clusters] for one in graphs]
         self.graph_names = _names("graph", [row[0].problem.graph.name for row in self.instances])
@@ -124,22 +125,6 @@ def _choose(what: str, names: list[str], options: Mapping[str, Any], rng: np.ran
     if what in options:
         return names.index(options[what])
     return int(rng.integers(len(names))) if len(names) > 1 else 0
-
-
-def _listed(given: Any, what: str) -> list[Any]:
-    one = isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable)
-    listed = [given] if one else list(given)
-    if not listed:
-        raise InputError(f"{what} is an empty list; give at least one {what}")
-    return listed
-
-
-def _split(name: str) -> list[Any]:
-    """The graphs of a split of the zoo, or the one graph of that name."""
-    from graphopt_gym.graphs import zoo
-
-    splits: Mapping[str, Sequence[str]] = getattr(zoo, "SPLITS", {})
-    return list(splits[name]) if name in splits else [name]
 
 
 def _names(what: str, names: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from graphopt_gym.graphs.tensor_program import (
 )
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
-from graphopt_gym.hardware.cluster import Cluster, Device, device_names, load_cluster, load_device
+from graphopt_gym.hardware.cluster import CLUSTERS, DEVICES, Cluster, Device, load_cluster, load_device
 from graphopt_gym.problem import Outcome, Problem, Trace
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ class RewriteProblem(Problem):
 
     Args:
         graph: a program: a zoo name, the path of a text or ONNX file, or a ``TensorProgram``.
-        cluster: the device: a name of the hardware catalog, a ``Device``, or a cluster with one device (name, file or
-            object).
+        cluster: the device, or a cluster with one device: by name, as a TOML file or as an object.
         cost: ``"sum"``: the sum of operator times, as in TENSAT. ``"simulated"``: the simulator's step time. With one
             device the two differ by rounding alone, unless the simulator learns more about a device.
         rules: names of rules or families; all where left out.
@@ -389,23 +388,16 @@ class RewriteProblem(Problem):
 
 
 def load_target(cluster: str | os.PathLike[str] | Device | Cluster) -> Cluster:
-    """A cluster of one device: of a catalog device, or one that is such.
+    """A cluster of one device: a device alone, or a cluster that has one.
 
     Raises:
         InputError: an unknown name, or several devices.
     """
     if not isinstance(cluster, str | os.PathLike | Device | Cluster):
         raise InputError(f"cluster is {cluster!r}; give the name of a device, e.g. 't4'")
-    if isinstance(cluster, str) and cluster in device_names():
+    if isinstance(cluster, str) and (cluster in DEVICES or not (cluster in CLUSTERS or os.path.exists(cluster))):
         cluster = load_device(cluster)
-    if isinstance(cluster, Device):
-        return Cluster(cluster.name, (cluster,), (), np.full((1, 1), -1), (0,), f"one {cluster.name}")
-    try:
-        found = load_cluster(cluster)
-    except InputError:
-        if isinstance(cluster, str) and not cluster.endswith(".toml"):
-            raise unknown_name("device", cluster, device_names()) from None
-        raise
+    found = Cluster.of(cluster) if isinstance(cluster, Device) else load_cluster(cluster)
     if found.num_devices != 1:
         raise InputError(
             f"cluster {found.name!r} has {found.num_devices} devices; a program is rewritten for one: give a device, "

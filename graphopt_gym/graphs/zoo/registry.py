@@ -6,7 +6,6 @@ Adding a graph is adding a row here (and a family module where the architecture 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from graphopt_gym.errors import unknown_name
@@ -104,32 +103,7 @@ ZOO: dict[str, Entry] = {
 
 PAPERS = tuple(name for name, entry in ZOO.items() if entry.devices)  # the fourteen rows of GO's table 1
 
-# What an environment takes in place of a graph's name: splits by family, `papers`, and `all`; the inference graphs' own
-# splits, and `inference`, all of those in a split.
-SPLITS: dict[str, tuple[str, ...]] = {
-    **{
-        split: tuple(name for name, entry in ZOO.items() if entry.split == split)
-        for split in ("train", "validation", "test")
-    },
-    "papers": PAPERS,
-    "all": tuple(ZOO),
-    **{
-        f"inference_{split}": tuple(name for name, entry in INFERENCE.items() if entry.split == split)
-        for split in ("train", "validation", "test")
-    },
-    "inference": tuple(name for name, entry in INFERENCE.items() if entry.split),
-}
-
-
 DEFAULT_CLUSTER = "v100x4"  # of graphs that no paper places
-
-
-def graphs_in(names: Iterable[str]) -> tuple[str, ...]:
-    """Names and paths as they are, and in place of a split's name those of its graphs that are not there yet."""
-    listed: list[str] = []
-    for name in names:
-        listed += [one for one in SPLITS[name] if one not in listed] if name in SPLITS else [name]
-    return tuple(listed)
 
 
 def own_cluster(graph: str) -> str:
@@ -200,3 +174,22 @@ def _measured() -> dict[str, Entry]:
 
 
 MEASURED = _measured()
+ENTRIES: dict[str, Entry] = ZOO | INFERENCE | MEASURED
+
+# What stands for several graphs: splits of the training steps by family, `papers`, and `all`; the same splits of the
+# inference graphs, `inference`, all in one of those, and `inference_all`; the graphs of whole-model measurements.
+SPLITS: dict[str, tuple[str, ...]] = {
+    **{
+        split: tuple(name for name, entry in ZOO.items() if entry.split == split)
+        for split in ("train", "validation", "test")
+    },
+    "papers": PAPERS,
+    "all": tuple(ZOO),
+    **{
+        f"inference_{split}": tuple(name for name, entry in INFERENCE.items() if entry.split == split)
+        for split in ("train", "validation", "test")
+    },
+    "inference": tuple(name for name, entry in INFERENCE.items() if entry.split),
+    "inference_all": tuple(INFERENCE),
+    "measured": tuple(MEASURED),
+}

@@ -23,6 +23,7 @@ from graphopt_gym.envs.chiplet.walk import PROGRESS_FEATURES, STEP_CHIP_FEATURES
 from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.graphs.zoo import GRAPHS
 from graphopt_gym.hardware.package import Chip, Package
 from tests.envs.chiplet import plain_walk
 from tests.envs.placement.cases import assert_same
@@ -573,9 +574,7 @@ def test_docstring__runs_and_keeps_the_order_of_gymnasium():
 
 
 def test_make__by_name_works_with_a_split(monkeypatch):
-    from graphopt_gym.graphs import zoo
-
-    monkeypatch.setattr(zoo, "SPLITS", {"toys": ["rnnlm_2layer", "transformer_xl_2layer"]}, raising=False)
+    monkeypatch.setitem(GRAPHS.splits, "toys", ("rnnlm_2layer", "transformer_xl_2layer"))
     env = gym.make("ChipletPartition-v0", graph="toys", cluster=["mcm4", "mcm9"]).unwrapped
     infos = [env.reset(seed=0 if first else None)[1] for first in [True] + [False] * 30]
     assert len({(info["graph"], info["cluster"]) for info in infos}) == 4

@@ -398,9 +398,7 @@ def test_reset__draws_every_pair_and_repeats_with_the_seed():
 
 
 def test_graph__may_be_the_name_of_a_split(monkeypatch):
-    from graphopt_gym.graphs import zoo
-
-    monkeypatch.setattr(zoo, "SPLITS", {"toys": ["rnnlm_2layer", "transformer_xl_2layer"]}, raising=False)
+    monkeypatch.setitem(graphopt_gym.catalogs()["graphs"].splits, "toys", ("rnnlm_2layer", "transformer_xl_2layer"))
     env = PlacementEnv("toys", "v100x2")
     assert env.reset(seed=0, options={"graph": "transformer_xl_2layer"})[1]["graph"] == "transformer_xl_2layer"
     assert {env.reset()[1]["graph"] for _ in range(20)} == {"rnnlm_2layer", "transformer_xl_2layer"}

@@ -1,4 +1,4 @@
-"""Tensor programs by name: networks at their published sizes, small programs with a known best, files."""
+"""Tensor programs by name: networks at their published sizes, small programs with a known best, the user's, files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graphopt_gym.catalog import Catalog
 from graphopt_gym.data import data_path
-from graphopt_gym.errors import InputError, quoted, unknown_name
+from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import read_text
-from graphopt_gym.graphs.tensor_program import TensorProgram, parse_program
+from graphopt_gym.graphs.tensor_program import TensorProgram, parse_program, to_computation_graph
 from graphopt_gym.graphs.zoo.programs import networks, small
 
-__all__ = ["PROGRAMS", "WORKLOADS", "ProgramEntry", "build_program", "known_best", "load_program", "program_names"]
+__all__ = [
+    "CATALOG",
+    "PROGRAMS",
+    "WORKLOADS",
+    "ProgramEntry",
+    "build_program",
+    "known_best",
+    "load_program",
+    "program_names",
+]
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,6 @@ PROGRAMS: dict[str, ProgramEntry] = {
 }
 
 
-def program_names(of: str | None = None) -> list[str]:
-    """Names that :func:`load_program` takes: all, or those ``of`` one sort: ``network`` or ``small``."""
-    return [name for name, entry in PROGRAMS.items() if of in (None, entry.of)]
-
-
 def build_program(name: str, **sizes: Any) -> TensorProgram:
     """A program of the zoo at other sizes than the published ones.
 
@@ -124,37 +129,54 @@ def known_best(name: str) -> dict[str, Any]:
     return json.loads(data_path("programs", "small.json").read_text(encoding="utf-8"))[name]
 
 
-_published = lru_cache(maxsize=None)(build_program)
+def _read_text(path: Path) -> TensorProgram:
+    return parse_program(read_text(path, "program file"), str(path))
+
+
+def _read_onnx(path: Path, dims: Mapping[str, int] | None = None) -> TensorProgram:
+    from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx
+
+    return read_onnx(path, dims=dims)[0]
+
+
+def _row(name: str | None, program: TensorProgram) -> tuple[Any, ...]:
+    facts, work = program.statistics(), to_computation_graph(program).statistics()
+    entry = PROGRAMS.get(name or "")
+    return (entry and entry.of, facts["nodes"], facts["computed"], facts["depth"], work["flops"], work["param_bytes"],
+            entry and entry.source)  # fmt: skip
+
+
+CATALOG = Catalog(
+    "programs",
+    "program",
+    TensorProgram,
+    {".txt": _read_text, ".onnx": _read_onnx, "": _read_text},
+    lambda: {name: partial(build_program, name) for name in PROGRAMS},
+    {of: tuple(name for name, entry in PROGRAMS.items() if entry.of == of) for of in ("network", "small")},
+    columns=("kind", "nodes", "ops", "depth", "work_flops", "parameters_bytes", "source"),
+    row=_row,
+)
+
+
+def program_names(split: str | None = None) -> list[str]:
+    """Names that :func:`load_program` takes: all, or those of a split: ``network`` or ``small``."""
+    return CATALOG.names(split)
 
 
 def load_program(
     program: str | os.PathLike[str] | TensorProgram, dims: Mapping[str, int] | None = None
 ) -> TensorProgram:
-    """A program by zoo name, by the path of its text form or of an ``.onnx`` file; a program is returned as it is.
+    """A program by name, by the path of its text form or of an ``.onnx`` file; a program is returned as it is.
 
     ``dims``: sizes of an ONNX file's symbolic dimensions, ``{"batch": 1}``.
 
     Raises:
         InputError: no such name or file, or a file that cannot be read as a program.
     """
-    if isinstance(program, TensorProgram):
-        return program
-    if not isinstance(program, str | os.PathLike):
-        raise InputError(f"program is a {type(program).__name__}; give a name, a path or a TensorProgram")
-    name = os.fspath(program)
-    if dims and not name.endswith(".onnx"):
+    if not dims or isinstance(program, TensorProgram):
+        return CATALOG.load(program)
+    path = CATALOG.path(program)
+    if path is None or path.suffix.lower() != ".onnx":
+        name = os.fspath(program)
         raise InputError(f"dims are sizes of an .onnx file's symbolic dimensions; program {name!r} has none")
-    if name in PROGRAMS:
-        return _published(name)
-    path = Path(name)
-    if os.path.isdir(path):
-        raise InputError(f"program file {name!r} is a folder; give a program's text or an .onnx file")
-    if not os.path.isfile(path):
-        if path.suffix or len(path.parts) > 1:
-            raise InputError(f"program file {quoted(name)} does not exist")
-        raise unknown_name("program", name, PROGRAMS, "(or give the path of a program's text or of an .onnx file)")
-    if path.suffix == ".onnx":
-        from graphopt_gym.graphs.tensor_program.onnx_io import read_onnx
-
-        return read_onnx(path, dims=dims)[0]
-    return parse_program(read_text(path, "program file"), name)
+    return CATALOG.load(path, dims=dims)

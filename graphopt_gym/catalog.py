@@ -1,0 +1,260 @@
+"""Catalogs: graphs, programs, clusters, … by name, by path or as objects.
+
+Beside what is shipped, a catalog holds the user's own files, each known by its name without the ending:
+``~/.graphopt/clusters/lab.toml`` is the cluster ``lab``. The environment variable ``GRAPHOPT_HOME`` names another
+folder than ``~/.graphopt``, or several, as ``PATH`` does; each has a sub-folder a catalog.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Generic, TypeVar
+
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.files import read_text
+
+T = TypeVar("T")
+HOME = "GRAPHOPT_HOME"
+ENTRY_POINTS = "graphopt_gym.catalogs"  # the group of other packages' catalogs
+_OURS = {
+    "graphs": "graphopt_gym.graphs.zoo:GRAPHS",
+    "programs": "graphopt_gym.graphs.zoo.programs:CATALOG",
+    "clusters": "graphopt_gym.hardware.cluster:CLUSTERS",
+    "packages": "graphopt_gym.hardware.package:PACKAGES",
+    "devices": "graphopt_gym.hardware.cluster:DEVICES",
+    "links": "graphopt_gym.hardware.cluster:LINKS",
+}
+
+
+@cache
+def catalogs() -> Mapping[str, Catalog[Any]]:
+    """All catalogs by name: ours, and those that installed packages add as entry points of :data:`ENTRY_POINTS`."""
+    added = {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+    return {name: resolve_name(path) for name, path in _OURS.items()} | added
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog(Generic[T]):
+    """Things of one kind, each under a name. Nothing is read before it is asked for.
+
+    Args:
+        name: of the catalog, in the plural, e.g. ``"graphs"``; the user's own lie in a sub-folder of that name.
+        noun: what messages call one thing.
+        holds: the class of the things.
+        readers: what reads a file, by the ending of its name; that under ``""`` reads files of any other ending.
+        shipped: gives the shipped things: the file of each, or what makes it.
+        splits: names that stand for several of the things.
+        main: the split that :meth:`names` gives where none is named; all that are shipped where left out.
+        columns, row: of :meth:`table`: what follows a thing's name. ``row`` gets the name where the thing is shipped,
+            else None, and the thing.
+        notes: below the table.
+        keep: whether a shipped thing is made once.
+    """
+
+    name: str
+    noun: str
+    holds: type[T]
+    readers: Mapping[str, Callable[..., T]]
+    shipped: Callable[[], Mapping[str, Path | Callable[[], T]]]
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    main: str | None = None
+    columns: Sequence[str] = ()
+    row: Callable[[str | None, T], Sequence[Any]] = lambda name, thing: ()
+    notes: Sequence[str] = ()
+    keep: bool = True
+    _kept: dict[str, T] = field(default_factory=dict, init=False, repr=False)
+
+    def load(self, given: str | os.PathLike[str] | T, **options: Any) -> T:
+        """What a name or a path stands for; a thing is returned as it is.
+
+        A text is a path where it has a separator, or the ending of a file that is there; else it is one of the user's
+        own names, else a shipped one. ``options`` are for the reader of a file.
+
+        Raises:
+            InputError: no such name or file, the name of a split, or a file that cannot be read; one line says which.
+        """
+        if isinstance(given, self.holds):
+            return given
+        if not isinstance(given, str | os.PathLike):
+            raise InputError(f"{self.noun} is a {type(given).__name__}; give a name, a path or a {self.holds.__name__}")
+        source = self._find(given)
+        return self.load_shipped(source) if isinstance(source, str) else self._read(source, **options)
+
+    def load_shipped(self, name: str) -> T:
+        """What is shipped under a name, whatever the user's own names are."""
+        if name in self._kept:
+            return self._kept[name]
+        source = self._shipped[name]
+        thing = self._read(source) if isinstance(source, Path) else source()
+        if self.keep:
+            self._kept[name] = thing
+        return thing
+
+    def names(self, split: str | None = None) -> list[str]:
+        """The names of a split, or those that are shipped and then the user's own.
+
+        Raises:
+            InputError: no such split, with the nearest.
+        """
+        if split is None:
+            shipped: Iterable[str] = self.splits[self.main] if self.main else self._shipped
+            return list(dict.fromkeys([*shipped, *self._own()[0]]))
+        if split not in self.splits:
+            raise unknown_name(f"split of the {self.name}", split, self.splits)
+        return list(self.splits[split])
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it is the name of a thing."""
+        return name in self._shipped or name in self._own()[0]
+
+    def path(self, given: str | os.PathLike[str]) -> Path | None:
+        """The file that a name or a path stands for; None where a shipped thing has no file of its own.
+
+        Raises:
+            InputError: no such name.
+        """
+        found = self._find(given)
+        source = self._shipped[found] if isinstance(found, str) else found
+        return source if isinstance(source, Path) else None
+
+    def expand(self, given: Any) -> tuple[Any, ...]:
+        """What an argument stands for that may be several: in place of a split's name, those of its names that are not
+        there yet; other names, paths and things as they are.
+
+        Raises:
+            InputError: an empty list.
+        """
+        one = isinstance(given, str | os.PathLike | self.holds) or not isinstance(given, Iterable)
+        listed: list[Any] = []
+        for item in [given] if one else given:
+            if isinstance(item, str) and item in self.splits and item not in self:
+                listed += [name for name in self.splits[item] if name not in listed]
+            else:
+                listed.append(item)
+        if not listed:
+            raise InputError(f"{self.noun} is an empty list; give at least one {self.noun}")
+        return tuple(listed)
+
+    def table(self, given: Any = None) -> tuple[list[str], list[list[Any]], list[str]]:
+        """(columns, rows, notes) on what is ``given``, see :meth:`expand`, or on all of :meth:`names`.
+
+        A file of the user's own that cannot be read is left out, and named in a note, where nothing is given.
+        """
+        own, notes = self._own()
+        rows = []
+        for item in self.names() if given is None else self.expand(given):
+            named = isinstance(item, str) and item in self
+            try:
+                thing = self.load(item)
+            except InputError as error:
+                if given is not None or item not in own:
+                    raise
+                notes.append(f"Left out: {error}")
+                continue
+            shipped = item if named and item not in own else None
+            path = own.get(item) if named else item if isinstance(item, str | os.PathLike) else None
+            label = item if named else getattr(thing, "name", "")
+            rows.append([label, *self.row(shipped, thing), None if path is None else os.fspath(path)])
+            if path is not None and named and (item in self._shipped or item in self.splits):
+                notes.append(
+                    f"{item} is yours, in place of the shipped {self.noun if item in self._shipped else 'split'}."
+                )
+        columns = [self.noun, *self.columns, "file"]
+        if all(row[-1] is None for row in rows):
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        if self.splits:
+            notes.append(f"Splits, which stand for several {self.name}: {', '.join(self.splits)}.")
+        return columns, rows, [*self.notes, *notes]
+
+    @property
+    def _endings(self) -> list[str]:
+        return [ending for ending in self.readers if ending]
+
+    @cached_property
+    def _shipped(self) -> Mapping[str, Path | Callable[[], T]]:
+        return self.shipped()
+
+    def _own(self) -> tuple[dict[str, Path], list[str]]:
+        """The user's files by name, and notes on what is left out."""
+        found: dict[str, Path] = {}
+        notes = []
+        given = os.environ.get(HOME)
+        for home in filter(None, (given or os.path.join("~", ".graphopt")).split(os.pathsep)):
+            folder = Path(os.path.expanduser(home), self.name)
+            if given and not os.path.isdir(folder.parent):
+                notes.append(f"Left out: {str(folder.parent)!r} of {HOME} is no folder")
+            try:
+                paths = sorted(folder.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                notes.append(f"Left out: {str(folder)!r} cannot be read: {error.strerror or error}")
+                continue
+            for path in paths:
+                if path.suffix.lower() not in self._endings or path.name.startswith("."):
+                    continue
+                if path.stem in found:
+                    notes.append(f"Left out: {str(path)!r}, since {str(found[path.stem])!r} comes first")
+                elif not path.stem.isprintable():
+                    notes.append(f"Left out: {str(path)!r}, whose name does not print")
+                else:
+                    found[path.stem] = path
+        return found, notes
+
+    def _find(self, given: str | os.PathLike[str]) -> str | Path:
+        """A shipped name, or a path."""
+        text = os.fsdecode(given)
+        ending = os.path.splitext(text)[1].lower() in self._endings
+        there = os.path.exists(text)
+        if isinstance(given, str) and not {os.sep, os.altsep} & set(text) and not (ending and there):
+            own = self._own()[0]
+            if text in own:
+                return own[text]
+            if text in self._shipped:
+                return text
+            if text in self.splits:
+                members = self.splits[text]
+                more = f", … ({len(members)})" if len(members) > 12 else ""
+                raise InputError(
+                    f"{self.noun} is {text!r}, a split of several {self.name}; give one of them: "
+                    f"{', '.join(members[:12])}{more}"
+                )
+            if not ending and not there:
+                known = [*self._shipped, *own, *self.splits]
+                raise unknown_name(self.noun, text, known, f"(or give the path of {self._files})")
+        return Path(text)
+
+    @property
+    def _files(self) -> str:
+        return f"a file that ends in {' or '.join(self._endings)}"
+
+    def _read(self, path: Path, **options: Any) -> T:
+        where = f"{self.noun} file {quoted(str(path))}"
+        reader = self.readers.get(path.suffix.lower(), self.readers.get(""))
+        if os.path.isdir(path):
+            raise InputError(f"{where} is a folder; give {self._files}")
+        if not os.path.exists(path):
+            raise InputError(f"{where} does not exist")
+        if reader is None:
+            raise InputError(f"{where} is of another kind; give {self._files}")
+        return reader(path, **options)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+    """
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or an integer of thousands of digits
+        raise InputError(f"{path}: not TOML: {one_line(error)}") from None
