@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt_gym.envs.rewrite.saturation.explore import check_limit
+from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program import TensorProgram, random_values
 from graphopt_gym.graphs.tensor_program.execute import DTYPES, compile_torch

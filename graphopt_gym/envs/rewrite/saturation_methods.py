@@ -80,7 +80,7 @@ def saturation_repeat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     Raises:
         InputError: an option that cannot be; see :func:`saturate`.
     """
-    from graphopt_gym.envs.rewrite.saturation.explore import check_limit
+    from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 
     problem, options = problem_of(evaluator), dict(evaluator.options)
     check_limit("rounds", options["rounds"])

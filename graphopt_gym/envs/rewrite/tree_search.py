@@ -102,7 +102,8 @@ class _Tree:
     """
 
     def __init__(self, evaluator: Evaluator, rng: np.random.Generator, program: TensorProgram, node_limit: int) -> None:
-        from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits
+        from graphopt_gym.envs.rewrite.saturation.explore import Explorer
+        from graphopt_gym.envs.rewrite.saturation.limits import Limits
 
         self.evaluator, self.rng, self.program = evaluator, rng, program
         self.problem = problem_of(evaluator)
@@ -282,7 +283,7 @@ def rule_groups(rules: Sequence[Rule]) -> list[list[int]]:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises InputError for a limit below 1."""
-    from graphopt_gym.envs.rewrite.saturation.explore import check_limit
+    from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 
     for name in ("node_limit", "iteration_limit", "memory_bytes"):
         check_limit(name, options[name])

@@ -22,8 +22,9 @@ from graphopt_gym.envs.rewrite.rules.patterns import Rule, make_rule
 from graphopt_gym.envs.rewrite.rules.table import rules
 from graphopt_gym.envs.rewrite.rules.verification import draw_instance
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
-from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits, saturate
+from graphopt_gym.envs.rewrite.saturation.explore import Explorer, saturate
 from graphopt_gym.envs.rewrite.saturation.extraction import extract_greedy, extract_ilp
+from graphopt_gym.envs.rewrite.saturation.limits import Limits
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.zoo.programs import PROGRAMS, build_program, load_program, program_names

@@ -14,8 +14,9 @@ from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.rules.patterns import make_rule
 from graphopt_gym.envs.rewrite.rules.table import load_rules
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
-from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Limits, Saturation, saturate
+from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Saturation, saturate
 from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
+from graphopt_gym.envs.rewrite.saturation.limits import Limits
 from graphopt_gym.envs.rewrite.saturation.solvers import Part, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram

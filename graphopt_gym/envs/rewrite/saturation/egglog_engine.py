@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from graphopt_gym.envs.rewrite.rules.matching import compile_lines, compile_rule
 from graphopt_gym.envs.rewrite.rules.patterns import Pattern, Rule, Var
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
-from graphopt_gym.envs.rewrite.saturation.explore import Iteration, LimitHit, Limits
+from graphopt_gym.envs.rewrite.saturation.limits import Iteration, LimitHit, Limits
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape, infer
 from graphopt_gym.graphs.tensor_program.program import TensorProgram

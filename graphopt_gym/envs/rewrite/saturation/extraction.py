@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph, ENode
-from graphopt_gym.envs.rewrite.saturation.explore import Saturation, check_limit
+from graphopt_gym.envs.rewrite.saturation.explore import Saturation
+from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
