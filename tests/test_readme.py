@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""What the README and the page of commands tell people to type works."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from tests.commands import run_command, steps
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/commands.md"))
 
 
 def test_python_blocks__run(tmp_path, monkeypatch, capsys):
@@ -31,3 +32,10 @@ def test_commands__are_known(monkeypatch, capsys):
         code, help_text, _ = run_command([name, "--help"], monkeypatch, capsys)
         assert code == 0
         assert all(argument in help_text for argument in arguments if argument.startswith("--")), (name, arguments)
+
+
+def test_readme__begins_with_the_two_commands_and_fits_a_page():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0].split("#")[0].strip() == "./scripts/demo"
+    assert lines[1].split("#")[0].strip() == "./scripts/test"
+    assert len(lines) <= 90
