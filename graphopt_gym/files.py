@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.errors import InputError, one_line, quoted
 
 MAX_BYTES = 2**31  # what is read of one file at most; no format of ours, nor protobuf's, needs more
 
@@ -47,6 +48,28 @@ def read_text(path: str | os.PathLike[str], what: str = "file", limit: int = MAX
         return read_file(path, what, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {quoted(os.fspath(path))} is not a text file in UTF-8: {error.reason}") from None
+
+
+def parse_json(content: str | bytes, where: str) -> Any:
+    """A JSON value, in which every integer is one that a float can hold.
+
+    Args:
+        content: the text.
+        where: what an error message begins with.
+
+    Raises:
+        InputError: it is not JSON, nests too deeply, or holds an integer of more than 300 digits.
+    """
+
+    def integer(digits: str) -> int:
+        if len(digits) > 300:
+            raise ValueError(f"an integer of {len(digits)} digits")
+        return int(digits)
+
+    try:
+        return json.loads(content, parse_int=integer)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is damaged or not JSON: {one_line(error)}") from None
 
 
 def write_file(path: str | os.PathLike[str], content: bytes, *, make_folders: bool = False) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, one_line, quoted
-from graphopt_gym.files import read_file
+from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.fields import not_negative
+from graphopt_gym.files import parse_json, read_file
 from graphopt_gym.problem import PROBLEM_CLASSES, SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
 from graphopt_gym.registration import env_ids, make_problem, refuse_unknown
 
@@ -119,11 +119,7 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
     """
     path = Path(path)
     where = f"solution file {quoted(str(path))}"
-    content = read_file(path, "solution file")
-    try:
-        facts = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is damaged or not JSON: {one_line(error)}") from None
+    facts = parse_json(read_file(path, "solution file"), where)
     if not isinstance(facts, dict) or facts.get("format") != SOLUTION_FORMAT:
         raise InputError(f"{where} does not say format {SOLUTION_FORMAT!r}, so it is not a solution of ours")
     version = facts.get("version")
@@ -140,14 +136,18 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
             raise InputError(f"{where}: {name!r} is missing or of the wrong type; save the solution again")
     if facts["valid"] and not (facts["cost"] is not None and math.isfinite(facts["cost"])):
         raise InputError(f"{where}: it says valid, but cost is {facts['cost']!r}; save the solution again")
+    not_negative(f"{where}: wall_s", facts["wall_s"])
     extras = [facts.get(name, {}) for name in ("options", "details")]
-    if not all(isinstance(extra, dict) for extra in extras):
-        raise InputError(f"{where}: 'options' or 'details' is of the wrong type; save the solution again")
+    texts = [*facts["reasons"], *facts["fingerprints"].values()]
+    if not all(isinstance(extra, dict) for extra in extras) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{where}: 'options', 'details', 'reasons' or 'fingerprints' is of the wrong type; save the solution again"
+        )
     try:
         decision = facts["decision"] if isinstance(facts["decision"], str) else np.array(facts["decision"])
         trace = tuple(tuple(step) for step in facts["trace"]) if "trace" in facts else None
         history = tuple((int(row[0]), float(row[1]), float(row[2])) for row in facts.get("history", []))
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise InputError(f"{where}: 'decision', 'history' or 'trace' holds something else than numbers") from None
     if isinstance(decision, np.ndarray) and decision.dtype.kind not in "iu":
         raise InputError(f"{where}: 'decision' holds {decision.dtype}, expected integers")
@@ -246,7 +246,8 @@ def validate(
         if name not in stored.metrics or name not in outcome.metrics:
             mismatches.append(f"metric {name}: only {'here' if name in outcome.metrics else 'stored'}")
         elif not _agree(outcome.metrics[name], stored.metrics[name]):
-            mismatches.append(f"metric {name}: stored {stored.metrics[name]}, here {outcome.metrics[name]}")
+            there = quoted(stored.metrics[name], 80)
+            mismatches.append(f"metric {name}: stored {there}, here {outcome.metrics[name]}")
     if stored.trace is not None:
         wrong = problem.check_trace(problem.check(stored.decision), stored.trace)
         mismatches.extend([f"trace: {wrong}"] if wrong else [])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, quoted
-from graphopt_gym.files import read_file, write_file
+from graphopt_gym.files import parse_json, read_file, write_file
 from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 
 FORMAT = "graphopt-graph"
@@ -158,10 +158,7 @@ def _read_header(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
     if archive.getinfo("header.npy").file_size > MAX_HEADER_BYTES:
         raise InputError(f"{where}: the header would inflate to more than {MAX_HEADER_BYTES:,} bytes, the most it may")
     raw = _read_array(archive, "header", where)
-    try:
-        header = json.loads(raw.astype(np.uint8).tobytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: the header is not JSON: {one_line(error)}") from error
+    header = parse_json(raw.astype(np.uint8).tobytes(), f"{where}: the header")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{where}: the header does not say format {FORMAT!r}, so it is not a graph of ours")
     version = header.get("version")

@@ -34,7 +34,6 @@ launch overhead.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -44,7 +43,7 @@ import numpy as np
 
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError, quoted
-from graphopt_gym.files import read_file
+from graphopt_gym.files import parse_json, read_file
 from graphopt_gym.graphs.graph import DTYPE_BYTES, DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
 from graphopt_gym.hardware.roofline import (
@@ -171,10 +170,7 @@ def read_fitted(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: it cannot be read, is not such a file, or is of another version.
     """
     where = quoted(os.fspath(path))
-    try:
-        fitted = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
+    fitted = parse_json(read_file(path), where)
     if not isinstance(fitted, dict) or fitted.get("format") != "graphopt-cost-model":
         raise InputError(f"{where}: not a fitted cost model; write one with scripts/fit_cost_model.py")
     if fitted.get("version") != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,10 @@ def report_on(
         solution = stored.evaluate(problem)
         if solution.outcome.cost != stored.cost:
             say(f"{file}: the cost is {solution.outcome.cost!r}, the file says {stored.cost!r}; see graphopt validate")
+        wrong = solution.trace and problem.check_trace(solution.decision, solution.trace)
+        if wrong:
+            say(f"{file}: its trace is left out: {wrong}")
+            solution = replace(solution, trace=None)
         solutions.append((file, solution))
     if not solutions:
         raise InputError(f"no solution files in {str(path)!r}; write some with: graphopt compare … --out {path}")

@@ -179,12 +179,12 @@ def comparison_page(
             f"{svg(drawing)}</div></div>"
         )
     parts.append(f"</div>{_MIDDLE}")
-    if details and "growth_nodes" in details:
-        parts.append(_explored(problem, details))
+    explored = _explored(problem, details) if details else ""
+    parts.append(explored)
     parts.append("<h2>Rewrites</h2>")
     if trace:
         parts.append(_steps(problem, trace))
-    elif trace is None and details and "growth_nodes" in details:
+    elif trace is None and explored:
         parts.append(
             '<p class="note">No order: equality saturation applies all rules side by side, and extraction picks '
             "a program from the e-graph.</p>"
@@ -209,12 +209,15 @@ MOST_RULES = 12  # of an e-graph's rules: the busiest are named
 
 
 def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
-    """What the e-graph was, and what each extractor found in it."""
+    """What the e-graph was, and what each extractor found in it; nothing where the details do not say."""
     from graphopt_gym.report.units import format_seconds
 
-    growth = details["growth_nodes"]
+    growth = details.get("growth_nodes")
+    if not isinstance(growth, list | tuple) or not all(isinstance(count, int) for count in growth):
+        return ""
     nodes, classes = details.get("nodes", growth[-1] if growth else 0), details.get("classes")
-    text = f"{nodes:,} operators" + (f" in {classes:,} classes of equals" if classes is not None else "")
+    text = f"{nodes:,} operators" if isinstance(nodes, int) else "operators"
+    text += f" in {classes:,} classes of equals" if isinstance(classes, int) else ""
     text += f" after {len(growth)} iteration{'s' * (len(growth) != 1)}"
     if "saturation_stopped_by" in details:
         text += f"; exploration ended by: {details['saturation_stopped_by']}"
@@ -239,7 +242,8 @@ def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
                      f"({_text(details.get('ilp_status', ''))}).</p>")  # fmt: skip
     entered = details.get("rules_that_entered_the_e_graph")
     if isinstance(entered, Mapping) and entered:
-        busiest = sorted(entered.items(), key=lambda row: (-row[1], row[0]))
+        counted = ((rule, count) for rule, count in entered.items() if isinstance(count, int))
+        busiest = sorted(counted, key=lambda row: (-row[1], row[0]))
         named = "".join(f'<tr><td>{_text(rule)}</td><td class="n">{count:,}</td></tr>'
                         for rule, count in busiest[:MOST_RULES])  # fmt: skip
         rest = len(busiest) - MOST_RULES
