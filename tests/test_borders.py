@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -17,12 +18,12 @@ from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.io import read_graph
 from graphopt_gym.graphs.onnx_import import import_onnx
 from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx
-from graphopt_gym.graphs.zoo.programs import load_program
+from graphopt_gym.graphs.zoo.programs import load_program, program_names
 from graphopt_gym.hardware.cluster import parse_cluster
 from graphopt_gym.hardware.cost_model import read_fitted
 from graphopt_gym.hardware.package import load_package, parse_package
 from graphopt_gym.report.files import report_on
-from graphopt_gym.solutions import load_solution
+from graphopt_gym.solutions import load_solution, validate
 
 READERS = {
     "graph": gg.load_graph,
@@ -71,7 +72,7 @@ def test_readers__refuse_what_is_no_file(reader, tmp_path):
         refusal(reader, noise)
 
 
-# -- hardware files ---------------------------------------------------------------------------------------------------
+# -- hardware files ----------------------------------------------------------------------------------------------------
 
 NUMBERS = [
     1e308,
@@ -195,3 +196,83 @@ def test_load_cluster__numbers_that_no_device_has__are_refused_in_one_line(tmp_p
     with pytest.raises(InputError, match=message):
         gg.load_cluster(path)
     refusal(gg.load_cluster, path)
+
+
+# -- solutions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def solutions(tmp_path_factory):
+    """Solution files as JSON: of each form of decision, with a trace, and with what a method says of its run."""
+    folder = tmp_path_factory.mktemp("solutions")
+    gg.save_graph(SMALL_GRAPH, folder / "graph.npz")
+    solved = []
+    for env_id, graph, cluster, method in (
+        ("Placement-v0", folder / "graph.npz", "toyx2", "random"),
+        ("ChipletPartition-v0", folder / "graph.npz", "mcm4", "random"),
+        ("RewriteOrder-v0", program_names("small")[0], "t4", "greedy"),
+        ("RewriteOrder-v0", program_names("small")[0], "t4", "saturation"),
+    ):
+        problem = gg.make_problem(env_id, graph=str(graph), cluster=cluster)
+        path = gg.solve(problem, method, budget=20).save(folder / "solution.json")
+        solved.append(json.loads(path.read_text()))
+    return folder, solved
+
+
+FORMS = [[[[[[[]]]]]] * 3, [["a", 1, 2]], "Placement-v0", "[/x]", "\ud800", 2**31, "random"]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_validate__whatever_a_file_holds__gives_an_answer_or_one_line(solutions, data):
+    folder, solved = solutions
+    facts = data.draw(damaged(data.draw(st.sampled_from(solved)), NASTY | st.sampled_from(FORMS)))
+    path = folder / "damaged.json"
+    path.write_text(json.dumps(facts))
+    try:
+        result = validate(path)
+    except InputError:
+        return
+    json.dumps(result.row(), allow_nan=False)
+    assert not result.ok or result.cost == pytest.approx(facts["cost"], rel=1e-9)
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_report__leaves_out_of_its_page_what_a_file_holds_in_vain(solutions, form, tmp_path):
+    """Parts that no cost depends on: the page is made without them."""
+    facts = solutions[1][form]
+    for parts in (
+        {"details": {"growth_nodes": "x"}, "trace": [["x"]]},
+        {"details": {"growth_nodes": [[1]]}, "trace": [["no-rule", [1], 1e308]], "options": {"": [None]}},
+        {"details": {"growth_nodes": [1], "nodes": "x", "classes": {}, "rules_that_entered_the_e_graph": {"x": "y"}}},
+        {"history": [[1, 0.1, 1e308], [-1, -1, -1]], "reasons": ["[/x] $\\frac$"], "stopped_by": "<b>"},
+    ):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps({**facts, **parts}))
+        assert all(file.stat().st_size for file in report_on(path))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cost", "1" + "0" * 400),
+        ("cost", "NaN"),
+        ("cost", "1e999"),
+        ("wall_s", "1" + "0" * 5000),
+        ("wall_s", "NaN"),
+        ("wall_s", "-1"),
+        ("decision", "[1" + "0" * 400 + "]"),
+        ("decision", "[" * 100_000),
+        ("history", "[[1, 2, 1" + "0" * 400 + "]]"),
+        ("fingerprints", '{"graph": 3}'),
+        ("reasons", "[3]"),
+        ("problem", '{"graph": 3}'),
+        ("problem", '{"cluster": {}}'),
+        ("env", '"Placement-v9"'),
+    ],
+)
+def test_validate__values_that_no_solution_has__are_refused_in_one_line(solutions, tmp_path, field, value):
+    for facts in solutions[1]:
+        path = tmp_path / "bad.json"
+        path.write_text(json.dumps({**facts, "valid": True, field: "HERE"}).replace('"HERE"', value))
+        assert "bad.json" in refusal(validate, path)
