@@ -111,7 +111,8 @@ class ChipletPartitionEnv(EpisodeEnv):
 
     ```
 
-    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, or the name of a split of the zoo.
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
+      which brings its cluster.
     * `cluster`: a package: a catalog name, a path, a `Package`, or a list of those.
     * `mode`: `"fix"`, `"sample"` or `"step"`.
     * `memory_rule`: whether the solver keeps to the chips' memory.

@@ -16,8 +16,7 @@ from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
 from graphopt_gym.envs.chiplet.walk import Tables, make_tables
-from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
-from graphopt_gym.fields import flag
+from graphopt_gym.envs.core.roster import Roster, padded_size
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -108,22 +107,6 @@ def memory_reasons(problem: ChipletProblem, decision: np.ndarray) -> tuple[str, 
     return tuple(lines)
 
 
-_shared: Shared[Instance] = Shared()
-
-
-def load_instance(graph: GraphLike, cluster: PackageLike, memory_rule: bool) -> Instance:
-    """The instance of a graph on a package, shared between all environments of this process that ask for it."""
-    from graphopt_gym.graphs.zoo import load_graph
-    from graphopt_gym.hardware.package import load_package
-
-    one, on = load_graph(graph), load_package(cluster)
-
-    def make() -> Instance:
-        return Instance(ChipletProblem(one, on, memory_rule=memory_rule))
-
-    return _shared.get(one, on, (graph, cluster), (flag("memory_rule", memory_rule),), make)
-
-
 class ChipletRoster(Roster[Instance]):
     """All graphs on all packages that an environment may be asked for, and the padded sizes they share.
 
@@ -145,7 +128,7 @@ class ChipletRoster(Roster[Instance]):
         max_chips: int | None,
         max_edges: int | None,
     ) -> None:
-        super().__init__(graph, cluster, lambda one, on: load_instance(one, on, memory_rule))
+        super().__init__(ChipletProblem, Instance, graph, cluster, memory_rule=memory_rule)
         flat = self.flat
         self.max_ops = padded_size("max_ops", max_ops, max(one.num_ops for one in flat))
         self.max_chips = padded_size("max_chips", max_chips, max(one.num_chips for one in flat))

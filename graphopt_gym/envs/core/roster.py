@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from graphopt_gym.catalog import catalogs
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.problem import Problem
+from graphopt_gym.registration import task_of
 
-KEPT = 256  # instances of a task, so that 64 copies of an environment share one
+KEPT = 256  # instances, so that 64 copies of an environment share one
 
 
 class HasProblem(Protocol):
@@ -25,63 +28,86 @@ class HasProblem(Protocol):
 InstanceT = TypeVar("InstanceT", bound=HasProblem)
 
 
-class Shared(Generic[InstanceT]):
-    """The instances of a task, shared between all environments of this process that ask for the same."""
+# those made lately, and what their keys' ids belong to; shared between all environments of this process
+_kept: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], tuple[InstanceT, Any]] = OrderedDict()
 
-    def get(
-        self,
-        graph: Any,
-        cluster: Any,
-        given: tuple[Any, Any],
-        options: tuple[Any, ...],
-        make: Callable[[], InstanceT],
-        held: Any = None,
-    ) -> InstanceT:
-        """The instance of a graph on a cluster, made where it is not there yet.
+def instance_of(
+    problem_class: type[Problem],
+    instance_class: Callable[[Any], InstanceT],
+    graph: Any,
+    cluster: Any,
+    load: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+    **options: Any,
+) -> InstanceT:
+    """The instance of a graph on a cluster, made where it is not there yet.
 
-        Args:
-            graph, cluster: loaded.
-            given: what they were loaded from: a problem's solutions name the files that it was made from.
-            options: what else the instance depends on, hashable.
-            held: kept with the instance, so that an id among the options stays its own.
-        """
-        named = zip(("graph", "cluster"), given, strict=True)
-        files = {what: os.fspath(one) for what, one in named if isinstance(one, str | os.PathLike)}
-        key = (graph.fingerprint, graph.name, cluster.fingerprint, cluster.name, *options, *files.items())
-        if key not in self._kept:
-            instance = make()
-            instance.problem.config |= files
-            self._kept[key] = (instance, held)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
+    Args:
+        problem_class: called with graph, cluster and ``options``.
+        instance_class: called with the problem.
+        graph, cluster: names, paths or objects; or, as the graph, a problem that is there already.
+        load: what loads a graph or a cluster, where that is not the catalog of the problem's task.
+        options: further arguments of the problem.
+    """
+    if isinstance(graph, Problem):
+        if not isinstance(graph, problem_class):
+            raise InputError(f"graph is a {type(graph).__name__}; give a graph or a {problem_class.__name__}")
+        return instance_class(graph)
+    given = {"graph": graph, "cluster": cluster}
+    catalog_of = task_of(problem_class.env_id).catalogs
+    loaded = {what: load.get(what, catalogs()[catalog_of[what]].load)(one) for what, one in given.items()}
+    # a problem's solutions name the files that it was made from
+    files = {what: os.fspath(one) for what, one in given.items() if isinstance(one, str | os.PathLike)}
+    plain = str | int | float | tuple | None
+    named = [(name, value if isinstance(value, plain) else id(value)) for name, value in options.items()]
+    of = [part for one in loaded.values() for part in (one.fingerprint, one.name)]
+    key = (problem_class, instance_class, *of, *files.items(), *named)
+    if key not in _kept:
+        problem = problem_class(**loaded, **options)
+        problem.config = {**problem.config, **files}
+        _kept[key] = (instance_class(problem), options)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key][0]
 
 
 class Roster(Generic[InstanceT]):
     """All graphs on all clusters that an environment may be asked for.
 
     Args:
-        graph: one graph (name, path or object) or a sequence of them; a split's name stands for its graphs.
+        problem_class, instance_class, load, options: see :func:`instance_of`.
+        graph: one graph (name, path or object) or a sequence of them; a split's name stands for its graphs. A problem
+            stands for itself; then ``cluster`` is its own.
         cluster: one cluster, or a sequence.
-        load: gives the instance of a graph on a cluster.
 
     Raises:
         InputError: an empty list, or a name that occurs twice.
     """
 
-    def __init__(self, graph: Any, cluster: Any, load: Callable[[Any, Any], InstanceT]) -> None:
-        from graphopt_gym.graphs.zoo import GRAPHS
-        from graphopt_gym.hardware.cluster import CLUSTERS
-
-        graphs, clusters = GRAPHS.expand(graph), CLUSTERS.expand(cluster)
+    def __init__(
+        self,
+        problem_class: type[Problem],
+        instance_class: Callable[[Any], InstanceT],
+        graph: Any,
+        cluster: Any,
+        load: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
+        catalog_of = task_of(problem_class.env_id).catalogs
+        for what, given in (("graph", graph), ("cluster", cluster)):
+            if isinstance(given, list | tuple) and not given:
+                raise InputError(f"{what} is an empty list; give at least one {what}")
+        graphs = [graph] if isinstance(graph, Problem) else catalogs()[catalog_of["graph"]].expand(graph)
+        clusters = catalogs()[catalog_of["cluster"]].expand(cluster)
+        if any(isinstance(one, Problem) for one in graphs):
+            clusters = clusters[:1]
         self.sizes: dict[str, int] = {}  # values of the symbols in the table of observations
-        self.instances = [[load(one, on) for on in clusters] for one in graphs]
-        self.graph_names = _names("graph", [row[0].problem.graph.name for row in self.instances])
-        self.cluster_names = _names("cluster", [one.problem.cluster.name for one in self.instances[0]])
+        self.instances = [
+            [instance_of(problem_class, instance_class, one, on, load, **options) for on in clusters] for one in graphs
+        ]
+        self.graph_names = _names("graph", [row[0].problem.graph_name for row in self.instances])
+        self.cluster_names = _names("cluster", [one.problem.cluster_name for one in self.instances[0]])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Roster[InstanceT]:
         return self  # it does not change, and what it holds is shared between environments anyway

@@ -98,7 +98,8 @@ class PlacementEnv(EpisodeEnv):
 
     ```
 
-    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, or the name of a split of the zoo.
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
+      which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
     * `grouping`: `"colocation"` or `"op"`.
     * `reward`: `"improvement"` or `"terminal"`.
@@ -197,7 +198,8 @@ class PlacementOneShotEnv(EpisodeEnv):
 
     ```
 
-    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, or the name of a split of the zoo.
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
+      which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
     * `grouping`: `"colocation"` or `"op"`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.

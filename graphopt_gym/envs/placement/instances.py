@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
+from graphopt_gym.envs.core.roster import Roster, instance_of, padded_size
 from graphopt_gym.envs.placement.features import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
@@ -262,20 +262,11 @@ def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([keys // groups, keys % groups]).astype(np.int32), np.column_stack([size, count])
 
 
-_shared: Shared[Instance] = Shared()
-
-
-def load_instance(graph: GraphLike, cluster: ClusterLike, grouping: str, cost_model: CostModel | None) -> Instance:
+def load_instance(
+    graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", cost_model: CostModel | None = None
+) -> Instance:
     """The instance of a graph on a cluster, shared between all environments of this process that ask for it."""
-    from graphopt_gym.graphs.zoo import load_graph
-    from graphopt_gym.hardware.cluster import load_cluster
-
-    one, on = load_graph(graph), load_cluster(cluster)
-
-    def make() -> Instance:
-        return Instance(PlacementProblem(one, on, grouping=grouping, cost_model=cost_model))
-
-    return _shared.get(one, on, (graph, cluster), (grouping, id(cost_model)), make, held=cost_model)
+    return instance_of(PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model)
 
 
 class PlacementRoster(Roster[Instance]):
@@ -300,7 +291,7 @@ class PlacementRoster(Roster[Instance]):
         max_groups: int | None,
         max_edges: int | None,
     ) -> None:
-        super().__init__(graph, cluster, lambda one, on: load_instance(one, on, grouping, cost_model))
+        super().__init__(PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model)
         flat = self.flat
         self.max_tasks = max(one.num_tasks for one in flat)
         self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))

@@ -88,7 +88,7 @@ class RewriteOrderEnv(EpisodeEnv):
     ```
 
     * `graph`: a program: a zoo name (`graphopt_gym.graphs.zoo.programs.program_names()`), the path of a text or ONNX
-      file, a `TensorProgram`, or a list of those.
+      file, a `TensorProgram`, a list of those, the name of a split, or a problem, which brings its device.
     * `cluster`: a device: a catalog name, a `Device`, a cluster of one device, or a list of those.
     * `cost`: `"sum"` of operator times, or `"simulated"`.
     * `rules`: names of rules or families; all where left out.

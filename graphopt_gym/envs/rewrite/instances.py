@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from graphopt_gym.envs.core.roster import Roster, Shared, padded_size
+from graphopt_gym.envs.core.roster import Roster, padded_size
 from graphopt_gym.envs.rewrite.features import growth
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten, load_target
 from graphopt_gym.fields import whole
@@ -38,22 +38,6 @@ def count_edges(state: Rewritten) -> int:
     return sum([len(node.inputs) for node in state.program.nodes.values()])
 
 
-_shared: Shared[Instance] = Shared()
-
-
-def load_instance(graph: ProgramLike, cluster: DeviceLike, cost: str, rules: str | Iterable[str] | None) -> Instance:
-    """The instance of a program on a device, shared between all environments of this process that ask for it."""
-    from graphopt_gym.graphs.zoo.programs import load_program
-
-    program, target = load_program(graph), load_target(cluster)
-    named = rules if rules is None or isinstance(rules, str) else tuple(rules)
-
-    def make() -> Instance:
-        return Instance(RewriteProblem(program, target, cost, named))
-
-    return _shared.get(program, target, (graph, cluster), (cost, named), make)
-
-
 class RewriteRoster(Roster[Instance]):
     """All programs on all devices that an environment may be asked for, and the padded sizes they share.
 
@@ -79,7 +63,7 @@ class RewriteRoster(Roster[Instance]):
     ) -> None:
         if rules is not None and not isinstance(rules, str) and isinstance(rules, Iterable):
             rules = tuple(rules)
-        super().__init__(graph, cluster, lambda one, on: load_instance(one, on, cost, rules))
+        super().__init__(RewriteProblem, Instance, graph, cluster, {"cluster": load_target}, cost=cost, rules=rules)
         self.max_matches = whole("max_matches", max_matches, 1)
         nodes = max(one.num_nodes for one in self.flat)
         edges = max(1, *(one.num_edges for one in self.flat))
