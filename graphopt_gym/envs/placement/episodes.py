@@ -108,7 +108,7 @@ class PlacementEpisodes(Episodes[Instance]):
     def result(self, row: int) -> Result:
         state, instance = self.state, self.instance(row)
         valid = bool(state.valid[row])
-        reasons = ()
+        reasons: tuple[str, ...] = ()
         if not (valid or self.light):
             reasons = instance.problem.memory_reasons(state.peak_bytes[row, : instance.num_devices])
         return Result(state.decision[row].copy(), float(state.cost[row]), valid, reasons)
