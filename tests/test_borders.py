@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -276,3 +277,75 @@ def test_validate__values_that_no_solution_has__are_refused_in_one_line(solution
         path = tmp_path / "bad.json"
         path.write_text(json.dumps({**facts, "valid": True, field: "HERE"}).replace('"HERE"', value))
         assert "bad.json" in refusal(validate, path)
+
+
+# -- ONNX files --------------------------------------------------------------------------------------------------------
+
+
+def onnx_model():
+    onnx = pytest.importorskip("onnx")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Reshape", ["r", "shape"], ["f"]),
+        helper.make_node("Softmax", ["f"], ["y"], axis=-1),
+    ]
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32), "b": np.ones(4, np.float32), "shape": np.array([2, -1])}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", floats, [2, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", floats, [2, 256])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+ONNX_DAMAGE = {
+    "an unknown type of a weight": lambda g: setattr(g.initializer[0], "data_type", 999),
+    "an unknown type of an input": lambda g: setattr(g.input[0].type.tensor_type, "elem_type", 999),
+    "a weight of too few values": lambda g: setattr(g.initializer[0], "raw_data", b"1234"),
+    "a weight in segments": lambda g: g.initializer[1].segment.SetInParent(),
+    "a negative size of a weight": lambda g: g.initializer[0].dims.__setitem__(0, -4),
+    "a size past 64 bits": lambda g: g.input[0].type.tensor_type.shape.dim.add(dim_value=2**62),
+    "a negative size of an input": lambda g: setattr(g.input[0].type.tensor_type.shape.dim[0], "dim_value", -(2**63)),
+    "an attribute that refers to none": lambda g: setattr(g.node[3].attribute[0], "ref_attr_name", "axis"),
+    "an attribute of another type": lambda g: setattr(g.node[3].attribute[0], "type", 3),
+    "an axis that is none": lambda g: setattr(g.node[3].attribute[0], "i", 2**62),
+    "no inputs": lambda g: g.node[0].ClearField("input"),
+    "a tensor that nothing makes": lambda g: g.node[1].input.__setitem__(0, "nowhere"),
+    "an operator that is none": lambda g: setattr(g.node[1], "op_type", "[/x]"),
+    "an output that nothing makes": lambda g: setattr(g.output[0], "name", "nowhere"),
+    "a node that reads its own output": lambda g: g.node[1].input.__setitem__(0, "r"),
+}
+# what a graph's costs do not depend on
+UNREAD = (ONNX_DAMAGE["a weight in segments"], ONNX_DAMAGE["an axis that is none"])
+
+
+@pytest.mark.parametrize("damage", ONNX_DAMAGE.values(), ids=ONNX_DAMAGE)
+@pytest.mark.parametrize("read", [import_onnx, read_onnx])
+def test_onnx__damaged_parts_are_refused_in_one_line(read, damage, tmp_path):
+    model = onnx_model()
+    damage(model.graph)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    if read is import_onnx and damage in UNREAD:
+        assert read(path).num_ops > 0
+    else:
+        assert "net.onnx" in refusal(read, path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_onnx__whatever_bytes_are_changed_gives_a_graph_or_one_line(tmp_path_factory, data):
+    content = bytearray(onnx_model().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    path = tmp_path_factory.getbasetemp() / "flipped.onnx"
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert import_onnx(path).num_ops > 0
+    with contextlib.suppress(InputError):
+        assert read_onnx(path)[0].order

@@ -163,7 +163,7 @@ def _parse(content: bytes, where: str) -> onnx.ModelProto:
             onnx.checker.check_model(model)
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the checker and the inliner have no common error
         raise InputError(f"{where} is not a valid ONNX model: {one_line(error)}") from error
     return model
 
@@ -226,8 +226,8 @@ def _infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
         given = {name: types[name] for name in node.input if name in types}
         found: dict[str, onnx.TypeProto] = {}
         if len(given) == len({name for name in node.input if name}):
-            # an operator of another domain, or shapes that do not fit, are refused later, where none is stated
-            with contextlib.suppress(onnx.defs.SchemaError, onnx.shape_inference.InferenceError):
+            # an operator of another domain, or types that do not fit, are refused later, where none is stated
+            with contextlib.suppress(Exception):  # of half a dozen types, for what the checker lets pass
                 found = onnx.shape_inference.infer_node_outputs(
                     onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain),
                     node,
@@ -260,11 +260,6 @@ def _evaluate(
     import onnx.reference
 
     feeds = {}
-    for name, kind in given.items():
-        if name in values:
-            feeds[name] = onnx.numpy_helper.to_array(values[name])
-        elif (shape := _shape(kind)) is not None:
-            feeds[name] = np.broadcast_to(np.float32(0), shape)  # takes no memory
     graph = onnx.helper.make_graph(
         [node],
         "node",
@@ -272,6 +267,11 @@ def _evaluate(
         [onnx.ValueInfoProto(name=name) for name in node.output if name],
     )
     try:
+        for name, kind in given.items():
+            if name in values:
+                feeds[name] = onnx.numpy_helper.to_array(values[name])
+            elif (shape := _shape(kind)) is not None:
+                feeds[name] = np.broadcast_to(np.float32(0), shape)  # takes no memory
         results = onnx.reference.ReferenceEvaluator(graph, opsets=dict(versions)).run(None, feeds)
         return {
             name: onnx.numpy_helper.from_array(np.asarray(result), name)
@@ -286,7 +286,8 @@ def _shape(kind: onnx.TypeProto | None) -> tuple[int, ...] | None:
     if kind is None or not kind.tensor_type.HasField("shape"):
         return None
     dims = kind.tensor_type.shape.dim
-    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+    known = all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims)
+    return tuple(dim.dim_value for dim in dims) if known else None
 
 
 class _Importer:
@@ -320,7 +321,10 @@ class _Importer:
             raise InputError(f"{self.where} computes nothing: its outputs do not depend on its inputs")
         self._read_types(used)
         for node, reads in live:
-            self._add_node(node, reads, used)
+            try:
+                self._add_node(node, reads, used)
+            except UNFIT as error:
+                raise InputError(f"{self.where}: {node.op_type} {quoted(_node_name(node))}: {unfit(error)}") from None
         if self.unmodelled:
             metadata["unmodelled_ops"] = dict(sorted(self.unmodelled.items()))
         return ComputationGraph(
@@ -366,8 +370,6 @@ class _Importer:
 
     def _read_types(self, used: set[str]) -> None:
         """Fills ``tensors`` with the used ones; refuses what has no fixed type or shape, all at once."""
-        import onnx
-
         unknown = {name for name in used if _shape(self.types.get(name)) is None}
         first = [
             f"{name} (of {node.op_type})"
@@ -375,7 +377,7 @@ class _Importer:
             if unknown.isdisjoint(node.input) or _class_of(node) == _OTHER
             for name in node.output
             if name in unknown
-        ]
+        ] or sorted(unknown)
         _refuse(
             f"{self.where}: {len(unknown)} shapes cannot be inferred, starting with",
             first,
@@ -384,8 +386,7 @@ class _Importer:
         for name in used:
             shape = _shape(self.types[name])
             assert shape is not None
-            data_type = self.types[name].tensor_type.elem_type
-            dtype = onnx.TensorProto.DataType.Name(data_type).lower()
+            dtype = dtype_name(self.types[name].tensor_type.elem_type)
             self.tensors[name] = _Tensor(_SAME_SIZE.get(dtype, dtype), shape)
         _refuse(
             f"{self.where} has tensors of an unsupported type",
@@ -396,6 +397,11 @@ class _Importer:
             f"{self.where} has tensors of more than {MAX_RANK} dimensions",
             [f"{name} {t.shape}" for name, t in sorted(self.tensors.items()) if len(t.shape) > MAX_RANK],
             "merge some of them",
+        )
+        _refuse(
+            f"{self.where} has tensors of 2**63 bytes or more",
+            [f"{name} {t.shape}" for name, t in sorted(self.tensors.items()) if t.bytes >= 2**63],
+            "export it with its true shapes",
         )
 
     # -- ops ----------------------------------------------------------------------------------------------------
@@ -428,6 +434,8 @@ class _Importer:
                 read_bytes[0] = min(read_bytes[0], produced[0].bytes)
             written = sum(tensor.bytes for tensor in produced)
             sizes = {"flops": flops, "bytes_read": sum(read_bytes), "bytes_written": written}
+            if max(sizes.values()) >= 2**63:
+                raise InputError("2**63 FLOPs or bytes, or more")
         label, sources = _node_name(node), [self.op_of[name] for name in reads]
         op = self._add(node.op_type, op_class, produced[0], label, group, sources, **sizes)
         if len(outputs) == 1:
@@ -459,6 +467,23 @@ class _Importer:
         self.rows.append(row | sizes)
         self.edges.extend((source, op) for source in reads)
         return op
+
+
+# what comes of attributes and inputs that are not those of the operator
+UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+def unfit(error: Exception) -> str:
+    """What is wrong with a node, where working on it raised one of :data:`UNFIT`."""
+    return str(error) if isinstance(error, InputError) else f"its attributes and inputs do not fit ({one_line(error)})"
+
+
+def dtype_name(data_type: int) -> str:
+    """The name of an ONNX type of elements, in small letters; its number where there is none."""
+    import onnx
+
+    known = data_type in onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(data_type).lower() if known else f"type {data_type}"
 
 
 def _class_of(node: onnx.NodeProto) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, quoted
 from graphopt_gym.files import read_file, write_file
-from graphopt_gym.graphs.onnx_import import _attributes, _bind, _node_name, _parse, _refuse
+from graphopt_gym.graphs.onnx_import import UNFIT, _attributes, _bind, _node_name, _parse, _refuse, dtype_name, unfit
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -33,7 +33,7 @@ OPSETS = range(13, 25)
 WRITTEN_OPSET = 20
 
 
-class _Unsupported(Exception):
+class _Unsupported(InputError):
     """Why a node cannot be read."""
 
 
@@ -103,11 +103,10 @@ class _Reader:
         self.problems: list[str] = []
 
     def read(self, name: str) -> tuple[TensorProgram, dict[str, np.ndarray]]:
-        import onnx
 
         self.builder = ProgramBuilder(name)
         for tensor in self.graph.initializer:
-            self.constants[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            self.constants[tensor.name] = self._array(tensor)
         for value in self.graph.input:
             if value.name not in self.constants:
                 self._read_input(value)
@@ -123,12 +122,18 @@ class _Reader:
         weights = program.leaves("weight")
         return program, {leaf: value for leaf, value in self.values.items() if leaf in weights}
 
-    def _read_input(self, value: onnx.ValueInfoProto) -> None:
+    def _array(self, tensor: onnx.TensorProto) -> np.ndarray:
         import onnx
 
-        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        if kind not in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
-            self.problems.append(f"input {value.name!r} of {kind}, not floats")
+        try:
+            return onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # an unknown type, or content that is not of its shape
+            raise InputError(f"{self.where}: tensor {tensor.name!r} is damaged: {one_line(error)}") from None
+
+    def _read_input(self, value: onnx.ValueInfoProto) -> None:
+        kind = dtype_name(value.type.tensor_type.elem_type)
+        if kind not in ("float", "double", "float16", "bfloat16"):
+            self.problems.append(f"input {value.name!r} of {kind.upper()}, not floats")
             return
         try:
             shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
@@ -156,8 +161,8 @@ class _Reader:
             return  # it reads what could not be read: that is listed already
         try:
             results = handler(node, _attributes(node))
-        except (_Unsupported, InputError) as error:
-            self.problems.append(f"{node.op_type} ({_node_name(node)}): {error}")
+        except UNFIT as error:
+            self.problems.append(f"{node.op_type} ({_node_name(node)}): {unfit(error)}")
             return
         if results is not None:
             results = [results] if isinstance(results, int) else results
@@ -199,11 +204,10 @@ class _Reader:
         return self._op("gelu", self._id(node.input[0]))
 
     def _constant(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
-        import onnx
 
         for key, value in attributes.items():
             if key == "value":
-                self.constants[node.output[0]] = onnx.numpy_helper.to_array(value)
+                self.constants[node.output[0]] = self._array(value)
                 return
             if key in ("value_float", "value_floats", "value_int", "value_ints"):
                 kind = np.float32 if "float" in key else np.int64
