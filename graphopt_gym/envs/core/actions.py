@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from graphopt_gym.errors import InputError, quoted
 
+_ARRAYS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)  # spaces whose actions are arrays
 _LIMIT = 2**31  # no action space of ours reaches it, and kernels hold choices as int32
 
 
@@ -27,7 +28,7 @@ def checked_actions(space: spaces.Space[Any], actions: Any, count: int) -> Any:
         InputError: another shape or type, a number that is not finite or lies outside a Box, or an integer that is
             larger than any space of choices.
     """
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+    if not isinstance(space, _ARRAYS):
         listed = list(actions)
         for action in listed:
             if action not in space:
@@ -66,7 +67,9 @@ def checked_actions(space: spaces.Space[Any], actions: Any, count: int) -> Any:
 
 def checked_action(space: spaces.Space[Any], action: Any) -> Any:
     """One action, as the batch of one that episodes take; see :func:`checked_actions`."""
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+    if type(action) in (int, np.int64) and type(space) is spaces.Discrete and -_LIMIT <= action < _LIMIT:
+        return np.array([action], np.int64)  # what almost every step is, without the rest
+    if isinstance(space, _ARRAYS):
         try:
             action = np.asarray(action)[None]
         except (TypeError, ValueError, OverflowError):
