@@ -247,6 +247,11 @@ class Catalog(Generic[T]):
         return reader(path, **options)
 
 
+def stored_name(given: Any, thing: Any) -> str:
+    """What a stored problem calls a thing: the name or path that it was loaded from, or its own name."""
+    return os.fspath(given) if isinstance(given, str | os.PathLike) else thing.name
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file.
 

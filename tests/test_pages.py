@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,22 @@ import pytest
 
 from tests.commands import run_command, steps
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+def followed(page, folder):
+    """What a Python of its own prints that does what a page tells people to do, in ``folder``."""
+    code = "import sys; from pathlib import Path; from tests.commands import follow; follow(*map(Path, sys.argv[1:]))"
+    environment = {
+        **os.environ,
+        "COLUMNS": "160",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "agents"), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(DOCS / page), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def serve(command):
@@ -76,3 +92,23 @@ def test_train_your_own__runs_as_written(tmp_path, monkeypatch, capsys):
     assert {path.name for path in Path("runs/two_readers").glob("*.html")} == {"report.html", "fine_tuned.html"}
     assert Path("runs/two_readers/fine_tuned.png").stat().st_size > 10_000
     assert Path("runs/tuned/checkpoint.pt").stat().st_size
+
+
+def test_add_an_environment__runs_as_written(tmp_path):
+    printed = followed("add_an_environment.md", tmp_path)
+    assert {path.name for path in (tmp_path / "graphopt_jobs").glob("*.py")} == {
+        "__init__.py",
+        "env.py",
+        "episodes.py",
+        "methods.py",
+        "problem.py",
+    }
+    assert re.search(r"^ +Jobs-v0 +jobs on machines, one job a step", printed, flags=re.M)
+    assert re.search(r"^ +longest_first +the longest job next", printed, flags=re.M)
+    assert re.search(r"^ +cross_entropy +", printed, flags=re.M)
+    assert printed.count(": ok: ") == 2
+    assert re.search(r"^ +method +finish time", printed, flags=re.M)
+    costs = {name: float(cost) for name, cost in re.findall(r"^ +(\w+) +([\d.]+) ms ", printed, flags=re.M)}
+    assert set(costs) == {"blocks", "longest_first", "annealing", "evolution"}
+    assert max(costs["annealing"], costs["evolution"]) < costs["blocks"] < costs["longest_first"]
+    assert (tmp_path / "longest.html").stat().st_size

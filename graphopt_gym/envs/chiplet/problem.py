@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
 from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
@@ -64,8 +65,8 @@ class ChipletProblem(Problem):
         self.cluster = self.package = load_package(cluster)  # type: ignore[assignment]
         self.memory_rule = flag("memory_rule", memory_rule)
         self.config = {
-            "graph": str(graph) if not hasattr(graph, "num_ops") else self.graph.name,
-            "cluster": str(cluster) if not hasattr(cluster, "num_chips") else self.package.name,
+            "graph": stored_name(graph, self.graph),
+            "cluster": stored_name(cluster, self.package),
             "memory_rule": self.memory_rule,
         }
         self.ops = chip_ops(self.graph)

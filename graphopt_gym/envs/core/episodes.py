@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from graphopt_gym.envs.core.observation import ObservationTable
+from graphopt_gym.envs.core.rendering import decision_figure
 from graphopt_gym.envs.core.roster import InstanceT, Roster
 from graphopt_gym.errors import unknown_name
 
@@ -92,17 +93,19 @@ class Episodes(ABC, Generic[InstanceT]):
     def result(self, row: int) -> Result:
         """What came out of an episode that has ended."""
 
-    @abstractmethod
     def static_arrays(self, index: int) -> dict[str, np.ndarray]:
-        """The padded constants of an instance, new copies, in the shapes of the table."""
+        """The padded constants of an instance, new copies, in the shapes of the table: none where all is observed."""
+        return {}
 
-    @abstractmethod
     def figure(self, row: int) -> Figure:
-        """An episode as it stands, drawn on an Agg canvas."""
+        """An episode as it stands, drawn on an Agg canvas: as its problem draws decisions, or else their timelines."""
+        return decision_figure(self.instance(row).problem, self.decision(row))
 
-    @abstractmethod
     def describe(self, row: int) -> str:
-        """An episode as it stands, as a small table."""
+        """An episode as it stands, as a small table: here what it costs now, and what is wrong with it."""
+        problem, outcome = self.instance(row).problem, self.outcome(row)
+        cost = f"{problem.words.cost} {outcome.cost:.6g} {outcome.unit}" if outcome.valid else "invalid"
+        return "\n  ".join([f"{problem.title}: {cost}", *outcome.reasons])
 
     def begun(self, row: int) -> dict[str, Any]:
         """What the first info has beside graph and cluster."""

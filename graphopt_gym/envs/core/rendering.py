@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from graphopt_gym.envs.core.episodes import Episodes
+    from graphopt_gym.problem import Problem
 
 RENDER_MODES = ("human", "ansi", "rgb_array")
 FRAME = (720, 1280)  # height and width of every frame, whatever is drawn: videos need frames of one size
@@ -34,6 +35,25 @@ def render_frame(episodes: Episodes[Any], row: int, render_mode: str | None) -> 
         print(text)
         return None
     return text
+
+
+def decision_figure(problem: Problem, decision: Any) -> Figure:
+    """What a problem draws of a decision; else the timeline of its outcome; else its cost in words."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from graphopt_gym.report.gantt import gantt_figure
+
+    drawn = problem.figure(decision)
+    if drawn is not None:
+        return drawn
+    outcome = problem.evaluate(decision)
+    if outcome.timeline is not None:
+        return gantt_figure(outcome.timeline)
+    figure = Figure(figsize=(8, 4.5))
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 0.5, f"{problem.title}\n{problem.words.cost}: {outcome.cost:.6g} {outcome.unit}", ha="center")
+    return figure
 
 
 def frame_of(figure: Figure) -> np.ndarray:

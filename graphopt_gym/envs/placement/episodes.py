@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -27,9 +27,6 @@ from graphopt_gym.envs.placement.features import (
 from graphopt_gym.envs.placement.instances import Instance, PlacementRoster
 from graphopt_gym.envs.placement.rendering import describe
 from graphopt_gym.errors import InputError, unknown_name
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 REWARDS = ("improvement", "terminal")
 OBSERVATIONS = ("step", "graph")
@@ -131,13 +128,6 @@ class PlacementEpisodes(Episodes[Instance]):
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
         devices = np.array([one.num_devices for one in self.instances])[self.instance_of[rows]]
         return np.arange(self.roster.max_devices) < devices[:, None]
-
-    def figure(self, row: int) -> Figure:
-        from graphopt_gym.report.gantt import gantt_figure
-
-        timeline = self.outcome(row).timeline
-        assert timeline is not None
-        return gantt_figure(timeline)
 
     def describe(self, row: int) -> str:
         return describe(self, row)

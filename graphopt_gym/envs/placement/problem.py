@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.placement.groups import Moves, make_moves
 from graphopt_gym.problem import Outcome, Problem, check_integers
 from graphopt_gym.simulator.lowering import Lowering
@@ -54,8 +55,8 @@ class PlacementProblem(Problem):
         self.cluster = load_cluster(cluster)
         self.grouping = grouping
         self.config = {
-            "graph": str(graph) if not hasattr(graph, "num_ops") else self.graph.name,
-            "cluster": str(cluster) if not hasattr(cluster, "num_devices") else self.cluster.name,
+            "graph": stored_name(graph, self.graph),
+            "cluster": stored_name(cluster, self.cluster),
             "grouping": grouping,
         }
         self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.rewrite.cost import ProgramCosts
 from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
 from graphopt_gym.envs.rewrite.rules.table import load_rules
@@ -147,10 +148,9 @@ class RewriteProblem(Problem):
         self.matcher = Matcher(_rules_of(rules))
         self.program_costs = ProgramCosts(self.device)
         self.graph = to_computation_graph(self.program)
-        named = isinstance(graph, str | os.PathLike), isinstance(cluster, str | os.PathLike)
         self.config = {
-            "graph": os.fspath(graph) if named[0] else self.program.name,  # type: ignore[arg-type]
-            "cluster": os.fspath(cluster) if named[1] else self.cluster.name,  # type: ignore[arg-type]
+            "graph": stored_name(graph, self.program),
+            "cluster": stored_name(cluster, self.cluster),
             "cost": cost,
             "rules": None if rules is None else [rules] if isinstance(rules, str) else list(rules),
             **({"dims": dict(dims)} if dims else {}),
