@@ -89,13 +89,13 @@ class Catalog(Generic[T]):
 
     def load_shipped(self, name: str) -> T:
         """What is shipped under a name, whatever the user's own names are."""
-        if name in self._kept:
-            return self._kept[name]
-        source = self._shipped[name]
-        thing = self._read(source) if isinstance(source, Path) else source()
-        if self.keep:
+        if name not in self._kept:
+            source = self._shipped[name]
+            thing = self._read(source) if isinstance(source, Path) else source()
+            if not self.keep:
+                return thing
             self._kept[name] = thing
-        return thing
+        return self._kept[name]
 
     def names(self, split: str | None = None) -> list[str]:
         """The names of a split, or those that are shipped and then the user's own.
@@ -124,9 +124,9 @@ class Catalog(Generic[T]):
         source = self._shipped[found] if isinstance(found, str) else found
         return source if isinstance(source, Path) else None
 
-    def expand(self, given: Any) -> tuple[Any, ...]:
-        """What an argument stands for that may be several: in place of a split's name, those of its names that are not
-        there yet; other names, paths and things as they are.
+    def expand(self, given: Any, argument: str = "") -> tuple[Any, ...]:
+        """What an argument (its name is for messages) stands for that may be several: in place of a split's name, those
+        of its names that are not there yet; other names, paths and things as they are.
 
         Raises:
             InputError: an empty list.
@@ -139,7 +139,7 @@ class Catalog(Generic[T]):
             else:
                 listed.append(item)
         if not listed:
-            raise InputError(f"{self.noun} is an empty list; give at least one {self.noun}")
+            raise InputError(f"{argument or self.noun} is an empty list; give at least one {argument or self.noun}")
         return tuple(listed)
 
     def table(self, given: Any = None) -> tuple[list[str], list[list[Any]], list[str]]:
@@ -174,8 +174,8 @@ class Catalog(Generic[T]):
         return columns, rows, [*self.notes, *notes]
 
     @property
-    def _endings(self) -> list[str]:
-        return [ending for ending in self.readers if ending]
+    def _files(self) -> str:
+        return f"a file that ends in {' or '.join(filter(None, self.readers))}"
 
     @cached_property
     def _shipped(self) -> Mapping[str, Path | Callable[[], T]]:
@@ -198,7 +198,7 @@ class Catalog(Generic[T]):
                 notes.append(f"Left out: {str(folder)!r} cannot be read: {error.strerror or error}")
                 continue
             for path in paths:
-                if path.suffix.lower() not in self._endings or path.name.startswith("."):
+                if not path.suffix or path.suffix.lower() not in self.readers or path.name.startswith("."):
                     continue
                 if path.stem in found:
                     notes.append(f"Left out: {str(path)!r}, since {str(found[path.stem])!r} comes first")
@@ -211,7 +211,7 @@ class Catalog(Generic[T]):
     def _find(self, given: str | os.PathLike[str]) -> str | Path:
         """A shipped name, or a path."""
         text = os.fsdecode(given)
-        ending = os.path.splitext(text)[1].lower() in self._endings
+        ending = os.path.splitext(text)[1].lower() in [*filter(None, self.readers)]
         there = os.path.exists(text)
         if isinstance(given, str) and not {os.sep, os.altsep} & set(text) and not (ending and there):
             own = self._own()[0]
@@ -220,20 +220,13 @@ class Catalog(Generic[T]):
             if text in self._shipped:
                 return text
             if text in self.splits:
-                members = self.splits[text]
-                more = f", … ({len(members)})" if len(members) > 12 else ""
-                raise InputError(
-                    f"{self.noun} is {text!r}, a split of several {self.name}; give one of them: "
-                    f"{', '.join(members[:12])}{more}"
-                )
+                members = ", ".join(self.splits[text][:12]) + (", …" if len(self.splits[text]) > 12 else "")
+                what = f"{self.noun} is {text!r}, a split of several {self.name}"
+                raise InputError(f"{what}; give one of them: {members}")
             if not ending and not there:
-                known = [*self._shipped, *own, *self.splits]
-                raise unknown_name(self.noun, text, known, f"(or give the path of {self._files})")
+                hint = f"(or give the path of {self._files})"
+                raise unknown_name(self.noun, text, [*self._shipped, *own, *self.splits], hint)
         return Path(text)
-
-    @property
-    def _files(self) -> str:
-        return f"a file that ends in {' or '.join(self._endings)}"
 
     def _read(self, path: Path, **options: Any) -> T:
         where = f"{self.noun} file {quoted(str(path))}"

@@ -22,6 +22,13 @@ def known_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> No
             raise unknown_name(f"{where}: key", key, known)
 
 
+def needed(where: str, table: Mapping[str, Any], key: str, what: str) -> Any:
+    """The value of a key, or InputError with ``what`` is to be given where it is missing."""
+    if key not in table:
+        raise InputError(f"{where}: '{key}' is missing; give {what}")
+    return table[key]
+
+
 def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """One of the names that are known, or InputError with the nearest."""
     if not isinstance(value, str) or value not in known:
@@ -49,6 +56,13 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} is {quoted(value, 80)}; give a whole number, at least {least}")
     return int(value)
+
+
+def count(name: str, value: Any, most: int) -> int:
+    """A whole number from 1 to ``most``, or InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InputError(f"{name} is {quoted(value, 80)}; give an integer from 1 to {most}")
+    return value
 
 
 def number(name: str, value: Any) -> float:

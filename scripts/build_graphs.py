@@ -20,9 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import VIEW
 from graphopt_gym.graphs.io import read_graph, save_graph
-from graphopt_gym.graphs.zoo.registry import INFERENCE, MEASURED, ZOO
-
-ENTRIES = ZOO | INFERENCE | MEASURED
+from graphopt_gym.graphs.zoo.registry import ENTRIES, INFERENCE, MEASURED, ZOO
 
 
 def build(name: str, path: Path) -> str:

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml
 from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, known_keys, not_negative, positive, rate
+from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, positive, rate
 from graphopt_gym.graphs.graph import DTYPES
 
 T = TypeVar("T")
@@ -249,48 +248,6 @@ class Cluster:
         return f"Cluster({self.name!r}, devices={self.num_devices}, links={self.num_links})"
 
 
-def load_cluster(cluster: str | os.PathLike[str] | Cluster) -> Cluster:
-    """A cluster by name or by the path of a TOML file; a Cluster as is. A device's file is a cluster of it alone.
-
-    Raises:
-        InputError: an unknown name, a file that cannot be read, or one line on what is wrong in it.
-    """
-    return CLUSTERS.load(cluster)
-
-
-def cluster_names() -> list[str]:
-    """Names that :func:`load_cluster` takes."""
-    return CLUSTERS.names()
-
-
-def load_device(device: str | os.PathLike[str] | Device) -> Device:
-    """A device by name or by the path of a TOML file with one table, as in ``devices.toml``; a Device as is.
-
-    Raises:
-        InputError: an unknown name, with the nearest known one, or one line on what is wrong in the file.
-    """
-    return DEVICES.load(device)
-
-
-def device_names() -> list[str]:
-    """Names that :func:`load_device` takes."""
-    return DEVICES.names()
-
-
-def load_link(link: str | os.PathLike[str] | LinkType) -> LinkType:
-    """A link type by name or by the path of a TOML file with one table, as in ``links.toml``; a LinkType as is.
-
-    Raises:
-        InputError: an unknown name, with the nearest known one, or one line on what is wrong in the file.
-    """
-    return LINKS.load(link)
-
-
-def link_names() -> list[str]:
-    """Names that :func:`load_link` takes."""
-    return LINKS.names()
-
-
 def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool = False) -> Cluster:
     """A cluster from the content of a cluster file (see the module's text).
 
@@ -329,10 +286,8 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
         if ("device" in host) == ("devices" in host):
             raise InputError(f"{at}: give either 'device' (with 'count') or 'devices' (a list of names)")
         if "device" in host:
-            count = host.get("count", 1)
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_DEVICES:
-                raise InputError(f"{at}: count is {quoted(count)}; give an integer from 1 to {MAX_DEVICES}")
-            members = [named(f"{at}.device", devices, DEVICES, host["device"])] * count
+            members = [named(f"{at}.device", devices, DEVICES, host["device"])]
+            members *= count(f"{at}: count", host.get("count", 1), MAX_DEVICES)
         else:
             given = host["devices"]
             if "count" in host:
@@ -352,9 +307,8 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
         if not isinstance(table["network"], Mapping):
             raise InputError(f"{at} is {quoted(table['network'])}; expected a [network] table with 'link'")
         known_keys(at, table["network"], ("link",))
-        if "link" not in table["network"]:
-            raise InputError(f"{at}: 'link' is missing; name the link between hosts, e.g. 'ethernet_25g'")
-        network = named(f"{at}.link", links, LINKS, table["network"]["link"])
+        link = needed(at, table["network"], "link", "the name of the link between hosts, e.g. 'ethernet_25g'")
+        network = named(f"{at}.link", links, LINKS, link)
     if len(hosts) > 1 and network is None:
         raise InputError(f"{where}: 'network' is missing; {len(hosts)} hosts need one, e.g. link = 'ethernet_25g'")
     if sum(map(len, host_devices)) > MAX_DEVICES:
@@ -371,11 +325,10 @@ def _connect(
     network: LinkType | None,
 ) -> Cluster:
     hosts = [host for host, members in enumerate(host_devices) for _ in members]
-    count = len(hosts)
     links: dict[tuple[LinkType, str], int] = {}
-    link_of = np.full((count, count), -1, np.int32)
-    for source in range(count):
-        for target in range(count):
+    link_of = np.full((len(hosts), len(hosts)), -1, np.int32)
+    for source in range(len(hosts)):
+        for target in range(len(hosts)):
             if source == target:
                 continue
             inside = hosts[source] == hosts[target]
@@ -403,16 +356,13 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
     for required in ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops"):
         if required not in table:
             raise InputError(f"{where}: '{required}' is missing")
-    if not isinstance(table["kind"], str) or table["kind"] not in DEVICE_KINDS:
-        raise unknown_name(f"{where}: kind", table["kind"], DEVICE_KINDS)
     peaks = table["peak_tflops"]
     if not isinstance(peaks, Mapping) or "float32" not in peaks:
         raise InputError(
             f"{where}: peak_tflops is {quoted(peaks)}; give a table with at least float32, e.g. {{float32 = 14}}"
         )
     for dtype in peaks:
-        if dtype not in DTYPES:
-            raise unknown_name(f"{where}: peak_tflops dtype", dtype, DTYPES)
+        choice(f"{where}: peak_tflops dtype", dtype, DTYPES)
     architecture = table.get("architecture", "")
     if not isinstance(architecture, str):
         raise InputError(f"{where}: architecture is {quoted(architecture)}; give a name in quotes")
@@ -421,7 +371,7 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
         raise InputError(f"{where}: compute_units is {quoted(units)}; give an integer, 0 where unknown")
     return Device(
         name=name,
-        kind=table["kind"],
+        kind=choice(f"{where}: kind", table["kind"], DEVICE_KINDS),
         memory_bytes=byte_count(f"{where}: memory_gib", table["memory_gib"], 2**30, 1),
         memory_bytes_per_s=positive(f"{where}: memory_gb_per_s", table["memory_gb_per_s"]) * 1e9,
         peak_flops={dtype: positive(f"{where}: peak_tflops.{dtype}", value) * 1e12 for dtype, value in peaks.items()},
@@ -440,15 +390,12 @@ def _link_type(where: str, name: str, table: Mapping[str, Any]) -> LinkType:
     efficiency = positive(f"{where}: efficiency", table.get("efficiency", 1.0))
     if efficiency > 1:
         raise InputError(f"{where}: efficiency is {efficiency}; give a share of gb_per_s, above 0 and at most 1")
-    shared_by = table.get("shared_by", "pair")
-    if shared_by not in SHARING:
-        raise unknown_name(f"{where}: shared_by", shared_by, SHARING)
     return LinkType(
         name=name,
         latency_s=not_negative(f"{where}: latency_us", table["latency_us"]) / 1e6,
         peak_bytes_per_s=positive(f"{where}: gb_per_s", table["gb_per_s"]) * 1e9,
         efficiency=efficiency,
-        shared_by=shared_by,
+        shared_by=choice(f"{where}: shared_by", table.get("shared_by", "pair"), SHARING),
         sources=_sources(where, table),
     )
 
@@ -523,3 +470,6 @@ CLUSTERS = Catalog(
                         sum(device.memory_bytes for device in one.devices), counted(link.type for link in one.links),
                         one.about),
 )  # fmt: skip
+load_cluster, cluster_names = CLUSTERS.load, CLUSTERS.names
+load_device, device_names = DEVICES.load, DEVICES.names
+load_link, link_names = LINKS.load, LINKS.names

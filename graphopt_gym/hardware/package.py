@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +33,7 @@ import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml
 from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, known_keys, positive, rate
+from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, positive, rate
 from graphopt_gym.hardware.cluster import CATALOG, counted
 
 TOPOLOGIES = ("ring", "mesh")
@@ -165,20 +164,6 @@ class Package:
         return f"Package({self.name!r}, {self.topology}, chips={self.num_chips})"
 
 
-def load_package(package: str | os.PathLike[str] | Package) -> Package:
-    """A package by name or by the path of a TOML file; a Package as is.
-
-    Raises:
-        InputError: an unknown name, a file that cannot be read, or one line on what is wrong in it.
-    """
-    return PACKAGES.load(package)
-
-
-def package_names() -> list[str]:
-    """Names that :func:`load_package` takes."""
-    return PACKAGES.names()
-
-
 def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
     """A package from the content of a package file (see the module's text).
 
@@ -191,48 +176,43 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
         InputError: one line naming the field, the value and the fix.
     """
     known_keys(where, table, ("name", "about", "topology", "chips", "rows", "columns", "chip", "link", "kinds"))
-    topology = _needed(where, table, "topology", "'ring' or 'mesh'")
-    if topology not in TOPOLOGIES:
-        raise unknown_name(f"{where}: topology", topology, TOPOLOGIES)
+    topology = choice(f"{where}: topology", needed(where, table, "topology", "'ring' or 'mesh'"), TOPOLOGIES)
     rows = 1
     if topology == "ring":
         for key in ("rows", "columns"):
             if key in table:
                 raise InputError(f"{where}: {key} goes with topology 'mesh'; a ring takes 'chips'")
-        count = _count(where, table, "chips")
+        size = _count(where, table, "chips")
     else:
         if "chips" in table:
             raise InputError(f"{where}: chips goes with topology 'ring'; a mesh takes 'rows' and 'columns'")
         rows = _count(where, table, "rows")
-        count = rows * _count(where, table, "columns")
-        if count > MAX_CHIPS:
-            raise InputError(f"{where}: rows x columns is {count} chips; at most {MAX_CHIPS}")
+        size = rows * _count(where, table, "columns")
+        if size > MAX_CHIPS:
+            raise InputError(f"{where}: rows x columns is {size} chips; at most {MAX_CHIPS}")
 
-    given = _needed(where, table, "kinds", "at least one table [kinds.NAME] with tflops, memory_gb_per_s and sram_mib")
+    given = needed(where, table, "kinds", "at least one table [kinds.NAME] with tflops, memory_gb_per_s and sram_mib")
     if not isinstance(given, Mapping) or not given or not all(isinstance(one, Mapping) for one in given.values()):
         raise InputError(f"{where}: kinds must hold tables, e.g. [kinds.small]")
     kinds = {kind: _chip(f"{where}: kinds.{kind}", kind, one) for kind, one in given.items()}
     named = table.get("chip", next(iter(kinds)) if len(kinds) == 1 else None)
     if named is None:
         raise InputError(f"{where}: 'chip' is missing; name the kind of every chip, or list one a chip")
-    listed = named if isinstance(named, list) else [named] * count
-    if len(listed) != count:
-        raise InputError(f"{where}: chip lists {len(listed)} kinds for {count} chips; give one a chip")
-    for kind in listed:
-        if not isinstance(kind, str) or kind not in kinds:
-            raise unknown_name(f"{where}: chip: kind", kind, kinds)
+    listed = named if isinstance(named, list) else [named] * size
+    if len(listed) != size:
+        raise InputError(f"{where}: chip lists {len(listed)} kinds for {size} chips; give one a chip")
 
-    link = _needed(where, table, "link", "a table [link] with gb_per_s")
+    link = needed(where, table, "link", "a table [link] with gb_per_s")
     if not isinstance(link, Mapping):
         raise InputError(f"{where}: link is {quoted(link)}; give a table [link] with gb_per_s")
     known_keys(f"{where}: link", link, ("gb_per_s",))
-    speed = positive(f"{where}: link: gb_per_s", _needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
+    speed = positive(f"{where}: link: gb_per_s", needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
     for key in ("name", "about"):
         if not isinstance(table.get(key, ""), str):
             raise InputError(f"{where}: {key} is {quoted(table[key])}; give a text in quotes")
     return Package(
         name=table.get("name", name),
-        chips=tuple(kinds[kind] for kind in listed),
+        chips=tuple(kinds[choice(f"{where}: chip: kind", kind, kinds)] for kind in listed),
         topology=topology,
         link_bytes_per_s=speed,
         rows=rows,
@@ -243,21 +223,12 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
 def _chip(where: str, name: str, table: Mapping[str, Any]) -> Chip:
     fields = ("tflops", "memory_gb_per_s", "sram_mib")
     known_keys(where, table, fields)
-    values = [positive(f"{where}: {field}", _needed(where, table, field, "a number above 0")) for field in fields]
+    values = [positive(f"{where}: {field}", needed(where, table, field, "a number above 0")) for field in fields]
     return Chip(name, values[0] * 1e12, values[1] * 1e9, byte_count(f"{where}: sram_mib", values[2], 2**20, 1))
 
 
-def _needed(where: str, table: Mapping[str, Any], key: str, what: str) -> Any:
-    if key not in table:
-        raise InputError(f"{where}: '{key}' is missing; give {what}")
-    return table[key]
-
-
 def _count(where: str, table: Mapping[str, Any], key: str) -> int:
-    value = _needed(where, table, key, f"an integer from 1 to {MAX_CHIPS}")
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHIPS:
-        raise InputError(f"{where}: {key} is {quoted(value)}; give an integer from 1 to {MAX_CHIPS}")
-    return value
+    return count(f"{where}: {key}", needed(where, table, key, f"an integer from 1 to {MAX_CHIPS}"), MAX_CHIPS)
 
 
 def _row(_: str | None, package: Package) -> tuple[Any, ...]:
@@ -278,3 +249,4 @@ PACKAGES = Catalog(
     row=_row,
     notes=("The rates are chosen, not measured.",),
 )
+load_package, package_names = PACKAGES.load, PACKAGES.names

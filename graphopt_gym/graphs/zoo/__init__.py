@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +44,5 @@ GRAPHS = Catalog(
     keep=False,  # a graph's arrays are large
 )  # fmt: skip
 
-
-def graph_names(split: str | None = None) -> list[str]:
-    """Names that :func:`load_graph` takes: of the shipped training steps and the user's own, or of a split.
-
-    Raises:
-        InputError: no such split, with the nearest.
-    """
-    return GRAPHS.names(split)
-
-
-def load_graph(graph: str | os.PathLike[str] | ComputationGraph) -> ComputationGraph:
-    """A graph by name, by the path of an ``.npz`` of ours or of an ``.onnx`` file; a graph is returned as it is.
-
-    Raises:
-        InputError: no such name or file, or a file that cannot be read as a graph.
-    """
-    return GRAPHS.load(graph)
+load_graph = GRAPHS.load
+graph_names = GRAPHS.names

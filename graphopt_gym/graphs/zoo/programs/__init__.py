@@ -156,11 +156,7 @@ CATALOG = Catalog(
     columns=("kind", "nodes", "ops", "depth", "work_flops", "parameters_bytes", "source"),
     row=_row,
 )
-
-
-def program_names(split: str | None = None) -> list[str]:
-    """Names that :func:`load_program` takes: all, or those of a split: ``network`` or ``small``."""
-    return CATALOG.names(split)
+program_names = CATALOG.names
 
 
 def load_program(
@@ -175,8 +171,7 @@ def load_program(
     """
     if not dims or isinstance(program, TensorProgram):
         return CATALOG.load(program)
-    path = CATALOG.path(program)
+    path, name = CATALOG.path(program), os.fspath(program)
     if path is None or path.suffix.lower() != ".onnx":
-        name = os.fspath(program)
         raise InputError(f"dims are sizes of an .onnx file's symbolic dimensions; program {name!r} has none")
     return CATALOG.load(path, dims=dims)
