@@ -95,11 +95,8 @@ class Roster(Generic[InstanceT]):
         **options: Any,
     ) -> None:
         catalog_of = task_of(problem_class.env_id).catalogs
-        for what, given in (("graph", graph), ("cluster", cluster)):
-            if isinstance(given, list | tuple) and not given:
-                raise InputError(f"{what} is an empty list; give at least one {what}")
-        graphs = [graph] if isinstance(graph, Problem) else catalogs()[catalog_of["graph"]].expand(graph)
-        clusters = catalogs()[catalog_of["cluster"]].expand(cluster)
+        graphs = [graph] if isinstance(graph, Problem) else catalogs()[catalog_of["graph"]].expand(graph, "graph")
+        clusters = catalogs()[catalog_of["cluster"]].expand(cluster, "cluster")
         if any(isinstance(one, Problem) for one in graphs):
             clusters = clusters[:1]
         self.sizes: dict[str, int] = {}  # values of the symbols in the table of observations
