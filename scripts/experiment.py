@@ -140,7 +140,7 @@ def store_runs(room: str, runs: Runs, summary: Mapping[str, Any], fields: Sequen
 
 def ship_checkpoint(folder: Path, agent: str, command: str) -> Path:
     """Write a run's policy as the one that is shipped, without what only training needs, and its curve beside it."""
-    from graphopt_agents import checkpoints
+    from graphopt_agents.core import checkpoints
 
     kept = checkpoints.load_checkpoint(folder, agent)
     target = Path(str(data_path("checkpoints", f"{agent}.pt")))

@@ -81,15 +81,15 @@ Run = Callable[[Evaluator, np.random.Generator], None]
 
 
 def rl(**arguments: Any) -> Run:
-    from graphopt_agents import train_chiplet
+    from graphopt_agents import chiplet
 
-    return train_chiplet.method_run(**arguments)
+    return chiplet.method_run(**arguments)
 
 
 def rl_paper(**arguments: Any) -> Run:
-    from graphopt_agents import train_chiplet
+    from graphopt_agents import chiplet
 
-    return train_chiplet.method_run(**{**train_chiplet.paper_arguments(), **arguments})
+    return chiplet.method_run(**{**chiplet.paper_arguments(), **arguments})
 
 
 # name -> (what makes its run, or None for a method of the package; whether the seed matters)
@@ -125,7 +125,7 @@ NO_SOLVER = ("rl_paper_no_solver", "rl_no_solver")
 
 def pretrained(out: Path, seed: int) -> Path:
     """The folder of a network that was trained on the training graphs; trains it where it is missing."""
-    from graphopt_agents.train_chiplet import Args, train
+    from graphopt_agents.chiplet import Args, train
 
     folder = out / "pretrained" / str(seed)
     finished = folder / "finished"
@@ -149,13 +149,13 @@ def run_method(out: Path, problem: Problem, job: Job) -> Solution:
     calls, seconds = CALLS, None
     method: str | Method = name
     if name in PRETRAINED:
-        from graphopt_agents import train_chiplet
+        from graphopt_agents import chiplet
 
         folder = pretrained(out, seed)
         if name == "zero_shot":
-            run, calls = train_chiplet.zero_shot_run(folder), ZERO_SHOT_CALLS
+            run, calls = chiplet.zero_shot_run(folder), ZERO_SHOT_CALLS
         else:
-            run = train_chiplet.method_run(folder, **TUNING)
+            run = chiplet.method_run(folder, **TUNING)
             calls = TUNING_CALLS if name == "tuned" else CALLS
         method = Method(name, run, "", "", random=True)
     elif make is not None:

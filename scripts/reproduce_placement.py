@@ -53,7 +53,6 @@ from experiment import (  # noqa: E402
 )
 
 from graphopt_gym.data import data_path  # noqa: E402
-from graphopt_gym.envs.placement.instances import Instance  # noqa: E402
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
 from graphopt_gym.files import write_text  # noqa: E402
 from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO, held_out, own_cluster  # noqa: E402
@@ -85,9 +84,9 @@ Run = Callable[[Evaluator, np.random.Generator], None]
 
 
 def gdp(**arguments: Any) -> Run:
-    from graphopt_agents import train_gdp
+    from graphopt_agents import gdp as gdp_agent
 
-    return train_gdp.method_run(**arguments)
+    return gdp_agent.method_run(**arguments)
 
 
 def gdp_search() -> Run:
@@ -141,7 +140,7 @@ ABLATIONS = [name for name in METHODS if name.startswith("gdp_no_")]
 
 def pretrained(out: Path, family: str | None, superposition: bool, seed: int, **arguments: Any) -> Path:
     """The folder of a network that was trained on all families but one (None: all); trains it where it is missing."""
-    from graphopt_agents.train_gdp import Args, train
+    from graphopt_agents.gdp import Args, train
 
     folder = out / "pretrained" / f"{family or 'all'}{'' if superposition else '-no_superposition'}-{seed}"
     finished = folder / "finished"
@@ -179,21 +178,20 @@ def ship(out: Path) -> None:
 
 def transfer(out: Path, graph: str, name: str, seed: int) -> tuple[Run, int]:
     """(run, simulator calls) of a method of TRANSFER."""
-    from graphopt_agents import train_gdp
+    from graphopt_agents import gdp as gdp_agent
 
     if name != "gdp_untrained":
         folder = pretrained(out, ZOO[graph].family, not name.endswith("_no_superposition"), seed)
     if name.startswith("gdp_tuned"):
-        return train_gdp.method_run(folder, starts=False, **TUNING), TUNING_CALLS
+        return gdp_agent.method_run(folder, starts=False, **TUNING), TUNING_CALLS
 
     def zero_shot(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        instance = Instance(evaluator.problem)  # type: ignore[arg-type]
-        task = train_gdp.task_of(instance, evaluator.costs_and_valid)
+        task = gdp_agent.task_of(evaluator.problem, None, evaluator.costs_and_valid)
         if name == "gdp_untrained":
-            network = train_gdp.Trainer(train_gdp.Args(seed=seed), [task]).network
+            network = gdp_agent.Trainer(gdp_agent.Args(seed=seed), [task]).network
         else:
-            network = train_gdp.load_network(folder)
-        train_gdp.place(network, task, ZERO_SHOT_CALLS, int(rng.integers(2**31)))
+            network = gdp_agent.load_network(folder)
+        gdp_agent.place(network, task, ZERO_SHOT_CALLS, int(rng.integers(2**31)))
 
     return zero_shot, ZERO_SHOT_CALLS
 

@@ -96,7 +96,9 @@ TRAINING = {"updates": 240, "episodes": 4, "graphs_per_update": 4, "starts": 150
 
 def pretrained(out: Path) -> Path:
     """The folder of the policy that is trained on the small programs and the variants; trains it where it is missing."""
-    from graphopt_agents.train_rewrite import Args, train, write_variants
+    from graphopt_agents.rewrite import Args, train
+
+    from graphopt_gym.graphs.zoo.programs.variants import write_variants
 
     folder = out / "policy"
     finished = folder / "finished"

@@ -2,7 +2,7 @@
 
 Four in five moves are the problem's own (a group or a run of groups to another device). The others take a block of
 groups together, a stretch of the graph or a whole module, to a device drawn from the policy's mean probabilities over
-the block, mixed half and half with the uniform distribution: what ``train_gdp`` mutates placements by, at the price of
+the block, mixed half and half with the uniform distribution: what ``gdp`` mutates placements by, at the price of
 a few additions a move. Ours.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt_agents.gdp import Blocks
-from graphopt_agents.train_gdp import method_trainer
+from graphopt_agents.blocks import Blocks
+from graphopt_agents.gdp import Trainer
 from graphopt_gym import fields
 from graphopt_gym.search.methods import annealing_from
 from graphopt_gym.search.solve import Evaluator
@@ -84,12 +84,12 @@ def method_run(
     Args:
         share: of the budget (calls or seconds, what is spent first) for GDP; the rest is for annealing.
         start_from: a checkpoint to begin with; None: from scratch.
-        arguments: fields of ``train_gdp.Args``.
+        arguments: fields of ``gdp.Args``.
     """
     fields.share("share", share)
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        trainer = method_trainer(evaluator, rng, start_from, arguments)
+        trainer = Trainer.method_trainer(evaluator, rng, start_from, arguments)
         task = trainer.tasks[0]
         while evaluator.share_spent < share:
             trainer.update()

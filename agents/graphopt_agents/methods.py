@@ -17,11 +17,11 @@ def _method(module: str, summary: str, source: str, name: str | None = None, **a
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         importlib.import_module(f"graphopt_agents.{module}").method_run(**arguments)(evaluator, rng)
 
-    return Method(name or module.removeprefix("train_"), run, summary, source, random=True)
+    return Method(name or module, run, summary, source, random=True)
 
 
 GDP_PAPER = "Zhou et al., GDP, arXiv:1910.01578, 2019"
-gdp = _method("train_gdp", "GDP's graph network, trained on this graph alone until the budget is spent", GDP_PAPER)
+gdp = _method("gdp", "GDP's graph network, trained on this graph alone until the budget is spent", GDP_PAPER)
 gdp_search = _method("gdp_search", "GDP for a quarter of the budget, then annealing with the policy's moves", GDP_PAPER)
 hdp = _method(
     "hdp",
@@ -31,13 +31,13 @@ hdp = _method(
 
 MCM_PAPER = "after Xie et al., MLSys 2022"
 rl = _method(
-    "train_chiplet",
+    "chiplet",
     "the policy of chiplet partition, trained on this graph alone until the budget is spent",
     MCM_PAPER,
     "rl",
 )
 rl_pretrained = _method(
-    "train_chiplet",
+    "chiplet",
     "the shipped policy of chiplet partition, fine-tuned on this graph until the budget is spent",
     MCM_PAPER,
     "rl_pretrained",
@@ -46,14 +46,14 @@ rl_pretrained = _method(
 
 XRLFLOW_PAPER = "after He et al., X-RLflow, MLSys 2023"
 rewrite_rl = _method(
-    "train_rewrite",
+    "rewrite",
     "the policy of program rewriting, trained on this program alone until the budget is spent",
     XRLFLOW_PAPER,
     "rl",
     learning_rate=3e-3,
 )
 rewrite_rl_pretrained = _method(
-    "train_rewrite",
+    "rewrite",
     "the shipped policy of program rewriting, as it is and then fine-tuned on this program until the budget is spent",
     XRLFLOW_PAPER,
     "rl_pretrained",

@@ -22,7 +22,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import graphopt_gym  # noqa: F401 - registers the environments
-from graphopt_agents.checkpoints import (
+from graphopt_agents.core.checkpoints import (
     CHECKPOINT_NAME,
     load_checkpoint,
     load_weights,
@@ -280,7 +280,7 @@ def act_greedily(model: Any, args: Args, problem: PlacementProblem) -> np.ndarra
         masks = {"action_masks": env.unwrapped.action_masks()} if args.algorithm == "maskable_ppo" else {}  # type: ignore[attr-defined]
         action, _ = model.predict(observation, deterministic=True, **masks)
         observation, _, done, _, info = env.step(action)
-    return info["placement"][: problem.num_groups]
+    return info["decision"][: problem.num_groups]
 
 
 @dataclass
@@ -306,9 +306,9 @@ class Track(BaseCallback):
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
-            if "placement" in info:
+            if "decision" in info:
                 self.final.append((info["cost"], info["valid"]))
-                self.best.offer(info["cost"], info["valid"], info["placement"])
+                self.best.offer(info["cost"], info["valid"], info["decision"])
         return True
 
 

@@ -67,8 +67,9 @@ def measure(num_ops: int) -> None:
     from graphopt_gym.graphs.generators import layered_dag
     from graphopt_gym.hardware.cluster import load_cluster
 
-    trainer_module = importlib.import_module("graphopt_agents.train_gdp")
     gdp = importlib.import_module("graphopt_agents.gdp")
+    one_shot = importlib.import_module("graphopt_agents.core.one_shot")
+    blocks = importlib.import_module("graphopt_agents.blocks")
 
     def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -83,9 +84,9 @@ def measure(num_ops: int) -> None:
 
     # views and sources join their neighbours or cost nothing; here every op is a decision
     graph = layered_dag(num_ops, width=8, seed=0, views=0.0, sources=0.0)
-    task = trainer_module.make_task(graph, load_cluster("v100x8"), "op")
-    args = trainer_module.Args(graphs=(graph.name,), clusters=("v100x8",), samples=SAMPLES)
-    trainer = trainer_module.Trainer(args, [task])
+    args = gdp.Args(graphs=(graph.name,), clusters=("v100x8",), grouping="op", samples=SAMPLES)
+    task = gdp.make_task(graph, load_cluster("v100x8"), args)
+    trainer = gdp.Trainer(args, [task])
     base = peak_mib()
 
     def forward() -> torch.Tensor:
@@ -97,14 +98,15 @@ def measure(num_ops: int) -> None:
     forward_mib = peak_mib()
     log_probs = forward()
     generator = torch.Generator().manual_seed(0)
-    draw_s = least_s(lambda: gdp.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3))
-    actions = gdp.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3).t().contiguous()
+    draw_s = least_s(lambda: blocks.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3))
+    actions = blocks.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3).t().contiguous()
     advantages = torch.linspace(-1, 1, SAMPLES)
-    before = log_probs.gather(1, actions)
+    choices = one_shot.EveryEntry(actions)
+    before, _ = choices.scored(log_probs)
 
     def step() -> None:
         trainer.optimizer.zero_grad()
-        loss, _ = trainer_module.ppo_loss(trainer.network(task.graph), actions, advantages, before, 0.2, 0.01)
+        loss, _ = one_shot.ppo_loss(trainer.network(task.graph), choices, advantages, before, 0.2, 0.01)
         loss.backward()
         trainer.optimizer.step()
 

@@ -61,30 +61,30 @@ AGENTS = {
         fixed={"algorithm": "maskable_ppo"},
     ),
     "gdp": Agent(
-        "train_gdp",
+        "gdp",
         "a graph network that places the whole graph at once",
         "Zhou et al., GDP, arXiv:1910.01578, 2019",
         unit="updates",
         arguments=("graphs", "clusters", "updates"),
-        row=("update", "mean_cost_s", "best_cost_s"),
+        row=("update", "mean_cost", "best_cost"),
         transfers=True,
     ),
     "chiplet": Agent(
-        "train_chiplet",
+        "chiplet",
         "a graph network that proposes partitions over the chips of a package, through the corrector",
         "Xie et al., MLSys 2022",
         unit="updates",
         arguments=("graphs", "clusters", "updates"),
-        row=("update", "mean_cost_s", "best_cost_s"),
+        row=("update", "mean_cost", "best_cost"),
         transfers=True,
     ),
     "rewrite": Agent(
-        "train_rewrite",
+        "rewrite",
         "a graph network that says which rule rewrites a program where, one rewrite after the other",
         "after He et al., X-RLflow, MLSys 2023",
         unit="updates",
         arguments=("graphs", "clusters", "updates"),
-        row=("update", "mean_cost_s", "best_cost_s"),
+        row=("update", "mean_cost", "best_cost"),
         transfers=True,
     ),
 }
@@ -172,7 +172,7 @@ def train(
             arguments[name] = _listed(name, given) if spec.transfers else _one(agent, name, given)
     arguments |= {name: value for name, value in ((steps_name, steps), ("seed", seed)) if value is not None}
 
-    module, checkpoints = load_agents(spec.module), load_agents("checkpoints")
+    module, checkpoints = load_agents(spec.module), load_agents("core.checkpoints")
     common.check_folder(out)
     if resume:
         assert out is not None
@@ -198,7 +198,7 @@ def train(
             raise
         common.warn(f"interrupted; go on from its last checkpoint: {again}")
         raise typer.Exit(130) from None
-    done = getattr(result, steps_name)
+    done = result.done if spec.transfers else result.steps
     if done < total:
         what = f"go on: {again}" if out else "there is no --out to go on from"
         common.warn(f"stopped after {done:,} of {total:,} {spec.unit}; {what}")
@@ -229,7 +229,7 @@ def evaluate(
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
     common.check_file(out)
-    agent = load_agents("checkpoints").load_checkpoint(checkpoint).agent
+    agent = load_agents("core.checkpoints").load_checkpoint(checkpoint).agent
     if agent not in AGENTS:
         raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(AGENTS)}")
     spec = AGENTS[agent]

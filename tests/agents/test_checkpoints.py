@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from graphopt_agents.checkpoints import load_checkpoint, load_weights, run_folder, same_arguments, save_checkpoint
+from graphopt_agents.core.checkpoints import (
+    held_folder,
+    load_checkpoint,
+    load_weights,
+    run_folder,
+    same_arguments,
+    save_checkpoint,
+)
 
 from graphopt_gym.errors import InputError
 
@@ -156,3 +165,35 @@ def test_same_arguments__names_the_first_that_differs() -> None:
     same_arguments({"a": 1, "free": 2}, {"a": 1, "free": 3}, "runs/x", ("free",))
     with pytest.raises(InputError, match="'runs/x' already holds another run, with a=2, not 1"):
         same_arguments({"a": 1}, {"a": 2}, "runs/x")
+
+
+def test_held_folder__is_one_runs_at_a_time(tmp_path: Path) -> None:
+    with held_folder(tmp_path / "run", resume=False) as folder:
+        assert folder == tmp_path / "run"
+        with pytest.raises(InputError, match="another process is training into") as error, held_folder(folder, False):
+            pass
+        one_line(error)
+        with held_folder(tmp_path / "other", resume=False):
+            pass
+        save_checkpoint(folder / "checkpoint.pt", "gdp", {}, {})
+    with held_folder(folder, resume=True):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
+
+
+def test_held_folder__of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom graphopt_agents.core.checkpoints import held_folder\n"
+        f"with held_folder({str(tmp_path / 'run')!r}, False):\n    print('held', flush=True); time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is training into"), held_folder(tmp_path / "run", False):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with held_folder(tmp_path / "run", resume=False):
+        pass

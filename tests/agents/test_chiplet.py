@@ -12,12 +12,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from graphopt_agents import checkpoints
-from graphopt_agents import train_chiplet as agent
-from graphopt_agents.chiplet import ChipletPolicy
+from graphopt_agents import chiplet as agent
+from graphopt_agents.core import checkpoints
+from graphopt_agents.core.one_shot import ppo_loss
+from graphopt_agents.core.sb3 import GraphBaseline
 from graphopt_agents.networks import chiplet as network_module
 from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork, relaxed_strain
-from graphopt_agents.whole_graph_policy import GraphBaseline
+from graphopt_agents.policies import ChipletPolicy
 from stable_baselines3 import PPO
 
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
@@ -165,16 +166,16 @@ def test_choices__have_the_probability_among_the_chips_that_were_left() -> None:
     task = agent.make_task("bert_tiny_b16", "mcm9")
     torch.manual_seed(0)
     logits = torch.randn(task.problem.num_ops, 9)
-    batch = agent.sample(task.problem, logits, 6, np.random.default_rng(0))
-    choices = agent.Choices.of(batch, task.problem)
+    decisions, drawn_from = agent.sample(task.problem, logits, 6, np.random.default_rng(0))
+    choices = agent.Choices.of(decisions, drawn_from, task.problem)
     log_probs = choices.log_probs(logits)
     chances = logits.softmax(1)
     assert len(log_probs) > 20
     for index in range(len(log_probs)):
         row, op = int(choices.row[index]), int(choices.op[index])
-        left = [chip for chip in range(9) if batch.drawn_from[row, op] >> chip & 1]
+        left = [chip for chip in range(9) if drawn_from[row, op] >> chip & 1]
         assert len(left) > 1
-        chip = int(batch.decisions[row, op])
+        chip = int(decisions[row, op])
         expected = float((chances[op, chip] / chances[op, left].sum()).log())
         assert float(log_probs[index]) == pytest.approx(expected, abs=1e-5)
 
@@ -194,11 +195,12 @@ def test_elites__are_scored_as_if_drawn_in_the_order_of_the_ops() -> None:
 def test_ppo_loss__raises_what_was_better() -> None:
     task = agent.make_task("vgg11_b1", "mcm4")
     logits = torch.zeros(task.problem.num_ops, 4, requires_grad=True)
-    batch = agent.sample(task.problem, logits.detach(), 8, np.random.default_rng(0))
-    choices = agent.Choices.of(batch, task.problem)
+    drawn = agent.sample(task.problem, logits.detach(), 8, np.random.default_rng(0))
+    choices = agent.Choices.of(*drawn, task.problem)
     gains = torch.zeros(8, task.problem.num_ops)
     gains[0], gains[1] = 1.0, -1.0
-    loss, measures = agent.ppo_loss(logits, choices, gains, choices.log_probs(logits).detach(), 0.2, 0.0)
+    gains = gains[choices.row, choices.op]
+    loss, measures = ppo_loss(logits, choices, gains, choices.log_probs(logits).detach(), 0.2, 0.0)
     loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     moved = agent.Choices.log_probs(choices, (logits - 5 * logits.grad).detach())
@@ -246,8 +248,8 @@ def test_without_the_solver__hardly_anything_is_valid() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         logits = ChipletNetwork(ChipletConfig(anchored=False))(task.graph)
-    batch = agent.sample(task.problem, logits, 200, np.random.default_rng(0), solver=False)
-    _, valid = task.problem.costs(batch.decisions)
+    decisions, _ = agent.sample(task.problem, logits, 200, np.random.default_rng(0), solver=False)
+    _, valid = task.problem.costs(decisions)
     assert not valid.any()
 
 
@@ -296,7 +298,7 @@ def test_evaluate__zero_shot_and_fine_tuned(tmp_path: Path) -> None:
 )
 def test_arguments__bad_ones_are_named(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as error:
-        agent.args_from(given)
+        agent.Trainer.args_from(given)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -13,20 +13,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from graphopt_agents import checkpoints, train_gdp
-from graphopt_agents.gdp import Blocks, GDPPolicy, draw_placements, mutate_placements
+from graphopt_agents import gdp
+from graphopt_agents.blocks import Blocks, draw_placements, mutate_placements
+from graphopt_agents.core import checkpoints
+from graphopt_agents.core.one_shot import EveryEntry, ppo_loss, rank_advantages
+from graphopt_agents.core.sb3 import GraphBaseline
+from graphopt_agents.gdp import Args, Trainer, make_task, module_mean, place, train
 from graphopt_agents.networks import NetworkConfig, PlacementNetwork
-from graphopt_agents.train_gdp import (
-    Args,
-    Trainer,
-    make_task,
-    module_mean,
-    place,
-    ppo_loss,
-    rank_advantages,
-    train,
-)
-from graphopt_agents.whole_graph_policy import GraphBaseline
+from graphopt_agents.policies import GDPPolicy
 from stable_baselines3 import PPO
 
 import graphopt_gym  # noqa: F401 - registers the environments
@@ -253,7 +247,7 @@ def test_rank_advantages__are_centred_bounded_and_shared_by_equals() -> None:
 
 def test_ppo_loss__clips_each_group_by_itself() -> None:
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0]], requires_grad=True)
-    actions, advantages = torch.tensor([[0], [0]]), torch.tensor([1.0])
+    actions, advantages = EveryEntry(torch.tensor([[0], [0]])), torch.tensor([1.0])
     before = torch.full((2, 1), 0.5).log()
     loss, measures = ppo_loss(logits, actions, advantages, before, clip=0.2, entropy=0.0)
     probability = 1 / (1 + np.exp(-2.0))
@@ -320,7 +314,7 @@ def test_train__ten_updates_are_five_and_five_resumed_bit_for_bit(graph_files: t
     assert [row["update"] for row in rows] == list(range(1, 11))
     lines = (tmp_path / "parts" / "curve.csv").read_text().splitlines()
     assert len(lines) == 11
-    assert {"evaluations", "wall_s", "best_cost_s", "mean_reward", "entropy"} <= set(lines[0].split(","))
+    assert {"evaluations", "wall_s", "best_cost", "mean_reward", "entropy"} <= set(lines[0].split(","))
 
 
 def test_train__ctrl_c_ends_after_the_update_and_loses_nothing(graph_files: tuple[str, str], tmp_path: Path) -> None:
@@ -348,7 +342,7 @@ def test_train__counts_every_evaluation_and_keeps_the_best(graph_files: tuple[st
     for task, solution in zip(result.tasks, result.solutions(), strict=True):
         assert solution.outcome.cost == task.best_cost == solution.history[-1][2]
         assert solution.evaluations == 48 + starts
-        costs = [row["mean_cost_s"] for row in result.curve if row["graph"] == task.instance.problem.graph.name]
+        costs = [row["mean_cost"] for row in result.curve if row["graph"] == task.instance.problem.graph.name]
         assert len(costs) == 3
         assert task.best_cost <= min(costs)
 
@@ -405,13 +399,13 @@ def test_within_memory__fits_where_the_policy_would_not() -> None:
     held = torch.from_numpy(tables.persistent_bytes + tables.activation_bytes)[:-1]
     capacity = torch.from_numpy(tables.capacity_bytes)
     all_on_first = torch.tensor([5.0, 0.0]).expand(task.instance.num_groups, 2).log_softmax(1)
-    changed = train_gdp.within_memory(all_on_first, task)
+    changed = gdp.within_memory(all_on_first, task)
     limit = capacity * max(1.0, 1.1 * float(held.sum() / capacity.sum()))
     assert ((held @ all_on_first.double().exp()) > limit).any()
     assert ((held @ changed.double().exp()) <= 1.02 * limit).all()
     roomy = make_task(layered_dag(40, seed=0), "p100x2")
     policy = torch.randn(roomy.instance.num_groups, 2).log_softmax(1)
-    assert torch.equal(train_gdp.within_memory(policy, roomy), policy)
+    assert torch.equal(gdp.within_memory(policy, roomy), policy)
 
 
 def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, str]) -> None:
@@ -426,7 +420,7 @@ def test_train__nears_the_known_optimum_of_a_fork_join(graph_files: tuple[str, s
 
 def test_train__beats_random_search_and_the_human_expert_on_bert() -> None:
     problem = PlacementProblem("bert_base", "v100x4")
-    method = Method("gdp", train_gdp.method_run(**SMALL, seed=0, starts=False), "", "", random=True)
+    method = Method("gdp", gdp.method_run(**SMALL, seed=0, starts=False), "", "", random=True)
     solution = solve(problem, method, budget=2000)
     assert solution.evaluations == 2000
     rng = np.random.default_rng(0)
@@ -437,22 +431,22 @@ def test_train__beats_random_search_and_the_human_expert_on_bert() -> None:
 
 
 def test_paper_arguments__run(graph_files: tuple[str, str]) -> None:
-    result = train(run_args(graph_files, updates=2, **train_gdp.paper_arguments()))
+    result = train(run_args(graph_files, updates=2, **gdp.paper_arguments()))
     assert result.updates == 2
     assert all(np.isfinite(row["entropy"]) for row in result.curve)
 
 
 def test_transfer__zero_shot_and_fine_tuned_on_another_cluster(graph_files: tuple[str, str], tmp_path: Path) -> None:
     train(run_args(graph_files[:1], updates=3), tmp_path / "run")
-    zero = train_gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3")
+    zero = gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3")
     assert zero.evaluations == 1
-    several = train_gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", samples=20)
+    several = gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", samples=20)
     assert several.evaluations == 20
     assert several.outcome.cost <= zero.outcome.cost
-    tuned = train_gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", updates=3)
+    tuned = gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", updates=3)
     assert tuned.evaluations == 1 + 3 * 16
     assert tuned.outcome.cost <= zero.outcome.cost
-    again = train_gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", updates=3)
+    again = gdp.evaluate(tmp_path / "run", graph_files[1], "toy_mixedx3", updates=3)
     assert np.array_equal(tuned.decision, again.decision)
     args = run_args(graph_files[1:], updates=1)
     result = train(args, tmp_path / "tuned", start_from=tmp_path / "run")
@@ -488,7 +482,7 @@ def test_refusals__one_line_each(graph_files: tuple[str, str], tmp_path: Path) -
         with pytest.raises(InputError, match=says):
             Args(**bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="did you mean 'updates'"):
-        train_gdp.args_from({"update": 3})
+        Trainer.args_from({"update": 3})
     with pytest.raises(InputError, match="name each graph on a cluster once"):
         train(run_args((graph_files[0], graph_files[0])))
     with pytest.raises(InputError, match="empty list"):

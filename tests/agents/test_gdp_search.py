@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from graphopt_agents import gdp_search
-from graphopt_agents.gdp import Blocks
+from graphopt_agents.blocks import Blocks
 from graphopt_agents.gdp_search import PolicyMoves
 
 from graphopt_gym.envs.placement.problem import PlacementProblem

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from graphopt_agents import hdp
-from graphopt_agents.hdp import HDP, AdditiveScores, HDPArgs, HDPTrainer, Placer
+from graphopt_agents.hdp import HDPTrainer
 from graphopt_agents.networks import GraphInput
+from graphopt_agents.networks.hdp import HDP, AdditiveScores, HDPArgs, Placer
 
 from graphopt_gym.envs.placement.instances import load_instance
 from graphopt_gym.envs.placement.problem import PlacementProblem

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from graphopt_agents import checkpoints
-from graphopt_agents import train_rewrite as agent
+from graphopt_agents import rewrite as agent
+from graphopt_agents.core import checkpoints
 from graphopt_agents.methods import rewrite_rl, rewrite_rl_pretrained
 from graphopt_agents.networks import rewrite as network_module
 from graphopt_agents.networks.rewrite import (
@@ -24,7 +24,7 @@ from graphopt_agents.networks.rewrite import (
     root_gain,
     rule_numbers,
 )
-from graphopt_agents.rewrite import RewritePolicy
+from graphopt_agents.policies import RewritePolicy
 from sb3_contrib import MaskablePPO
 
 from graphopt_gym.envs.rewrite import searches
@@ -32,6 +32,7 @@ from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.zoo.programs import build_program, load_program, program_names
+from graphopt_gym.graphs.zoo.programs.variants import write_variants
 from graphopt_gym.search.solve import Evaluator, Method, solve
 from graphopt_gym.solutions import validate
 from graphopt_gym.wrappers import SB3VecEnv
@@ -436,7 +437,7 @@ def test_method__starts_anew_where_it_has_settled(monkeypatch: pytest.MonkeyPatc
 )
 def test_arguments__bad_ones_are_named(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as error:
-        agent.args_from(given)
+        agent.Trainer.args_from(given)
     assert says in str(error.value)
 
 
@@ -468,7 +469,7 @@ def test_command__trains_goes_on_and_evaluates(graphopt: Any, tmp_path: Path, mo
 def test_variants__are_programs_of_their_own_names_and_repeat(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-    paths, again = (agent.write_variants(tmp_path / folder, 9, seed=1) for folder in ("a", "b"))
+    paths, again = (write_variants(tmp_path / folder, 9, seed=1) for folder in ("a", "b"))
     programs = [load_program(path) for path in paths]
     assert [program.name for program in programs] == [Path(path).stem for path in paths]
     assert len({program.name for program in programs}) == 9

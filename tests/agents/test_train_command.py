@@ -12,7 +12,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from graphopt_agents import checkpoints, train_gdp, training
+from graphopt_agents import gdp
+from graphopt_agents.core import checkpoints
+from graphopt_agents.core import run as spine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from graphopt_gym.errors import InputError
@@ -61,7 +63,7 @@ def curve_steps(folder):
     steps = {}
     with open(f"{folder}/curve.csv") as file:
         for row in csv.DictReader(file):
-            steps.setdefault(f"{row['graph']}@{row['cluster']}/mean_cost_s", []).append(int(row["update"]))
+            steps.setdefault(f"{row['graph']}@{row['cluster']}/mean_cost", []).append(int(row["update"]))
     return steps
 
 
@@ -75,15 +77,15 @@ def board_scalars(folder):
 
 
 def test_graphs__splits_become_their_graphs_each_on_its_own_cluster():
-    args = train_gdp.Args(graphs="rnnlm_8layer,train,mine.npz")
+    args = gdp.Args(graphs="rnnlm_8layer,train,mine.npz")
     assert args.graphs[0] == "rnnlm_8layer"
     assert args.graphs[-1] == "mine.npz"
     assert sorted(args.graphs[:-1]) == sorted(SPLITS["train"])  # what was named already is there once
     on = dict(zip(args.graphs, args.each_cluster(), strict=True))
     assert (on["rnnlm_8layer"], on["inception_v3_b32"]) == ("p100x8", "p100x2")
     assert on["bert_base"] == on["mine.npz"] == "v100x4"
-    assert set(train_gdp.Args(graphs="train", clusters="v100x2").each_cluster()) == {"v100x2"}
-    twice = train_gdp.Args(graphs=("bert_base", "bert_base"), clusters=("v100x2", "v100x4"))
+    assert set(gdp.Args(graphs="train", clusters="v100x2").each_cluster()) == {"v100x2"}
+    twice = gdp.Args(graphs=("bert_base", "bert_base"), clusters=("v100x2", "v100x4"))
     assert twice.graphs == ("bert_base", "bert_base")  # one graph on two clusters
 
 
@@ -94,7 +96,7 @@ def test_train__names_of_the_command_reach_the_run(graphopt, run, monkeypatch):
         asked.append((args, options.get("start_from")))
         raise InputError("seen")
 
-    monkeypatch.setattr(train_gdp, "train", train)
+    monkeypatch.setattr(gdp, "train", train)
     for arguments in (
         ["--held-out", "gnmt", "--clusters", "v100x4", "--seed", 5],
         ["--start-from", run, "-g", "test", "--set", "samples=6"],
@@ -149,15 +151,15 @@ def test_tensorboard__a_resumed_run_has_every_update_once(graphopt, run):
     graphopt("train", "gdp", "--updates", 6, "--out", run, "--resume")
     scalars = board_scalars(run)
     wanted = curve_steps(run)
-    assert sorted(wanted) == ["a@toyx2/mean_cost_s", "b@toy_mixedx3/mean_cost_s", "c@toyx2/mean_cost_s"]
-    assert wanted["a@toyx2/mean_cost_s"] == [1, 2, 3, 4, 5, 6]
+    assert sorted(wanted) == ["a@toyx2/mean_cost", "b@toy_mixedx3/mean_cost", "c@toyx2/mean_cost"]
+    assert wanted["a@toyx2/mean_cost"] == [1, 2, 3, 4, 5, 6]
     for tag, steps in wanted.items():
         assert [step for step, _ in scalars[tag]] == steps
-        assert {tag.replace("mean_cost_s", name) for name in training.SCALARS} <= set(scalars)
+        assert {tag.replace("mean_cost", name) for name in spine.SCALARS} <= set(scalars)
     with open(f"{run}/curve.json") as file:
         rows = json.load(file)["rows"]
-    costs = [row["mean_cost_s"] for row in rows if row["graph"] == "b"]
-    assert [value for _, value in scalars["b@toy_mixedx3/mean_cost_s"]] == pytest.approx(costs, rel=1e-6)
+    costs = [row["mean_cost"] for row in rows if row["graph"] == "b"]
+    assert [value for _, value in scalars["b@toy_mixedx3/mean_cost"]] == pytest.approx(costs, rel=1e-6)
 
 
 def test_ctrl_c__ends_after_the_update_and_says_how_to_go_on(graphopt, three, tmp_path):
@@ -221,7 +223,7 @@ def test_evaluate__zero_shot_and_fine_tuned_on_another_graph(graphopt, run):
 
 def test_evaluate__finds_the_cluster_of_a_graph(run):
     def cluster(*given):
-        return train_gdp.evaluate(run, *given).problem.cluster.name
+        return gdp.evaluate(run, *given).problem.cluster.name
 
     assert cluster() == cluster("a.npz") == "toyx2"
     assert cluster("b.npz") == "toy_mixedx3"  # where it was trained

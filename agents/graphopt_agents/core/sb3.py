@@ -1,19 +1,20 @@
-"""Policies that decide a whole graph at once, for Stable-Baselines3's own loop.
+"""Our networks as policies of Stable-Baselines3's own loops: one adapter for each form of environment.
 
-Such a policy is one categorical over devices (or chips) for each group (or op), all decided together: one batched
-distribution of [batch, groups, devices], not one object a group.
+:class:`OneShotPolicy` decides a whole graph at once: one categorical over devices (or chips) for each group (or op),
+all decided together, one batched distribution of [batch, groups, devices], not one object a group.
+:class:`StepPolicy` takes one action after the other, among those that a mask allows.
 
-**Which log-probability goes into PPO's ratio.** PPO clips the ratio of new to old probability at 1 ± 0.2. The joint
-probability of a placement is a product over hundreds of groups: if each group's log-probability moves by 0.01, the
-joint ratio of 209 groups is e^2 = 8, so nearly every sample is clipped after the first step and the rest is noise.
-Three ways out, all here:
+**Which log-probability goes into PPO's ratio** of a whole decision. PPO clips the ratio of new to old probability at
+1 ± 0.2. The joint probability of a placement is a product over hundreds of groups: if each group's log-probability
+moves by 0.01, the joint ratio of 209 groups is e^2 = 8, so nearly every sample is clipped after the first step and the
+rest is noise. Three ways out, all here:
 
 - ``ratio="mean"`` (the default, for SB3's own loop, which knows one ratio an action): the mean
   over groups of the log-probability in place of the sum, so the clip bounds the geometric mean of the groups' ratios,
   as GSPO does for tokens (Zheng et al., Group Sequence Policy Optimization, 2025). The gradient is the true one times
   1 / groups, which Adam does not see. Entropy is the mean over groups alike.
 - ``ratio="joint"``: the sum, the true log-probability. Needs a small learning rate and ``target_kl``.
-- a ratio and a clip for each group, in the trainer of our own (``train_gdp``): what learns best.
+- a ratio and a clip for each group, in the trainer of our own (``one_shot``): what learns best.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import choice
 
+# what the mixin comes before; for the type checker, one of them
+_Base: Any = ActorCriticPolicy if TYPE_CHECKING else object
 RATIOS = ("mean", "joint")
 
 
@@ -43,7 +49,57 @@ def observation_key(observation: Mapping[str, Any], row: int) -> bytes:
     return digest.digest()
 
 
-class WholeGraphPolicy(ActorCriticPolicy):
+class NetworkPolicy(_Base):
+    """What both forms share: the spaces are checked, and the network is made of its configuration's fields.
+
+    Args:
+        network: fields of ``config_class``.
+
+    Raises:
+        InputError: spaces that are not those of the environment, or an unknown field.
+    """
+
+    keys: ClassVar[tuple[str, ...]]  # of the observation, all of what the network sees
+    config_class: ClassVar[type[Any]]
+    network_class: ClassVar[type[Any]]  # made of the configuration
+    action_class: ClassVar[type[spaces.Space[Any]]]
+    wrong_environment: ClassVar[str]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        network: Mapping[str, Any] | None = None,
+        **unused: Any,
+    ) -> None:
+        known = isinstance(observation_space, spaces.Dict) and set(self.keys) <= set(observation_space.spaces)
+        if not known or not isinstance(action_space, self.action_class):
+            raise InputError(self.wrong_environment)
+        fields = self.config_class.__dataclass_fields__
+        for name in network or {}:
+            if name not in fields:
+                raise unknown_name("argument of the network", name, fields)
+        self.network_config = self.config_class(**(network or {}))
+        super().__init__(observation_space, action_space, lr_schedule, **unused)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self.network = self.network_class(self.network_config)
+        self._build_more()
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _build_more(self) -> None:
+        """Further modules."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"network": vars(self.network_config)}
+
+
+class OneShotPolicy(NetworkPolicy, ActorCriticPolicy):
     """A network over whole graphs as the policy of Stable-Baselines3's PPO and A2C on a one-shot environment.
 
     ``PPO(policy, env, n_steps=1, ...)`` with many environments trains with SB3's own loop, callbacks, saving and
@@ -61,41 +117,16 @@ class WholeGraphPolicy(ActorCriticPolicy):
         InputError: spaces that are not those of the one-shot environment, an unknown field or ratio.
     """
 
-    keys: ClassVar[tuple[str, ...]]  # of the observation, all of what the network sees
-    config_class: ClassVar[type[Any]]
-    network_class: ClassVar[type[Any]]  # made of the configuration
+    action_class = spaces.MultiDiscrete
     graph_width: ClassVar[int]  # of graph_features
-    wrong_environment: ClassVar[str]
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Any,
-        network: Mapping[str, Any] | None = None,
-        ratio: str = "mean",
-        **unused: Any,
-    ) -> None:
-        known = isinstance(observation_space, spaces.Dict) and set(self.keys) <= set(observation_space.spaces)
-        if not known or not isinstance(action_space, spaces.MultiDiscrete):
-            raise InputError(self.wrong_environment)
-        if ratio not in RATIOS:
-            raise unknown_name("ratio", ratio, RATIOS)
-        fields = self.config_class.__dataclass_fields__
-        for name in network or {}:
-            if name not in fields:
-                raise unknown_name("argument of the network", name, fields)
-        self.ratio = ratio
-        self.network_config = self.config_class(**(network or {}))
-        super().__init__(observation_space, action_space, lr_schedule, **unused)
+    def __init__(self, *spaces_and_rate: Any, ratio: str = "mean", **given: Any) -> None:
+        self.ratio = choice("ratio", ratio, RATIOS)
+        super().__init__(*spaces_and_rate, **given)
 
     @abstractmethod
     def graph_input(self, observation: Mapping[str, Tensor]) -> Any:
         """What the network takes, from one observation; it has ``num_groups`` or ``num_ops`` rows."""
-
-    @abstractmethod
-    def logits(self, graph: Any) -> Tensor:
-        """float32 [groups, devices] of a graph."""
 
     @abstractmethod
     def graph_features(self, graph: Any) -> Tensor:
@@ -107,20 +138,13 @@ class WholeGraphPolicy(ActorCriticPolicy):
         uniform = torch.rand_like(log_probs).clamp(1e-7, 1 - 1e-7)
         return (log_probs - (-uniform.log()).log()).argmax(2)
 
-    def _build(self, lr_schedule: Any) -> None:
-        self.network = self.network_class(self.network_config)
+    def _build_more(self) -> None:
         self.value_net = nn.Sequential(  # type: ignore[assignment]
             nn.Linear(self.graph_width, 32), nn.Tanh(), nn.Linear(32, 1)
         )
-        self.optimizer = self.optimizer_class(
-            self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        return data | {"network": vars(self.network_config), "ratio": self.ratio}
+        return super()._get_constructor_parameters() | {"ratio": self.ratio}
 
     def _graphs(self, obs: Mapping[str, Tensor]) -> tuple[list[Any], Tensor]:
         """The different graphs of a batch, and int64 [B], which is whose."""
@@ -146,7 +170,7 @@ class WholeGraphPolicy(ActorCriticPolicy):
         lowest = torch.finfo(torch.float32).min
         padded, values = [], []
         for graph in graphs:
-            rows = self.logits(graph).log_softmax(-1)
+            rows = self.network(graph).log_softmax(-1)
             rows = nn.functional.pad(rows, (0, max_devices - rows.shape[1]), value=lowest)
             certain = rows.new_full((max_groups - len(rows), max_devices), lowest)
             certain[:, 0] = 0
@@ -221,3 +245,51 @@ class GraphBaseline(BaseCallback):
             total = count + len(rewards)
             self.means[key] = (total, (mean * count + float(rewards.sum())) / total)
         self.logger.record("train/graphs", len(self.means))
+
+
+class StepPolicy(NetworkPolicy, MaskableActorCriticPolicy):
+    """A network over one graph at a time as the policy of sb3-contrib's MaskablePPO, one action after the other.
+
+    Actions that the observation's ``action_mask`` rules out have no probability even where MaskablePPO is told of no
+    masks. The weights do not depend on the sizes that an environment pads to, so they can be carried to another one.
+    """
+
+    action_class = spaces.Discrete
+
+    @abstractmethod
+    def act(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(logits float32 [B, actions], values float32 [B]) of B observations."""
+
+    def _run(self, obs: Mapping[str, Tensor], action_masks: Any = None) -> tuple[MaskableDistribution, Tensor]:
+        """(the distribution over actions, values float32 [B, 1]) of B observations."""
+        logits, values = self.act(obs)
+        distribution: Any = self.action_dist.proba_distribution(action_logits=logits)
+        mask = (obs["action_mask"] > 0).cpu().numpy()
+        if action_masks is not None:
+            mask &= np.asarray(torch.as_tensor(action_masks).cpu(), bool).reshape(mask.shape)
+        distribution.apply_masking(mask)
+        return distribution, values[:, None]
+
+    def forward(  # type: ignore[override]
+        self, obs: Any, deterministic: bool = False, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(actions int64 [B], values float32 [B, 1], log-probabilities float32 [B])."""
+        distribution, values = self._run(obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: Any, actions: Tensor, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(values float32 [B, 1], log-probabilities float32 [B], entropies float32 [B])."""
+        distribution, values = self._run(obs, action_masks)
+        entropy = distribution.entropy()
+        assert entropy is not None
+        return values, distribution.log_prob(actions), entropy
+
+    def get_distribution(self, obs: Any, action_masks: Any = None) -> MaskableDistribution:  # type: ignore[override]
+        return self._run(obs, action_masks)[0]
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """float32 [B, 1]: what the rest of the episode is to bring."""
+        return self.act(obs)[1][:, None]

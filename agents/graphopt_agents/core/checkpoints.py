@@ -6,12 +6,13 @@ The file is a dictionary ``{"header": JSON text, "state": ...}`` written by ``to
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ import torch
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.files import make_folder, read_file, write_file
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - no POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT, VERSION = "graphopt-agent", 1
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -155,6 +161,34 @@ def run_folder(path: str | os.PathLike[str], resume: bool) -> Path:
     if resume and not exists:
         raise InputError(f"{str(folder)!r} holds no {CHECKPOINT_NAME} to resume; leave out --resume to start one")
     return folder
+
+
+@contextlib.contextmanager
+def held_folder(path: str | os.PathLike[str], resume: bool) -> Iterator[Path]:
+    """:func:`run_folder`, locked for one run alone until the context ends.
+
+    The system lets go of the lock when the process ends, however it ends, so none is ever left behind.
+
+    Raises:
+        InputError: as :func:`run_folder`; or another run goes on in there.
+    """
+    folder = run_folder(path, resume)
+    if fcntl is None:  # pragma: no cover - no POSIX system
+        yield folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is training into {str(folder)!r}; give another folder, or wait for its end"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield run_folder(path, resume)  # again: another run may have ended in between
+    finally:
+        os.close(handle)
 
 
 def same_arguments(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: str, free: tuple[str, ...] = ()) -> None:
