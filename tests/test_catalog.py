@@ -378,6 +378,11 @@ def test_list__shows_files_names_and_splits(graphopt, tmp_path):
     assert (row["kind"], row["ops"]) == (None, gg.load_program("small_fire").statistics()["computed"])
 
 
+def test_list__says_which_environments_take_them(graphopt):
+    _, out, _ = graphopt("list", "devices", "t4", "--json")
+    assert "Taken by RewriteOrder-v0 as cluster." in only_json(out)["notes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

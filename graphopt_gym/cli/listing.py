@@ -50,8 +50,13 @@ def list_things(
 
 def catalog_table(catalog: str, given: Any = None) -> Table:
     """What a catalog says of some of its things, by name, split, path or as objects; of all where nothing is given."""
+    from graphopt_gym.registration import tasks
+
     columns, rows, notes = catalogs()[catalog].table(given)
-    return _table(catalog.capitalize(), columns, rows, *notes)
+    arguments = [(one, name) for task in tasks().values() for name, of in task.catalogs.items() if of == catalog
+                 for one in task.variants]  # fmt: skip
+    taken = [f"Taken by {', '.join(f'{one} as {name}' for one, name in arguments)}."] if arguments else []
+    return _table(catalog.capitalize(), columns, rows, *notes, *taken)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *notes: str) -> Table:

@@ -276,8 +276,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
     hosts = table.get("hosts")
     if not isinstance(hosts, list) or not hosts:
         raise InputError(f"{where}: 'hosts' is missing; give at least one [[hosts]] table with 'device' and 'count'")
-    host_devices: list[list[Device]] = []
-    interconnects: list[LinkType | None] = []
+    found: list[tuple[int, Device, LinkType | None]] = []  # host, device, the link to others of its host
     for index, host in enumerate(hosts):
         at = f"{where}: hosts[{index}]"
         if not isinstance(host, Mapping):
@@ -298,8 +297,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
         link = named(f"{at}.interconnect", links, LINKS, host["interconnect"]) if "interconnect" in host else None
         if len(members) > 1 and link is None:
             raise InputError(f"{at}: 'interconnect' is missing; name the link between its devices, e.g. 'pcie3_x16'")
-        host_devices.append(members)
-        interconnects.append(link)
+        found += [(index, device, link) for device in members]
 
     network = None
     if "network" in table:
@@ -311,39 +309,25 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
         network = named(f"{at}.link", links, LINKS, link)
     if len(hosts) > 1 and network is None:
         raise InputError(f"{where}: 'network' is missing; {len(hosts)} hosts need one, e.g. link = 'ethernet_25g'")
-    if sum(map(len, host_devices)) > MAX_DEVICES:
-        raise InputError(f"{where}: {sum(map(len, host_devices))} devices; the most is {MAX_DEVICES}")
-    name, about = str(table.get("name", name)), str(table.get("about", ""))
-    return _connect(name, about, host_devices, interconnects, network)
+    if len(found) > MAX_DEVICES:
+        raise InputError(f"{where}: {len(found)} devices; the most is {MAX_DEVICES}")
 
-
-def _connect(
-    name: str,
-    about: str,
-    host_devices: list[list[Device]],
-    interconnects: list[LinkType | None],
-    network: LinkType | None,
-) -> Cluster:
-    hosts = [host for host, members in enumerate(host_devices) for _ in members]
-    links: dict[tuple[LinkType, str], int] = {}
-    link_of = np.full((len(hosts), len(hosts)), -1, np.int32)
-    for source in range(len(hosts)):
-        for target in range(len(hosts)):
-            if source == target:
-                continue
-            inside = hosts[source] == hosts[target]
-            link = interconnects[hosts[source]] if inside else network
-            assert link is not None
-            owner = {"pair": f"{source}->{target}", "device": f"{source}", "host": f"host{hosts[source]}"}
-            key = (link, owner[link.shared_by])
-            link_of[source, target] = links.setdefault(key, len(links))
+    used: dict[tuple[LinkType, str], int] = {}
+    link_of = np.full((len(found), len(found)), -1, np.int32)
+    for source, (host, _, interconnect) in enumerate(found):
+        for target, (other, _, _) in enumerate(found):
+            if source != target:
+                link = interconnect if host == other else network
+                assert link is not None
+                owner = {"pair": f"{source}->{target}", "device": f"{source}", "host": f"host{host}"}
+                link_of[source, target] = used.setdefault((link, owner[link.shared_by]), len(used))
     return Cluster(
-        name,
-        tuple(device for members in host_devices for device in members),
-        tuple(link.between(owner) for link, owner in links),
+        str(table.get("name", name)),
+        tuple(device for _, device, _ in found),
+        tuple(link.between(owner) for link, owner in used),
         link_of,
-        tuple(hosts),
-        about,
+        tuple(host for host, _, _ in found),
+        str(table.get("about", "")),
     )
 
 
