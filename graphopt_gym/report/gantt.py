@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, printable, shortened
 from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import PHASES
 from graphopt_gym.report.units import format_bytes, format_seconds, time_unit
@@ -128,6 +129,21 @@ def save_gantt(timeline: Timeline, path: str | os.PathLike[str], *, title: str =
     return path
 
 
+def drawable(text: str, limit: int = 120) -> str:
+    """A name as a figure can draw it: one line, shortened, of characters that the font has, its dollars no formula."""
+    text = "".join(sign if ord(sign) in _signs() else "\ufffd" for sign in shortened(printable(text), limit))
+    text = text.replace("$", r"\$") if text.strip() else "?"
+    return f" {text}" if text.startswith("_") else text  # legends leave out what starts with an underscore
+
+
+@cache
+def _signs() -> frozenset[int]:
+    """The characters that the font of figures has."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
 def figure_bytes(figure: Figure, kind: str, dpi: int = 110) -> bytes:
     """A figure as a file's content; the same figure gives the same bytes."""
     import io
@@ -173,7 +189,7 @@ def _draw_rows(axis: Axes, timeline: Timeline, links: list[int], left_out: int, 
         _bar_rows(axis, bars, y, 0.82, [PHASE_COLOURS[name] for name in PHASES], scale_s)
         if runs.sum() <= MOST_LABELLED_TASKS:
             _label_bars(axis, timeline, mine, y + 0.41, scale_s)
-        labels.append((y + 0.41, f"{device}: {cluster.devices[device].name}", 12))
+        labels.append((y + 0.41, drawable(f"{device}: {cluster.devices[device].name}", 28), 12))
         share = timeline.busy_s[device] / timeline.makespan_s if timeline.makespan_s else 0.0
         _beside(axis, y + 0.41, f"{share:.0%} busy")
         y += 1.0
@@ -182,7 +198,7 @@ def _draw_rows(axis: Axes, timeline: Timeline, links: list[int], left_out: int, 
         axis.broken_barh([(0, end)], (y + 0.05, 0.28), facecolors="#f7f7f7", linewidth=0)
         bars = merge_bars(rows[:, 4], rows[:, 5], np.zeros(len(rows), int), gap_s)
         _bar_rows(axis, bars, y + 0.05, 0.28, [TRANSFER_COLOUR], scale_s)
-        labels.append((y + 0.19, cluster.links[link].name, 9))
+        labels.append((y + 0.19, drawable(cluster.links[link].name, 36), 9))
         share = _busy_s(rows) / timeline.makespan_s if timeline.makespan_s else 0.0
         _beside(axis, y + 0.19, f"{share:.0%}", 9)
         y += 0.38
@@ -204,7 +220,7 @@ def _label_bars(axis: Axes, timeline: Timeline, mine: np.ndarray, y: float, scal
         width = timeline.finish_s[task] - timeline.start_s[task]
         if width * 110 >= len(kind) * timeline.makespan_s:
             x = (timeline.start_s[task] + width / 2) / scale_s
-            axis.text(x, y, kind, ha="center", va="center", fontsize=10, color="#101010", clip_on=True)
+            axis.text(x, y, drawable(kind), ha="center", va="center", fontsize=10, color="#101010", clip_on=True)
 
 
 def _draw_memory(strips: list[Axes], timeline: Timeline, scale_s: float) -> None:
@@ -257,7 +273,7 @@ def _draw_head(figure: Figure, timeline: Timeline, title: str, memory: bool, hei
         for device in range(timeline.cluster.num_devices)
         if timeline.peak_bytes[device] > timeline.cluster.devices[device].memory_bytes
     ]
-    text = f"{name}: step time {format_seconds(timeline.makespan_s)}"
+    text = f"{drawable(name, 90)}: step time {format_seconds(timeline.makespan_s)}"
     if over:
         text += f" — out of memory on device {', '.join(map(str, over))}"
     colour = OVERFLOW_COLOUR if over else "black"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.files import write_text
 from graphopt_gym.problem import Solution
-from graphopt_gym.report.gantt import figure_bytes, gantt_figure
+from graphopt_gym.report.gantt import drawable, figure_bytes, gantt_figure
 from graphopt_gym.report.tables import Table, comparison_table, device_table, format_cell, heading
 from graphopt_gym.report.units import format_bytes, format_cost, format_count, format_seconds
 
@@ -81,7 +81,7 @@ def convergence_figure(solutions: Sequence[Solution], *, width_in: float = 12.0)
         if not solution.history:
             continue
         colour = _COLOURS[methods.index(solution.method) % len(_COLOURS)]
-        label = None if solution.method in labelled else solution.method
+        label = None if solution.method in labelled else drawable(solution.method, 40)
         labelled.add(solution.method)
         calls = [row[0] for row in solution.history]
         costs = [row[2] * scale for row in solution.history]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.errors import printable
 from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES
 
@@ -151,7 +152,7 @@ class _Writer:
     def _process(self, pid: int, name: str, rank: int) -> int:
         descriptor = self._descriptor()
         descriptor.process.pid = pid
-        descriptor.process.process_name = self.prefix + name
+        descriptor.process.process_name = printable(self.prefix + name)
         descriptor.child_ordering = self.explicit_order
         descriptor.sibling_order_rank = rank
         return descriptor.uuid
@@ -159,7 +160,7 @@ class _Writer:
     def _track(self, name: str, parent: int, *, counts_bytes: bool = False) -> int:
         descriptor = self._descriptor()
         descriptor.parent_uuid = parent
-        descriptor.name = name
+        descriptor.name = printable(name)
         descriptor.sibling_order_rank = self.next_uuid
         if counts_bytes:
             descriptor.counter.unit = self.bytes_unit
@@ -178,7 +179,7 @@ class _Writer:
         flows: list[int], ending_flows: list[int],
     ) -> None:  # fmt: skip
         event = self._event(track, start_s, self.event_type.TYPE_SLICE_BEGIN).track_event
-        event.name = name
+        event.name = printable(name)
         event.categories.append(category)
         event.flow_ids.extend(flows)
         event.terminating_flow_ids.extend(ending_flows)
@@ -188,5 +189,5 @@ class _Writer:
             if isinstance(value, int):
                 annotation.int_value = value
             else:
-                annotation.string_value = value
+                annotation.string_value = printable(value)
         self._event(track, finish_s, self.event_type.TYPE_SLICE_END)

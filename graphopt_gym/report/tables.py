@@ -7,12 +7,14 @@ plain numbers in that unit, and are written for people only on the way out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.errors import printable, shortened
 from graphopt_gym.report.units import format_bytes, format_bytes_list, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _SUFFIXES: dict[str, Callable[[Any], str]] = {
     "_s": format_seconds,
 }
 _NARROWEST_TEXT = 28  # characters a line
+MOST_CHARACTERS = 400  # of a text in a cell
 _SIGNED = "vs_"  # differences show their sign
 
 
@@ -89,7 +92,7 @@ class Table:
         for index in shown:
             number = self._is_number(index)
             table.add_column(
-                heading(self.columns[index]),
+                Text(heading(self.columns[index])),
                 justify="right" if number else "left",
                 no_wrap=number or index == 0,
                 overflow="fold",
@@ -97,11 +100,11 @@ class Table:
         for row in self.cells():
             table.add_row(*(Text(row[index]) for index in shown))
         if self.title:
-            console.print(Text(self.title, style="bold"))
+            console.print(Text(printable(self.title), style="bold"))
         console.print(table)
         left_out = [heading(column) for index, column in enumerate(self.columns) if index not in shown]
         for note in [*self.notes, *([f"No room here for: {', '.join(left_out)}."] if left_out else [])]:
-            console.print(Text(note, style="dim"))
+            console.print(Text(printable(note), style="dim"))
 
     def _columns_within(self, width: int) -> list[int]:
         """Indices of the columns that ``width`` characters have room for; a text may be broken into lines."""
@@ -120,8 +123,8 @@ class Table:
         """A GitHub table, without the title."""
         aligned = ["---:" if self._is_number(index) else "---" for index in range(len(self.columns))]
         lines = [[heading(column) for column in self.columns], aligned, *self.cells()]
-        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return "\n\n".join([text, *self.notes]) + "\n"
+        text = "\n".join("| " + " | ".join(map(_for_markdown, line)) + " |" for line in lines)
+        return "\n\n".join([text, *map(printable, self.notes)]) + "\n"
 
     def _is_number(self, index: int) -> bool:
         return all(not isinstance(row[index], str) for row in self.rows)
@@ -138,7 +141,7 @@ def format_cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
-        return value
+        return shortened(printable(value), MOST_CHARACTERS)
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, Sequence | np.ndarray) and _suffix(column) == "_bytes":
@@ -156,6 +159,11 @@ def format_cell(column: str, value: Any) -> str:
     if isinstance(value, int | np.integer):
         return f"{value:,}"
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _for_markdown(text: str) -> str:
+    """A text as Markdown that shows it as it is; an underscore inside a word marks nothing."""
+    return re.sub(r"[\\|`*<\[\]$~]|\b_|_\b", lambda sign: "\\" + sign[0], text)
 
 
 def _suffix(column: str) -> str:

@@ -72,6 +72,8 @@ def pipeline_figure(load: Load) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from graphopt_gym.report.gantt import drawable
+
     chips = load.problem.num_chips
     figure = Figure(figsize=(max(7.0, 0.36 * chips + 2.5), 5.6), facecolor="white")
     FigureCanvasAgg(figure)
@@ -80,7 +82,7 @@ def pipeline_figure(load: Load) -> Figure:
     _draw_memory(memory, load)
     over = load.complete and (load.memory_bytes > load.problem.package.sram_bytes).any()
     figure.suptitle(
-        load.title(), x=0.02, ha="left", fontsize=14, fontweight="bold", color="#d62728" if over else "black"
+        drawable(load.title()), x=0.02, ha="left", fontsize=14, fontweight="bold", color="#d62728" if over else "black"
     )
     figure.subplots_adjust(left=0.1, right=0.98, top=0.83, bottom=0.1, hspace=0.12)
     return figure

@@ -139,6 +139,8 @@ def _draw(axis: Axes, drawing: Drawing, points: float) -> None:
     from matplotlib.collections import LineCollection, PatchCollection
     from matplotlib.patches import Rectangle
 
+    from graphopt_gym.report.gantt import drawable
+
     ends = [[(drawing.boxes[at].x, drawing.boxes[at].y) for at in edge] for edge in drawing.edges]
     axis.add_collection(LineCollection(ends, colors="#8a94a0", linewidths=points, zorder=1))
     patches = [Rectangle((box.x - WIDTH / 2, box.y - HEIGHT / 2), WIDTH, HEIGHT) for box in drawing.boxes]
@@ -147,8 +149,10 @@ def _draw(axis: Axes, drawing: Drawing, points: float) -> None:
     if 11 * points >= LEAST_POINTS:
         for box in drawing.boxes:
             given: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 3}
-            axis.text(box.x, box.y - 8, cut(box.title, MOST_TITLE), fontsize=12 * points, **given)
-            axis.text(box.x, box.y + 9, cut(box.below, MOST_BELOW), fontsize=10 * points, color="#3a4452", **given)
+            axis.text(box.x, box.y - 8, drawable(cut(box.title, MOST_TITLE)), fontsize=12 * points, **given)
+            axis.text(
+                box.x, box.y + 9, drawable(cut(box.below, MOST_BELOW)), fontsize=10 * points, color="#3a4452", **given
+            )
     axis.axis("off")
 
 

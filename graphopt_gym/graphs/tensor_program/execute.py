@@ -31,7 +31,7 @@ class RandomValues(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         op, shape = self._leaves[name]
-        digest = hashlib.blake2b(f"{name}{shape}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{name}{shape}".encode(errors="backslashreplace"), digest_size=8).digest()
         random = np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
         fan_in = 1
         if op == "weight" and len(shape) >= 2:

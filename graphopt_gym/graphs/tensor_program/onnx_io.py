@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, one_line, quoted
+from graphopt_gym.errors import InputError, one_line, printable, quoted
 from graphopt_gym.files import read_file, write_file
 from graphopt_gym.graphs.onnx_import import UNFIT, _attributes, _bind, _node_name, _parse, _refuse, dtype_name, unfit
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
@@ -481,7 +481,7 @@ def to_onnx(
         values = random_values(program, dtype="float32")
     writer = _Writer(program, values, list(outputs) if outputs is not None else None)
     graph = onnx.helper.make_graph(
-        writer.nodes, program.name or "program", writer.inputs, writer.outputs, writer.initializers
+        writer.nodes, printable(program.name) or "program", writer.inputs, writer.outputs, writer.initializers
     )
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", WRITTEN_OPSET)], producer_name="graphopt-gym", ir_version=9
@@ -496,6 +496,9 @@ class _Writer:
 
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
         self.taken = {*program.leaves("input"), *program.leaves("weight")}
+        for name in self.taken | {*(outputs or [])}:
+            if not name or name != name.encode(errors="replace").decode():  # half a pair of surrogates
+                raise InputError(f"{name!r} can be no name in an ONNX file; give the input, weight or output another")
         if outputs is not None and (len({*outputs} - self.taken) != len(program.outputs)):
             raise InputError(
                 f"outputs are called {outputs}; give {len(program.outputs)} different names, none of an input or weight"

@@ -23,7 +23,7 @@ from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorPro
 
 def program_text(program: TensorProgram) -> str:
     """The text of a program, ops in topological order; equal programs of the same name have equal texts."""
-    lines = [json.dumps(program.name)]
+    lines = [_value_text("str", program.name)]
     names = {node: f"v{index}" for index, node in enumerate(program.order)}
     for node in program.order:
         op, params, inputs, _ = program.nodes[node]
@@ -37,9 +37,10 @@ def program_text(program: TensorProgram) -> str:
 
 
 def _value_text(kind: str, value: Any) -> str:
-    if kind == "str":
-        return json.dumps(value)
-    return str(value)
+    if kind != "str":
+        return str(value)
+    # JSON's escapes are Python's, but for characters past 16 bits; half of such a pair cannot be written as it is
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_program(text: str, where: str = "program") -> TensorProgram:
