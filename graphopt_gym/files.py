@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import sys
@@ -115,6 +117,15 @@ def write_file(path: str | os.PathLike[str], content: bytes, *, make_folders: bo
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """:func:`write_file` for text, as UTF-8."""
     return write_file(path, text.encode("utf-8", "backslashreplace"))
+
+
+def file_stem(name: str, limit: int = 100) -> str:
+    """A name as part of a file's: other signs than ASCII letters, digits and ``._-`` become ``_``, and long ones are
+    cut; what is changed ends in a digest, so that different names stay different."""
+    stem = re.sub(r"[^\w.-]|^[.-]", "_", name, flags=re.ASCII)[:limit] or "_"
+    if stem == name and name:
+        return name
+    return f"{stem}-{hashlib.blake2b(name.encode(errors='backslashreplace'), digest_size=4).hexdigest()}"
 
 
 def check_output(path: str | os.PathLike[str] | None, inputs: Iterable[Any] = ()) -> None:

@@ -1,6 +1,7 @@
 """What reading and writing a file does to what stands at its path, and which paths are refused, in one line."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphopt_gym.errors import InputError, printable, quoted
-from graphopt_gym.files import check_output, make_folder, read_file, read_text, write_file, write_text
+from graphopt_gym.files import check_output, file_stem, make_folder, read_file, read_text, write_file, write_text
 
 BAD_PATHS = ["a" * 5000, "a/" * 2500 + "b", "nul\0byte", "\0"]
 AS_ROOT = os.geteuid() == 0
@@ -191,6 +192,30 @@ def test_input_error__is_one_printable_line_whatever_text_it_quotes(text):
     assert str(InputError(f"field {text}: wrong")).isprintable()
     assert printable(text).isprintable()
     assert quoted(text).isprintable()
+
+
+def test_file_stem__keeps_plain_names_and_tells_all_others_apart():
+    assert [file_stem(name) for name in ("bert_base", "v100x4", "a-1.2")] == ["bert_base", "v100x4", "a-1.2"]
+    names = [
+        "a/b",
+        "a_b",
+        "../a",
+        ".a",
+        "-a",
+        "",
+        " ",
+        "A|b",
+        "😀",
+        "模型",
+        "\ud800",
+        "nul\0",
+        "x" * 500,
+        "x" * 501,
+        "two\n",
+    ]
+    stems = [file_stem(name) for name in names]
+    assert len(set(stems)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}", stem) for stem in stems)
 
 
 def test_quoted__shortens_what_is_long_and_takes_numbers_that_python_does_not_print():

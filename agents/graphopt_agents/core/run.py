@@ -31,7 +31,7 @@ from graphopt_agents.core import checkpoints
 from graphopt_gym.catalog import catalogs
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.fields import check_fields, names, whole
-from graphopt_gym.files import write_text
+from graphopt_gym.files import file_stem, write_text
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.registration import make_problem, task_of
 from graphopt_gym.search.solve import Evaluator
@@ -600,8 +600,7 @@ class TrainResult:
 def save(folder: Path, trainer: Trainer) -> None:
     """Write the run: solutions and curve, and last the checkpoint."""
     for solution in TrainResult.of(trainer).solutions():
-        name = f"{solution.problem.graph.name}@{solution.problem.cluster.name}"
-        name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
+        name = file_stem(f"{solution.problem.graph.name}_{solution.problem.cluster.name}")
         solution.save(folder / f"solution_{name}.json")
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in trainer.curve for name in row)) or ["update"]
