@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import secrets
 import stat
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,30 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
     return path
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drops what libraries in C print on standard output meanwhile, so that it holds our answers alone.
+
+    One at a time; what other threads print in that time is dropped too, so keep it short.
+    """
+    flush = ctypes.CDLL(None).fflush if os.name == "posix" else lambda everything: None
+    with _SILENCE, contextlib.ExitStack() as after:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        flush(None)  # C's own buffer, which holds the text back where standard output is no terminal
+        with contextlib.suppress(OSError):  # it is closed
+            kept = os.dup(1)
+            after.callback(os.close, kept)
+            after.callback(os.dup2, kept, 1)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        after.callback(flush, None)
+        yield
+
+
+_SILENCE = threading.RLock()
 
 
 def _status(path: str | os.PathLike[str]) -> os.stat_result | None:

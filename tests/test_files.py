@@ -229,3 +229,25 @@ def test_quoted__shortens_what_is_long_and_takes_numbers_that_python_does_not_pr
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 def test_write_file__gives_back_what_was_written(tmp_path, content):
     assert read_file(write_file(tmp_path / "file", content)) == content
+
+
+PRINTS = """
+import ctypes, sys
+from graphopt_gym.files import silenced
+say = ctypes.CDLL(None).puts
+say(b"before")
+with silenced():
+    say(b"inside")
+    with silenced():
+        print("inside")
+print("python")
+say(b"after")
+"""
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_silenced__drops_what_c_prints_meanwhile_and_nothing_else(closed):
+    code = f"import os; os.close(1)\n{PRINTS}" if closed else PRINTS
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert sorted(done.stdout.split()) == ([] if closed else ["after", "before", "python"])
+    assert closed or done.stderr == ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphopt_gym.envs.placement.groups import GroupGraph, make_group_graph
+from graphopt_gym.files import silenced
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -176,15 +177,16 @@ def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
     for memory_share, memory_bytes in mixes:
         load = _share(work) * (1 - memory_share) + _share(memory_bytes) * memory_share
         target = _share(speed) * (1 - memory_share) + _share(capacity) * memory_share
-        part = pymetis.part_graph(
-            devices,
-            adjacency,
-            vweights=_scaled(load, WEIGHT_TOTAL).tolist(),
-            eweights=weight[order].tolist(),
-            tpwgts=(target / target.sum()).tolist() if devices > 1 else None,
-            recursive=False,
-            options=pymetis.Options(seed=seed),
-        )
+        with silenced():  # METIS says what it cannot bisect
+            part = pymetis.part_graph(
+                devices,
+                adjacency,
+                vweights=_scaled(load, WEIGHT_TOTAL).tolist(),
+                eweights=weight[order].tolist(),
+                tpwgts=(target / target.sum()).tolist() if devices > 1 else None,
+                recursive=False,
+                options=pymetis.Options(seed=seed),
+            )
         yield np.asarray(part.vertex_part, np.int32)
 
 

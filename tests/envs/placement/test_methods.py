@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -420,3 +421,11 @@ def test_schedulers__eighty_thousand_ops_in_seconds():
         begin = time.perf_counter()
         methods.METHODS[name].run(Evaluator(problem, 10), np.random.default_rng(0))
         assert time.perf_counter() - begin < 30, name
+
+
+@pytest.mark.parametrize("ops", [1, 2, 5, 12])
+def test_metis__prints_nothing_where_it_cannot_bisect(ops, capfd):
+    problem = PlacementProblem(layered_dag(ops, 2, seed=1), "v100x8", grouping="op")
+    assert solve(problem, "metis").outcome.valid
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("", "")

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.errors import unknown_name
+from graphopt_gym.files import silenced
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.saturation.extraction import Choices
@@ -666,13 +665,5 @@ def _quiet_solver() -> Any:
     """A HiGHS solver. The first one of a process prints who it is, before it can be told not to."""
     import highspy
 
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
+    with silenced():
         return highspy.Highs()
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
