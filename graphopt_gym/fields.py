@@ -120,6 +120,38 @@ def share(name: str, value: Any) -> float:
     return given
 
 
+def check_integers(value: Any, shape: tuple[int, ...], limit: int, what: str, name: str = "decision") -> np.ndarray:
+    """An int32 array of ``shape`` with entries 0 to limit-1, or an InputError that names the first bad entry."""
+    given = _array(name, value)
+    if given.shape != shape:
+        raise InputError(f"{name} has shape {given.shape}, expected {shape}: one {what} an entry")
+    if given.dtype.kind not in "iu":
+        raise InputError(f"{name} has type {given.dtype}, expected integers: one {what} an entry")
+    bad = (given < 0) | (given >= limit)
+    if bad.any():
+        where = tuple(int(index) for index in np.argwhere(bad)[0])
+        entry = where[0] if len(where) == 1 else where
+        raise InputError(f"{name}[{entry}] is {given[where]}, allowed: 0 to {limit - 1} ({what})")
+    return np.ascontiguousarray(given, np.int32)
+
+
+def check_numbers(name: str, value: Any, *shapes: tuple[int, ...]) -> np.ndarray:
+    """A float64 array of one of the shapes, whatever numbers it holds, or InputError for anything else."""
+    given = _array(name, value)
+    if given.dtype.kind not in "iuf":
+        raise InputError(f"{name} has type {given.dtype}, expected numbers")
+    if given.shape not in shapes:
+        raise InputError(f"{name} has shape {given.shape}, expected {' or '.join(map(str, shapes))}")
+    return given.astype(np.float64)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InputError(f"{name} must be an array; got rows of unequal length") from None
+
+
 def check_fields(
     owner: Any,
     wholes: Mapping[str, int] | None = None,

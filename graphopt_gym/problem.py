@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_integers as check_integers
 from graphopt_gym.files import write_text
 from graphopt_gym.registration import env_ids, task_of
 from graphopt_gym.task import Words
@@ -236,21 +236,3 @@ class Solution:
         if self.trace is not None:
             text["trace"] = [list(step) for step in self.trace]
         return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")
-
-
-def check_integers(decision: Any, shape: tuple[int, ...], limit: int, what: str) -> np.ndarray:
-    """An int32 array of ``shape`` with entries 0 to limit-1, or an InputError that names the first bad entry."""
-    try:
-        given = np.asarray(decision)
-    except ValueError:
-        raise InputError(f"decision must be an integer array of shape {shape}; got rows of unequal length") from None
-    if given.shape != shape:
-        raise InputError(f"decision has shape {given.shape}, expected {shape}: one {what} an entry")
-    if given.dtype.kind not in "iu":
-        raise InputError(f"decision has type {given.dtype}, expected integers: one {what} an entry")
-    bad = (given < 0) | (given >= limit)
-    if bad.any():
-        where = tuple(int(index) for index in np.argwhere(bad)[0])
-        entry = where[0] if len(where) == 1 else where
-        raise InputError(f"decision[{entry}] is {given[where]}, allowed: 0 to {limit - 1} ({what})")
-    return np.ascontiguousarray(given, np.int32)

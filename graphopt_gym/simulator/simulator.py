@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.fields import check_integers, check_numbers
 from graphopt_gym.simulator import engine
-from graphopt_gym.simulator.tasks import TaskGraph, compile_tasks, task_times
+from graphopt_gym.simulator.tasks import TaskGraph, check_seconds, compile_tasks, task_times
 from graphopt_gym.simulator.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ class Simulator:
             users with their own measurements). Not together with ``fusion``.
 
     Raises:
-        InputError: from :func:`compile_tasks`.
+        InputError: from :func:`compile_tasks`; times of another shape or type, or that no op takes (NaN, infinite,
+            negative), given or from the cost model.
     """
 
     def __init__(
@@ -64,15 +67,20 @@ class Simulator:
         self.device_type = np.array([kinds.index(device) for device in cluster.devices], np.int32)
         if op_times_s is not None:
             if fusion is not None:
-                raise ValueError("op_times_s and fusion cannot be given together")
-            times = np.broadcast_to(np.atleast_2d(op_times_s), (len(kinds), graph.num_ops))[:, self.tasks.first_op]
+                raise InputError("op_times_s and fusion cannot be given together")
+            shape = (len(kinds), graph.num_ops)
+            given = check_numbers("op_times_s", op_times_s, shape[1:], shape, (1, graph.num_ops))
+            times = np.broadcast_to(given, shape)[:, self.tasks.first_op]
         else:
             if cost_model is None:
                 from graphopt_gym.hardware.cost_model import load_cost_model
 
                 cost_model = load_cost_model()
+            elif not hasattr(cost_model, "op_times"):
+                raise InputError(f"cost_model is {quoted(cost_model, 80)}; give a CostModel")
             times = np.stack([task_times(self.tasks, cost_model, device) for device in kinds])
         self.durations_s = np.ascontiguousarray(np.where(self.tasks.is_source, 0.0, times))  # [types, K]
+        check_seconds(self.durations_s, graph, self.tasks.first_op)
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
         tasks = self.tasks
         self._links = (
@@ -126,7 +134,10 @@ class Simulator:
     def _priorities(self, priority: np.ndarray | None) -> np.ndarray:
         if priority is None:
             return _NO_PRIORITY
-        return np.ascontiguousarray(np.asarray(priority, np.float64)[..., self.tasks.first_op])
+        given = check_numbers("priority", priority, (self.graph.num_ops,))
+        if np.isnan(given).any():
+            raise InputError(f"priority of {self.graph.label(int(np.isnan(given).argmax()))} is nan; give a number")
+        return np.ascontiguousarray(given[self.tasks.first_op])
 
     def run(self, placement: np.ndarray, priority: np.ndarray | None = None) -> Timeline:
         """The whole timeline of one decision.
@@ -134,8 +145,12 @@ class Simulator:
         Args:
             placement: int [N], the device of each op. Of a fused group and of views only the first op's counts.
             priority: float [N] or None: higher first in the device's ready queue; None: first come, first served.
+
+        Raises:
+            InputError: arrays of another shape or type; a device that the cluster has not; a priority that is NaN.
         """
-        return self.run_tasks(np.asarray(placement)[self.tasks.first_op], self._priorities(priority))
+        given = check_integers(placement, (self.graph.num_ops,), self.num_devices, "device", "placement")
+        return self.run_tasks(given[self.tasks.first_op], self._priorities(priority))
 
     def run_tasks(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> Timeline:
         """As :meth:`run`, for a placement (and priorities) of tasks: int [K], float [K]."""
@@ -195,8 +210,8 @@ class Simulator:
 
 
 def simulate(
-    graph: ComputationGraph,
-    cluster: Cluster,
+    graph: str | os.PathLike[str] | ComputationGraph,
+    cluster: str | os.PathLike[str] | Cluster,
     placement: np.ndarray,
     *,
     priority: np.ndarray | None = None,
@@ -204,8 +219,12 @@ def simulate(
     cost_model: CostModel | None = None,
     op_times_s: np.ndarray | None = None,
 ) -> Timeline:
-    """One step of a graph on a cluster, in one call. Arguments as in :class:`Simulator` and :meth:`Simulator.run`."""
-    return Simulator(graph, cluster, cost_model, fusion, op_times_s).run(placement, priority)
+    """One step of a graph on a cluster, by name, path or object. Arguments as in :class:`Simulator` and
+    :meth:`Simulator.run`; so are the errors."""
+    from graphopt_gym.graphs.zoo import load_graph
+    from graphopt_gym.hardware.cluster import load_cluster
+
+    return Simulator(load_graph(graph), load_cluster(cluster), cost_model, fusion, op_times_s).run(placement, priority)
 
 
 def cores() -> int:

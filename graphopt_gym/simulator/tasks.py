@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_numbers
 from graphopt_gym.graphs.graph import SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
         fusion = np.asarray(fusion)
         if fusion.shape != (n,) or fusion.dtype.kind not in "iu":
             raise InputError(f"fusion must be integers [{n}], got {fusion.dtype} {fusion.shape}")
-        fused = np.where(is_view, fusion[root], fusion).astype(np.int32)
+        if n and int(fusion.max()) >= 2**31:
+            raise InputError(f"fusion holds {fusion.max()}; number the groups below 2**31")
+        fused = np.where(is_view, fusion[root], fusion).clip(min=-1).astype(np.int32)
         bad = np.flatnonzero((fused >= 0) & (graph.op_class[root] == SOURCE) & ~is_view)
         if bad.size:
             op = int(bad[0])
@@ -170,21 +173,47 @@ def task_times(tasks: TaskGraph, cost_model: CostModel, device: Device) -> np.nd
     only for the bytes that cross its border, and one launch overhead (the largest of its members').
     """
     graph = tasks.graph
-    op_times = cost_model.op_times(graph, device)
+    op_times = check_numbers("op_times of the cost model", cost_model.op_times(graph, device), (graph.num_ops,))
     times = op_times[tasks.first_op].copy()
     is_view = graph.op_class == VIEW
     size = np.bincount(tasks.task_of_op[~is_view], minlength=tasks.num_tasks)
     if (size > 1).any():
-        compute_s, bytes_per_s, launch_s = cost_model.components(graph, device)
+        compute_s, bytes_per_s, launch_s = (
+            check_numbers("each of the components of the cost model", one, (graph.num_ops,))
+            for one in cost_model.components(graph, device)
+        )
         real = np.flatnonzero(~is_view)
         task = tasks.task_of_op[real]
         compute = np.bincount(task, weights=compute_s[real], minlength=tasks.num_tasks)
         launch = np.zeros(tasks.num_tasks)
         np.maximum.at(launch, task, launch_s[real])
-        memory = np.bincount(task, weights=border_bytes(tasks)[real] / bytes_per_s[real], minlength=tasks.num_tasks)
+        with np.errstate(divide="ignore", invalid="ignore"):  # by 0, which is said below
+            moved_s = border_bytes(tasks)[real] / bytes_per_s[real]
+        check_seconds(np.stack([compute_s[real], launch_s[real], moved_s]), graph, real)
+        memory = np.bincount(task, weights=moved_s, minlength=tasks.num_tasks)
         fused = size > 1
         times[fused] = (launch + np.maximum(compute, memory))[fused]
     return times
+
+
+def check_seconds(seconds: np.ndarray, graph: ComputationGraph, ops: np.ndarray) -> None:
+    """Refuses times that no op takes.
+
+    Args:
+        seconds: float64 [..., K], of the ops ``ops``, int [K].
+
+    Raises:
+        InputError: the first that is no finite number of at least 0; or all together are too long to be added up.
+    """
+    bad = np.argwhere(~((seconds >= 0) & (seconds < np.inf)))
+    if len(bad):
+        at = tuple(bad[0])
+        raise InputError(
+            f"the time of {graph.label(ops[at[-1]])} is {seconds[at]} s; give finite seconds, at least 0, for each op"
+        )
+    with np.errstate(over="ignore"):
+        if seconds.sum(axis=-1).max(initial=0.0) == np.inf:
+            raise InputError("the times of all ops add up to more than a float holds; give seconds")
 
 
 def border_bytes(tasks: TaskGraph) -> np.ndarray:

@@ -162,7 +162,7 @@ class Corrector:
         Raises:
             InputError: wrong shape or type, or a chip out of range.
         """
-        from graphopt_gym.problem import check_integers
+        from graphopt_gym.fields import check_integers
 
         given = check_integers(candidate, (self.num_ops,), self.num_chips, "chip")
         best = self._run(self._even[:0], given, rng, first)

@@ -12,8 +12,8 @@ from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
 from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
-from graphopt_gym.fields import flag
-from graphopt_gym.problem import Outcome, Problem, check_integers
+from graphopt_gym.fields import check_integers, flag
+from graphopt_gym.problem import Outcome, Problem
 
 if TYPE_CHECKING:
     import os

@@ -9,7 +9,8 @@ import numpy as np
 
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.placement.groups import Moves, make_moves
-from graphopt_gym.problem import Outcome, Problem, check_integers
+from graphopt_gym.fields import check_integers
+from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
 
 if TYPE_CHECKING:
