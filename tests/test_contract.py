@@ -1,20 +1,38 @@
-"""The contract, on every registered problem; and each of its rules catches who breaks it."""
+"""The contract, on every registered problem and environment; and each of its rules catches who breaks it."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 
 import graphopt_gym as gg
+from graphopt_gym.envs.chiplet.episodes import StepEpisodes as ChipletStepEpisodes
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.envs.core import actions as core_actions
+from graphopt_gym.envs.core import env as core_env
+from graphopt_gym.envs.core import rendering as core_rendering
+from graphopt_gym.envs.core import vector as core_vector
+from graphopt_gym.envs.core.env import EpisodeEnv
+from graphopt_gym.envs.core.episodes import Episodes
+from graphopt_gym.envs.core.roster import Roster
+from graphopt_gym.envs.core.vector import EpisodeVectorEnv
+from graphopt_gym.envs.placement.env import PlacementEnv
+from graphopt_gym.envs.placement.episodes import PlacementEpisodes, StepEpisodes
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
-from graphopt_gym.registration import env_ids
+from graphopt_gym.graphs.tensor_program import program_text
+from graphopt_gym.hardware.package import Chip, Package
+from graphopt_gym.registration import env_ids, tasks
 from graphopt_gym.search.solve import Method, method_table
-from graphopt_gym.testing import ContractError, check_problem
+from graphopt_gym.testing import ContractError, check_problem, check_task
 from tests.envs.placement.cases import cluster
 from tests.envs.rewrite.programs import attention
 
@@ -163,9 +181,9 @@ def complaining(text):
 count = Counting()
 MUTANTS = {
     "facts are there": {
-        "no unit": {"unit": ""},
+        "no unit": {"unit": None},
         "a shape that is a list": {"decision_shape": property(lambda self: [3], lambda self, _: None)},
-        "no fingerprints": {"fingerprints": lambda self: {}},
+        "no fingerprints": {"fingerprints": lambda self: None},
     },
     "decisions can be drawn": {
         "a sample that fails": {"sample": lambda self, rng: np.zeros(2)[3]},
@@ -296,3 +314,481 @@ def test_check_problem__catches_a_method(run):
     problem = PlacementProblem(**OBJECTS)
     with pytest.raises(ContractError, match=r"^methods keep to budget and seed: "):
         check_problem(problem, [Method("mutant", run, "", "")], **OBJECTS)
+
+
+# ----------------------------------------------------------------------------------------------------- environments
+
+SMALL, LARGER = GRAPH, layered_dag(60, seed=2, colocated=0.6)
+OF_SEVERAL = {"graph": [SMALL, LARGER], "cluster": [cluster(2), cluster(3)]}
+TIGHT = {"graph": [SMALL, LARGER], "cluster": [cluster(2, 8 * 10**7), cluster(3, 8 * 10**7)]}
+PACKAGED = {"graph": "bert_tiny_b16", "cluster": "mcm4"}
+ROOMY, NARROW = (
+    Package(f"ring{chips}", (Chip("chip", 1e12, 1e11, sram_bytes),) * chips, "ring", 1e9)
+    for chips, sram_bytes in ((4, 10**12), (5, 3 * 10**7))
+)
+# an environment of every mode, start, reward and observation, on several sizes and with invalid ends among them
+ENVIRONMENTS = [
+    ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2"}),
+    ("Placement-v0", OF_SEVERAL),
+    ("Placement-v0", {**TIGHT, "start": "random", "observation": "graph", "max_groups": 70}),
+    ("Placement-v0", {**TIGHT, "start": "expert", "reward": "terminal", "grouping": "op", "max_devices": 5}),
+    ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2"}),
+    ("PlacementOneShot-v0", {**TIGHT, "max_groups": 70, "max_devices": 5}),
+    ("ChipletPartition-v0", PACKAGED),
+    *(
+        (
+            "ChipletPartition-v0",
+            {"graph": [SMALL, LARGER], "cluster": [ROOMY, NARROW], "mode": mode, "memory_rule": rule},
+        )
+        for mode in ("fix", "sample", "step")
+        for rule in (False, True)
+    ),
+    ("ChipletPartition-v0", {"graph": SMALL, "cluster": NARROW, "max_ops": 60, "max_chips": 6}),
+    ("RewriteOrder-v0", {"graph": "squeezenet", "max_steps": 6}),
+    ("RewriteOrder-v0", {"graph": ["small_fire", "small_chain"], "cluster": ["t4", "v100_sxm2_32gb"], "max_steps": 7}),
+    ("RewriteOrder-v0", {"graph": attention(), "cost": "simulated", "max_matches": 4, "max_nodes": 40, "max_steps": 5}),
+]
+
+
+@pytest.mark.parametrize(("env_id", "arguments"), ENVIRONMENTS)
+def test_environment__keeps_the_contract(env_id, arguments):
+    check_task(env_id, arguments)
+
+
+def test_environments__are_all_checked():
+    assert {env_id for env_id, _ in ENVIRONMENTS} == set(env_ids())
+
+
+TASKS = {
+    "placement": {"graph": SMALL, "cluster": cluster(2)},
+    "chiplet": PACKAGED,
+    "rewrite": {"graph": "small_chain", "max_steps": 3},
+}
+
+
+@pytest.mark.parametrize("name", sorted(tasks()))
+def test_task__keeps_the_contract(name):
+    check_task(tasks()[name], TASKS[name])
+
+
+def changed(owner, name, change):
+    """(owner, name, the method whose result goes through ``change(self, result, *arguments)``)."""
+    plain = getattr(owner, name)
+
+    def method(self, *arguments, **named):
+        return change(self, plain(self, *arguments, **named), *arguments)
+
+    return owner, name, method
+
+
+def before(owner, name, change):
+    """(owner, name, the method that begins with ``change(self, *arguments)``)."""
+    plain = getattr(owner, name)
+
+    def method(self, *arguments, **named):
+        change(self, *arguments, **named)
+        return plain(self, *arguments, **named)
+
+    return owner, name, method
+
+
+def told(owner=EpisodeEnv, first=None, last=None, every=None, observed=None, earned=None):
+    """step() and reset() whose observation, reward or info go through a function."""
+
+    def through(function, value):
+        return value if function is None else function(value)
+
+    def of_reset(self, found, *_):
+        return through(observed, found[0]), through(every, through(first, found[1]))
+
+    def of_step(self, found, *_):
+        observation, reward, terminated, truncated, info = found
+        info = through(every, through(last, info) if terminated else info)
+        return through(observed, observation), through(earned, reward), terminated, truncated, info
+
+    return [changed(owner, "reset", of_reset), changed(owner, "step", of_step)]
+
+
+def smaller_space(self, *_, **__):
+    """A reset that changes the space."""
+    self.observation_space = spaces.Dict({"group": self.observation_space["group"]})
+
+
+def stays(function):
+    return property(lambda self: function, lambda self, _: None)
+
+
+def unchecked(make):
+    """Both forms' checks of actions replaced: ``make(plain check)(space, action)``."""
+    return [
+        (core_env, "checked_action", make(core_actions.checked_action)),
+        (core_vector, "checked_actions", make(core_actions.checked_actions)),
+    ]
+
+
+def rounding(plain):
+    """Makes a number of everything."""
+
+    def check(space, action, *count):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            action = np.nan_to_num(np.asarray(action, np.float64)).astype(np.int64)
+        return plain(space, action, *count)
+
+    return check
+
+
+def drawing_first(self, action):
+    """A generator that moves before the action is looked at."""
+    if self._running:
+        self.np_random.random()
+
+
+def first_rows_only(space, actions, count):
+    """The last action is not looked at."""
+    checked = core_actions.checked_actions(space, list(actions)[:-1], count - 1)
+    return np.concatenate([checked, checked[:1]])
+
+
+def moving_on(self, actions, plain=EpisodeVectorEnv.step):
+    try:
+        return plain(self, actions)
+    except InputError:
+        self.episodes.state.cost[:] += 1
+        raise
+
+
+def no_zeros(self, action):
+    if isinstance(action, np.ndarray) and action.dtype.kind == "f" and not action.any():
+        raise InputError("a row of zeros")
+
+
+def no_highest(self, actions):
+    if self._ended is not None and np.max(actions) == self.single_action_space.n - 1:
+        raise ValueError(actions)
+
+
+def silent(space, action):
+    try:
+        return core_actions.checked_action(space, action)
+    except InputError:
+        raise InputError from None
+
+
+def the_very_constants(self, found, rows, out):
+    if len(rows) == 1:
+        out.update({name: array[None] for name, array in self._static[int(self.instance_of[rows[0]])].items()})
+
+
+class Buffer:
+    """An array that is filled again and again."""
+
+    kept: dict = {}  # noqa: RUF012
+
+    def __call__(self, self_, found, *_):
+        for name, array in found.items():
+            kept = self.kept.setdefault((id(self_), name, array.shape), array)
+            kept[:] = array
+            found[name] = kept
+        return found
+
+
+def forgetful(self):
+    """What is pickled: without the generators."""
+    state = dict(self.__dict__)
+    state["generators"] = {row: np.random.default_rng(count()) for row in self.generators}
+    return state
+
+
+KEPT = {}
+
+
+def kept_here(self):
+    """What is pickled: the name of what this process keeps."""
+    KEPT[id(self)] = copy.deepcopy(dict(self.__dict__))
+    return {"kept": id(self)}
+
+
+def swapped(self, found, *_):
+    observation, rewards, *rest = found
+    return observation, rewards[::-1], *rest
+
+
+def wide_by_episode(episodes, row, render_mode):
+    frame = core_rendering.render_frame(episodes, row, render_mode)
+    return frame[:, : 1000 + int(episodes.instance_of[row])] if isinstance(frame, np.ndarray) else frame
+
+
+def late_final(self, found, *_):
+    found[-1].pop("final_obs", None)
+    return found
+
+
+PLACEMENT, ONE_SHOT = ("Placement-v0", OF_SEVERAL), ("PlacementOneShot-v0", OF_SEVERAL)
+CHIPLET = ("ChipletPartition-v0", {"graph": SMALL, "cluster": ROOMY})
+STEPWISE = ("ChipletPartition-v0", {"graph": SMALL, "cluster": ROOMY, "mode": "step"})
+REWRITE = ("RewriteOrder-v0", {"graph": "small_fire", "max_steps": 4})
+
+
+def without(*names):
+    return lambda info: {name: value for name, value in info.items() if name not in names}
+
+
+ENV_MUTANTS = {
+    "spaces are valid": {
+        "a space that changes in reset": (PLACEMENT, [before(EpisodeEnv, "reset", smaller_space)]),
+        "a vector form without a batch": (
+            PLACEMENT,
+            [(EpisodeVectorEnv, "observation_space", stays(spaces.Discrete(2)))],
+        ),
+    },
+    "nothing works before a reset": {
+        "an empty AssertionError": (PLACEMENT, [(EpisodeEnv, "_begun", lambda self: [][0])]),
+        "an outcome of nothing": (PLACEMENT, [(EpisodeEnv, "outcome", lambda self: None)]),
+        "masks of nothing": (PLACEMENT, [(EpisodeVectorEnv, "action_masks", lambda self: np.ones((3, 3), bool))]),
+    },
+    "only a reset follows an end": {
+        "an episode that goes on": (
+            ONE_SHOT,
+            [(EpisodeEnv, "_running", property(lambda self: self._started, lambda self, _: None))],
+        ),
+    },
+    "calls return what the spaces say": {
+        "float64": (PLACEMENT, told(observed=lambda seen: {**seen, "group": seen["group"].astype(np.float64)})),
+        "out of bounds": (PLACEMENT, told(observed=lambda seen: {**seen, "group": seen["group"] + 1})),
+        "a part that is missing": (PLACEMENT, told(observed=lambda seen: {"group": seen["group"]})),
+        "a part too many": (PLACEMENT, told(observed=lambda seen: {**seen, "more": seen["group"]})),
+        "a shape": (PLACEMENT, told(observed=lambda seen: {**seen, "group": seen["group"][None]})),
+        "a NumPy reward": (PLACEMENT, told(earned=np.float64)),
+        "a reward that is no number": (PLACEMENT, told(earned=lambda reward: float("nan"))),
+        "no info": (PLACEMENT, told(first=lambda info: None)),
+    },
+    "seeds reproduce": {
+        "a seed that is ignored": (
+            (PLACEMENT[0], {**OF_SEVERAL, "start": "random"}),
+            [
+                (
+                    EpisodeEnv,
+                    "reset",
+                    lambda self, seed=None, options=None, plain=EpisodeEnv.reset: plain(self, options=options),
+                )
+            ],
+        ),
+        "a counter": (PLACEMENT, told(earned=lambda reward: reward + count())),
+    },
+    "every action steps": {
+        "zeros": ((CHIPLET[0], {**CHIPLET[1], "mode": "sample"}), [before(EpisodeEnv, "step", no_zeros)]),
+        "the highest": (PLACEMENT, [before(EpisodeVectorEnv, "step", no_highest)]),
+    },
+    "wrong actions are refused": {
+        "a NaN that is taken": (PLACEMENT, unchecked(rounding)[:1]),
+        "a NaN that is taken for chances": (
+            (CHIPLET[0], {**CHIPLET[1], "mode": "sample"}),
+            [
+                (
+                    core_env,
+                    "checked_action",
+                    lambda space, action: core_actions.checked_action(
+                        space,
+                        np.nan_to_num(action)
+                        if isinstance(action, np.ndarray) and action.dtype.kind == "f"
+                        else action,
+                    ),
+                )
+            ],
+        ),
+        "another error": (
+            ONE_SHOT,
+            [(core_env, "checked_action", lambda space, action: np.asarray(action, np.int64)[None])],
+        ),
+        "an empty line": (PLACEMENT, [(core_env, "checked_action", silent)]),
+        "a generator that moves": (CHIPLET, [before(EpisodeEnv, "step", drawing_first)]),
+    },
+    "wrong batches are refused": {
+        "a NaN that is taken": (PLACEMENT, unchecked(rounding)[1:]),
+        "a last action that is not looked at": (ONE_SHOT, [(core_vector, "checked_actions", first_rows_only)]),
+        "a state that moves": (PLACEMENT, [(EpisodeVectorEnv, "step", moving_on)]),
+    },
+    "masks tell the truth": {
+        "all allowed": (
+            STEPWISE,
+            [changed(ChipletStepEpisodes, "masks", lambda self, found, rows: np.ones_like(found))],
+        ),
+        "other than observed": (
+            PLACEMENT,
+            [
+                changed(
+                    PlacementEpisodes,
+                    "_device_mask",
+                    lambda self, found, rows: np.arange(found.shape[1]) < 2 + found * 0,
+                )
+            ],
+        ),
+        "int8": (PLACEMENT, [changed(EpisodeEnv, "action_masks", lambda self, found: found.astype(np.int8))]),
+        "half": (ONE_SHOT, [changed(EpisodeEnv, "action_masks", lambda self, found: found[: len(found) // 2])]),
+        "never illegal": (PLACEMENT, told(every=lambda info: {**info, "illegal_action": False})),
+        "always illegal": (PLACEMENT, told(every=lambda info: {**info, "illegal_action": True})),
+    },
+    "infos tell the story": {
+        "no cluster": (PLACEMENT, told(first=without("cluster"))),
+        "no reasons": (PLACEMENT, told(last=without("reasons"))),
+        "no decision": (PLACEMENT, told(last=without("decision"))),
+        "no name": (PLACEMENT, told(first=lambda info: {**info, "graph": 3})),
+        "now this, now that": (PLACEMENT, told(last=lambda info: {**info, f"at_{info['decision'].sum()}": 1})),
+        "reasons of a valid end": (PLACEMENT, told(last=lambda info: {**info, "reasons": ("slow",)})),
+        "a NumPy cost": (PLACEMENT, told(last=lambda info: {**info, "cost": np.float64(info["cost"])})),
+    },
+    "the last info is what the problem says": {
+        "costs halved": (PLACEMENT, told(last=lambda info: {**info, "cost": info["cost"] / 2})),
+        "another decision": (PLACEMENT, told(last=lambda info: {**info, "decision": 1 - info["decision"]})),
+        "a decision padded with 0": (
+            PLACEMENT,
+            told(last=lambda info: {**info, "decision": np.maximum(info["decision"], 0)}),
+        ),
+        "a program that is not the last": (
+            REWRITE,
+            told(last=lambda info: {**info, "decision": program_text(gg.load_program("small_fire"))}),
+        ),
+    },
+    "what was returned belongs to the caller": {
+        "an observation that is filled again": (PLACEMENT, [changed(StepEpisodes, "observe", Buffer())]),
+        "masks that are the state": (
+            STEPWISE,
+            [(ChipletStepEpisodes, "masks", lambda self, rows: self.allowed[: len(rows)])],
+        ),
+        "a decision that is the state": (
+            PLACEMENT,
+            [(PlacementEpisodes, "decision", lambda self, row: self.state.decision[row, : self.groups_of[row]])],
+        ),
+        "constants that are the instance's": (ONE_SHOT, [changed(Episodes, "_fill_static", the_very_constants)]),
+        "a batch that is filled again": (
+            PLACEMENT,
+            [
+                changed(
+                    EpisodeVectorEnv,
+                    "step",
+                    lambda self, found, *_: (self.__dict__.setdefault("kept", found)[0], *found[1:]),
+                )
+            ],
+        ),
+    },
+    "light infos hold numbers only": {
+        "a name": (PLACEMENT, [(Episodes, "_told", lambda self, info: info)]),
+        "no cost": (
+            PLACEMENT,
+            [changed(Episodes, "_told", lambda self, found, _: without("cost")(found) if self.light else found)],
+        ),
+        "a decision that is cut": (
+            PLACEMENT,
+            [
+                changed(
+                    Episodes,
+                    "end_info",
+                    lambda self, found, row: {**found, "decision": found["decision"][found["decision"] >= 0]},
+                )
+            ],
+        ),
+    },
+    "reset options are checked": {
+        "an option that is ignored": (PLACEMENT, [(Roster, "check", lambda self, options: None)]),
+        "a name that is ignored": (
+            PLACEMENT,
+            [(Roster, "draw", lambda self, generator, _, plain=Roster.draw: plain(self, generator, None))],
+        ),
+        "a generator that moves": (
+            (CHIPLET[0], {**CHIPLET[1], "graph": [SMALL, LARGER]}),
+            [before(EpisodeEnv, "reset", lambda self, seed=None, options=None: options and self.np_random.random())],
+        ),
+    },
+    "the vector form equals the sync one": {
+        "rows swapped": (PLACEMENT, [changed(EpisodeVectorEnv, "step", swapped)]),
+        "one seed for all": (
+            (PLACEMENT[0], {**OF_SEVERAL, "start": "random"}),
+            [
+                (
+                    EpisodeVectorEnv,
+                    "_generator",
+                    lambda self, row, seed=None, plain=EpisodeVectorEnv._generator: plain(self, row, seed and 1),
+                )
+            ],
+        ),
+        "no last observation": (PLACEMENT, [changed(EpisodeVectorEnv, "step", late_final)]),
+        "a mode that is another": (
+            ONE_SHOT,
+            [
+                (
+                    EpisodeVectorEnv,
+                    "autoreset_mode",
+                    property(lambda self: AutoresetMode.NEXT_STEP, lambda self, _: None),
+                )
+            ],
+        ),
+    },
+    "copies have the same future": {
+        "a pickle that forgets the generators": (CHIPLET, [(Episodes, "__getstate__", forgetful)]),
+        "a copy that is the same": (CHIPLET, [(Episodes, "__deepcopy__", lambda self, memo: self)]),
+        "what cannot be pickled": (
+            PLACEMENT,
+            [before(EpisodeEnv, "__init__", lambda self, *_, **__: vars(self).update(made=lambda: 0))],
+        ),
+        "what this process alone has": (
+            PLACEMENT,
+            [
+                (Episodes, "__getstate__", kept_here),
+                (Episodes, "__setstate__", lambda self, state: vars(self).update(KEPT[state["kept"]])),
+            ],
+        ),
+    },
+    "every render mode works": {
+        "text that is printed": (PLACEMENT, [before(EpisodeEnv, "render", lambda self: print("drawing"))]),
+        "a human who gets text": (PLACEMENT, [changed(EpisodeEnv, "render", lambda self, found: found or "drawn")]),
+        "a mode that is not known": (PLACEMENT, [(core_env, "check_render_mode", lambda mode: mode)]),
+    },
+    "frames have one size": {
+        "frames as large as the graph": (PLACEMENT, [(core_env, "render_frame", wide_by_episode)]),
+        "floats": (
+            ONE_SHOT,
+            [
+                changed(
+                    EpisodeEnv,
+                    "render",
+                    lambda self, found: found if isinstance(found, str) or found is None else found / 255,
+                )
+            ],
+        ),
+    },
+    "unknown arguments are refused": {
+        "Python's own error": (PLACEMENT, [(EpisodeEnv, "__new__", lambda cls, *_, **__: object.__new__(cls))]),
+        "nothing": (
+            PLACEMENT,
+            [
+                (EpisodeEnv, "__new__", lambda cls, *_, **__: object.__new__(cls)),
+                (
+                    PlacementEnv,
+                    "__init__",
+                    lambda self, graph=None, cluster=None, plain=PlacementEnv.__init__, graphh=0, **more: plain(
+                        self, graph, cluster, **more
+                    ),
+                ),
+            ],
+        ),
+    },
+    "checkers of other libraries pass": {
+        "a warning": (PLACEMENT, [before(EpisodeEnv, "reset", lambda self, **_: warnings.warn("slow", stacklevel=2))]),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "env_id", "arguments", "changes"),
+    [
+        pytest.param(rule, *of, changes, id=f"{rule}: {name}")
+        for rule, mutants in ENV_MUTANTS.items()
+        for name, (of, changes) in mutants.items()
+    ],
+)
+def test_check_task__catches_a_mutant_by_name(rule, env_id, arguments, changes, monkeypatch):
+    for owner, name, value in changes:
+        monkeypatch.setattr(owner, name, value, raising=False)
+    with pytest.raises(ContractError, match=f"^{env_id}: {rule}: .+; .+$") as caught:
+        check_task(env_id, arguments)
+    assert "\n" not in str(caught.value)

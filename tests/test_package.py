@@ -107,7 +107,7 @@ def test_package__never_imports_the_agents():
 # what unpickles nothing but what this program pickled a moment ago
 PICKLES = {
     "search/workers.py": "functions go to its own processes",
-    "testing.py": "an environment that is pickled must go on as it would have",
+    "testing/tasks.py": "an environment that is pickled must go on as it would have",
 }
 
 

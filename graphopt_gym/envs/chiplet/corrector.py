@@ -119,7 +119,7 @@ class Corrector:
             problem.num_chips,
             problem.ops.edges,
             memory=memory_facts(problem, 1.0),
-            measure=lambda decision: problem.measure(decision)[2],
+            measure=problem.memory_bytes,
         )
 
     def sample(self, probabilities: Any, rng: np.random.Generator) -> Correction:
@@ -128,7 +128,7 @@ class Corrector:
         Where a row has no weight on the chips left for its op, one of them is drawn evenly.
 
         Raises:
-            InputError: wrong shape, negative or not finite, or a row of zeros.
+            InputError: wrong shape, negative or not finite.
         """
         weights = (
             self._even if probabilities is None else check_probabilities(probabilities, self.num_ops, self.num_chips)

@@ -96,7 +96,7 @@ def period_s(problem: ChipletProblem, decision: np.ndarray) -> float:
 
 def memory_reasons(problem: ChipletProblem, decision: np.ndarray) -> tuple[str, ...]:
     """A line for each chip that holds more than its memory, and how many more there are."""
-    need, capacity = problem.measure(decision)[2], problem.package.sram_bytes
+    need, capacity = problem.memory_bytes(decision), problem.package.sram_bytes
     over = np.flatnonzero(need > capacity).tolist()
     lines = [
         f"memory: chip {chip} needs {need[chip] / 2**20:.2f} MiB and has {capacity[chip] / 2**20:.2f} MiB"

@@ -149,6 +149,10 @@ class ChipletProblem(Problem):
         _measure(decision, self._tables, seconds, link_bytes, memory, violated)
         return seconds, link_bytes, memory, violated
 
+    def memory_bytes(self, decision: np.ndarray) -> np.ndarray:
+        """int64 [C]: what each chip holds."""
+        return self.measure(decision)[2]
+
     @cached_property
     def _tables(self) -> Tables:
         ops, package = self.ops, self.package

@@ -1,9 +1,4 @@
-"""The contract of problems and tasks, as checks that anyone can run on their own: like Gymnasium's ``check_env``, but
-stricter.
-
-``check_problem`` asks a problem for decisions and looks at what it says of them; ``check_task`` does the same to
-environments. A rule that does not hold raises :class:`ContractError`, one line: the rule, what was found, the fix.
-"""
+"""The contract of problems."""
 
 from __future__ import annotations
 
@@ -22,65 +17,16 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Outcome, Problem, Solution
 from graphopt_gym.search.solve import Method, solve
 from graphopt_gym.solutions import load_solution, validate
-
-
-class ContractError(AssertionError):
-    """A rule of the contract that does not hold: ``"<rule>: <what was found>; <how to mend it>"``."""
-
-
-def _require(holds: Any, found: str, fix: str) -> None:
-    if not holds:
-        raise ContractError(f"{found}; {fix}")
-
-
-def _run(rules: Sequence[Callable[[Any], None]], case: Any) -> None:
-    """Each rule in turn; what fails is named after its rule, whatever it raises."""
-    for rule in rules:
-        name = rule.__name__.strip("_").replace("_", " ")
-        try:
-            rule(case)
-        except ContractError as error:
-            raise ContractError(f"{name}: {error}") from error.__cause__
-        except Exception as error:
-            raise ContractError(f"{name}: {type(error).__name__}: {_one_line(error)}; it must not be raised") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    """Equal to the last bit, with the same types, through dicts, sequences and object arrays; NaN equals NaN."""
-    if type(ours) is not type(theirs):
-        return False
-    if isinstance(ours, dict):
-        return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    if isinstance(ours, np.ndarray):
-        if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
-            return False
-        if ours.dtype == object:
-            return same(ours.ravel().tolist(), theirs.ravel().tolist())
-        return ours.tobytes() == theirs.tobytes()
-    return bool(ours == theirs) or (ours != ours and theirs != theirs)
-
-
-def _refuses(call: Callable[[], Any], what: str, fix: str) -> None:
-    """``call`` must raise an InputError of one line."""
-    try:
-        call()
-    except InputError as error:
-        _require(
-            "\n" not in str(error) and str(error).strip(), f"{what} is refused with {str(error)!r}", "say one line"
-        )
-    except Exception as error:
-        raise ContractError(f"{what} raises {type(error).__name__}: {_one_line(error)}; {fix}") from error
-    else:
-        raise ContractError(f"{what} is taken; {fix}")
-
-
-# ------------------------------------------------------------------------------------------------------- problems
+from graphopt_gym.testing.contract import (
+    ContractError,
+    difference,
+    form,
+    refuses,
+    require,
+    run_rules,
+    said,
+    wrong_forms,
+)
 
 
 @dataclass
@@ -157,22 +103,22 @@ def check_problem(
         ContractError: a rule does not hold; one line with its name, what was found, and how to mend it.
     """
     stand_ins = {name: one for name, one in {"graph": graph, "cluster": cluster}.items() if one is not None}
-    _run(PROBLEM_RULES, _ProblemCase(problem, tuple(methods), list(invalid), samples, budget, seed, stand_ins))
+    run_rules(PROBLEM_RULES, _ProblemCase(problem, tuple(methods), list(invalid), samples, budget, seed, stand_ins))
 
 
-def _facts_are_there(case: _ProblemCase) -> None:
+def facts_are_there(case: _ProblemCase) -> None:
     problem = case.problem
-    for name in ("env_id", "unit"):
-        value = getattr(problem, name, None)
-        _require(isinstance(value, str) and value, f"{name} is {value!r}", "set it to a text, on the class")
+    words = {f"words.{name}": word for name, word in vars(problem.words).items()}
+    for name, value in {"env_id": problem.env_id, "unit": problem.unit, "title": problem.title, **words}.items():
+        require(isinstance(value, str) and value, f"{name} is {value!r}", "set it to a text")
     shape = problem.decision_shape
-    _require(
+    require(
         isinstance(shape, tuple) and all(isinstance(size, int) and size > 0 for size in shape),
         f"decision_shape is {shape!r}",
         "give a tuple of ints, () for objects",
     )
     prints = problem.fingerprints()
-    _require(
+    require(
         (prints or not {"graph", "cluster"} & vars(problem).keys())
         and all(isinstance(one, str) for pair in prints.items() for one in pair),
         f"fingerprints() gives {prints!r}",
@@ -180,7 +126,7 @@ def _facts_are_there(case: _ProblemCase) -> None:
     )
 
 
-def _decisions_can_be_drawn(case: _ProblemCase) -> None:
+def decisions_can_be_drawn(case: _ProblemCase) -> None:
     problem, rng = case.problem, np.random.default_rng(case.seed)
     case.sampled = [problem.sample(rng) for _ in range(case.samples)]
     case.neighbours = [problem.neighbour(one, rng) for one in case.sampled]
@@ -189,46 +135,40 @@ def _decisions_can_be_drawn(case: _ProblemCase) -> None:
     case.invalid = [problem.check(one) for one in case.invalid]
 
 
-def _decisions_are_in_the_space(case: _ProblemCase) -> None:
+def decisions_are_in_the_space(case: _ProblemCase) -> None:
     kinds = {"sample": case.sampled, "neighbour": case.neighbours, "crossover": case.children}
     for kind, decisions in kinds.items():
         for decision in decisions:
             if case.arrays:
-                _require(
+                require(
                     isinstance(decision, np.ndarray)
                     and decision.shape == case.problem.decision_shape
                     and decision.dtype == np.int32,
-                    f"{kind}() gives {_form(decision)}",
+                    f"{kind}() gives {form(decision)}",
                     f"give an int32 array of shape {case.problem.decision_shape}",
                 )
             try:
                 checked = case.problem.check(decision)
             except InputError as error:
                 raise ContractError(f"{kind}() leaves the space: {error}; give what check() takes") from error
-            _require(
+            require(
                 case.text(checked) == case.text(decision),
                 f"check() changes what {kind}() gives",
                 "give it back as it is",
             )
 
 
-def _form(decision: Any) -> str:
-    if isinstance(decision, np.ndarray):
-        return f"an array of {decision.dtype} of shape {decision.shape}"
-    return f"a {type(decision).__name__}"
-
-
-def _samples_follow_the_generator(case: _ProblemCase) -> None:
+def samples_follow_the_generator(case: _ProblemCase) -> None:
     rng = np.random.default_rng(case.seed)
     again = [case.problem.sample(rng) for _ in range(case.samples)]
-    _require(
+    require(
         list(map(case.text, again)) == list(map(case.text, case.sampled)),
         "sample() gives other decisions for a generator of the same seed",
         "draw from the given generator alone",
     )
 
 
-def _moves_leave_their_arguments_alone(case: _ProblemCase) -> None:
+def moves_leave_their_arguments_alone(case: _ProblemCase) -> None:
     problem, rng = case.problem, np.random.default_rng(case.seed + 1)
     moves: dict[str, Callable[[Any, Any], Any]] = {
         "neighbour": lambda one, _: problem.neighbour(one, rng),
@@ -239,155 +179,155 @@ def _moves_leave_their_arguments_alone(case: _ProblemCase) -> None:
             before = case.text(first), case.text(second)
             moved = move(first, second)
             changed = (case.text(first), case.text(second)) != before
-            _require(not changed, f"{kind}() changes the decision that it is given", "change a copy")
+            require(not changed, f"{kind}() changes the decision that it is given", "change a copy")
             shared = case.arrays and (np.shares_memory(moved, first) or np.shares_memory(moved, second))
-            _require(not shared, f"{kind}() gives an array that shares memory with its argument", "give a copy")
+            require(not shared, f"{kind}() gives an array that shares memory with its argument", "give a copy")
 
 
-def _moves_go_somewhere(case: _ProblemCase) -> None:
+def moves_go_somewhere(case: _ProblemCase) -> None:
     """Neighbours differ, crossovers are not always the first parent, and keep to the rules where the others do."""
     if len(set(map(case.text, case.sampled))) == 1:
         return  # there may be one decision only
     moved = [case.text(one) != case.text(other) for one, other in zip(case.sampled, case.neighbours, strict=True)]
-    _require(any(moved), f"none of {len(moved)} neighbours differs from its decision", "change something")
+    require(any(moved), f"none of {len(moved)} neighbours differs from its decision", "change something")
     mixed = [
         case.text(child) != case.text(first)
         for first, second, child in case.crossed
         if case.text(first) != case.text(second)
     ]
-    _require(any(mixed), f"all of {len(mixed)} crossovers are their first parent", "take something of the second")
+    require(any(mixed), f"all of {len(mixed)} crossovers are their first parent", "take something of the second")
     _, valid = case.costs([*case.sampled, *case.neighbours])
     _, kept = case.costs(case.children)
-    _require(
+    require(
         not valid.all() or kept.mean() >= 0.5,
         f"all samples and neighbours are valid, but only {int(kept.sum())} of {len(kept)} crossovers of them",
         "give the problem a crossover() that keeps to its rules",
     )
 
 
-def _costs_equal_evaluate(case: _ProblemCase) -> None:
+def costs_equal_evaluate(case: _ProblemCase) -> None:
     decisions = case.all_decisions()
     costs, valid = case.costs(decisions)
     for name, array, dtype in (("cost", costs, np.float64), ("valid", valid, np.bool_)):
-        _require(
+        require(
             isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == (len(decisions),),
-            f"costs() gives {name} as {_form(array)}",
+            f"costs() gives {name} as {form(array)}",
             f"give {np.dtype(dtype)} of shape ({len(decisions)},)",
         )
     for decision, cost, fits in zip(decisions, costs.tolist(), valid.tolist(), strict=True):
         outcome = case.problem.evaluate(decision)
-        _require(
+        require(
             outcome.valid == fits, f"evaluate() says valid={outcome.valid}, costs() {fits}", "let both ask the same"
         )
-        _require(
+        require(
             not fits or outcome.cost == cost,
             f"evaluate() says {outcome.cost!r} {outcome.unit}, costs() {cost!r}",
             "let both compute by the same arithmetic",
         )
 
 
-def _outcomes_are_complete(case: _ProblemCase) -> None:
+def outcomes_are_complete(case: _ProblemCase) -> None:
     for decision in case.all_decisions():
         outcome = case.problem.evaluate(decision)
-        _require(isinstance(outcome, Outcome), f"evaluate() gives a {type(outcome).__name__}", "give an Outcome")
-        _require(type(outcome.valid) is bool, f"valid is a {type(outcome.valid).__name__}", "give a bool")
-        _require(type(outcome.cost) is float, f"cost is a {type(outcome.cost).__name__}", "give a float")
-        _require(
+        require(isinstance(outcome, Outcome), f"evaluate() gives a {type(outcome).__name__}", "give an Outcome")
+        require(type(outcome.valid) is bool, f"valid is a {type(outcome.valid).__name__}", "give a bool")
+        require(type(outcome.cost) is float, f"cost is a {type(outcome.cost).__name__}", "give a float")
+        require(
             math.isfinite(outcome.cost) if outcome.valid else outcome.cost == math.inf,
             f"cost is {outcome.cost} where valid is {outcome.valid}",
             "give a finite cost where valid, inf where not",
         )
-        _require(
+        require(
             bool(outcome.reasons) != outcome.valid and all(one and "\n" not in one for one in outcome.reasons),
             f"reasons are {outcome.reasons!r} where valid is {outcome.valid}",
             "give one line a broken rule, none where valid",
         )
-        _require(outcome.unit == case.problem.unit, f"unit is {outcome.unit!r}", f"give {case.problem.unit!r}")
+        require(outcome.unit == case.problem.unit, f"unit is {outcome.unit!r}", f"give {case.problem.unit!r}")
 
 
-def _invalid_decisions_are_priced_above_valid_ones(case: _ProblemCase) -> None:
+def invalid_decisions_are_priced_above_valid_ones(case: _ProblemCase) -> None:
     costs, valid = case.costs(case.all_decisions())
-    _require(np.isfinite(costs).all(), "costs() prices a decision with inf or NaN", "price a violation by a number")
+    require(np.isfinite(costs).all(), "costs() prices a decision with inf or NaN", "price a violation by a number")
     if valid.any() and not valid.all():
         worst, least = float(costs[valid].max()), float(costs[~valid].min())
-        _require(least > worst, f"an invalid decision costs {least!r}, a valid one {worst!r}", "price it above")
+        require(least > worst, f"an invalid decision costs {least!r}, a valid one {worst!r}", "price it above")
     if case.invalid:
         costs, valid = case.costs(case.invalid)
-        _require(not valid.any(), "a decision given as invalid is valid", "give others")
-        _require((np.diff(costs) > 0).all(), f"ever worse violations cost {costs.tolist()}", "price more by more")
+        require(not valid.any(), "a decision given as invalid is valid", "give others")
+        require((np.diff(costs) > 0).all(), f"ever worse violations cost {costs.tolist()}", "price more by more")
 
 
-def _a_batch_costs_what_its_decisions_cost(case: _ProblemCase) -> None:
+def a_batch_costs_what_its_decisions_cost(case: _ProblemCase) -> None:
     decisions = case.all_decisions()
     before = list(map(case.text, decisions))
     batch = case.batch(decisions)
     together = case.problem.costs(batch)
-    _require(list(map(case.text, batch)) == before, "costs() changes its decisions", "change nothing")
+    require(list(map(case.text, batch)) == before, "costs() changes its decisions", "change nothing")
     for row, decision in enumerate(decisions):
         alone = case.costs([decision])
-        _require(
-            all(same(one, many[row : row + 1]) for one, many in zip(alone, together, strict=True)),
+        require(
+            not difference(alone, tuple(part[row : row + 1] for part in together)),
             f"decision {row} costs {alone[0][0]!r} alone, {together[0][row]!r} among {len(decisions)}",
             "let a row depend on its decision alone",
         )
     sizes = [len(part) for part in case.problem.costs(batch[:0])]
-    _require(sizes == [0, 0], f"costs() of no decision gives {sizes} rows", "give two empty arrays")
+    require(sizes == [0, 0], f"costs() of no decision gives {sizes} rows", "give two empty arrays")
 
 
-def _evaluate_is_a_function(case: _ProblemCase) -> None:
+def evaluate_is_a_function(case: _ProblemCase) -> None:
     for decision in case.all_decisions():
         before = case.text(decision)
         first, again = case.problem.evaluate(decision), case.problem.evaluate(decision)
-        _require(case.text(decision) == before, "evaluate() changes the decision", "change nothing")
-        _require(
+        require(case.text(decision) == before, "evaluate() changes the decision", "change nothing")
+        require(
             (first.valid, first.cost, first.reasons) == (again.valid, again.cost, again.reasons)
-            and same(dict(first.metrics), dict(again.metrics)),
+            and not difference(dict(first.metrics), dict(again.metrics)),
             f"evaluate() says {first.cost!r}, and {again.cost!r} when asked again",
             "let the outcome depend on the decision alone",
         )
 
 
-def _metrics_are_json(case: _ProblemCase) -> None:
+def metrics_are_json(case: _ProblemCase) -> None:
     for decision in case.all_decisions():
         metrics = dict(case.problem.evaluate(decision).metrics)
         try:
             again = json.loads(json.dumps(metrics, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise ContractError(f"{_one_line(error)}; give numbers, texts and lists of them") from error
-        _require(same(again, metrics), f"JSON makes {again!r} of {metrics!r}", "give lists, and texts as keys")
+            raise ContractError(f"{said(error)}; give numbers, texts and lists of them") from error
+        require(not difference(again, metrics), f"JSON makes {again!r} of {metrics!r}", "give lists, and texts as keys")
 
 
-def _decisions_are_stored_as_json(case: _ProblemCase) -> None:
+def decisions_are_stored_as_json(case: _ProblemCase) -> None:
     for decision in case.all_decisions():
         again = case.problem.check(json.loads(case.text(decision)))
-        _require(case.text(again) == case.text(decision), "encode() and check() change a decision", "store all of it")
+        require(case.text(again) == case.text(decision), "encode() and check() change a decision", "store all of it")
         costs = [case.problem.evaluate(one).cost for one in (decision, again)]
-        _require(costs[0] == costs[1], f"a stored decision costs {costs[1]!r}, it cost {costs[0]!r}", "store all of it")
+        require(costs[0] == costs[1], f"a stored decision costs {costs[1]!r}, it cost {costs[0]!r}", "store all of it")
 
 
-def _config_rebuilds_the_problem(case: _ProblemCase) -> None:
+def config_rebuilds_the_problem(case: _ProblemCase) -> None:
     problem = case.problem
-    config = json.loads(json.dumps(problem.config, allow_nan=False))
+    config = json.loads(json.dumps(dict(problem.config), allow_nan=False))
     again = type(problem)(**{**config, **case.stand_ins})
     for name, ours, theirs in (
-        ("config", again.config, config),
+        ("config", dict(again.config), config),
         ("fingerprints", again.fingerprints(), problem.fingerprints()),
     ):
-        _require(
-            same(ours, theirs) or case.stand_ins,
+        require(
+            not difference(ours, theirs) or case.stand_ins,
             f"{name} is {ours!r} of the problem built from {config!r}, {theirs!r} of this one",
             "keep all arguments in config, in JSON's types",
         )
     for decision in case.all_decisions():
         rebuilt, here = again.evaluate(problem.encode(decision)), problem.evaluate(decision)
-        _require(
+        require(
             (rebuilt.valid, rebuilt.cost) == (here.valid, here.cost),
             f"a decision costs {rebuilt.cost!r} on the problem built from config, {here.cost!r} on this one",
             "keep all arguments in config",
         )
 
 
-def _solutions_validate(case: _ProblemCase) -> None:
+def solutions_validate(case: _ProblemCase) -> None:
     for decision in (case.sampled[0], *case.invalid[:1]):
         outcome = case.problem.evaluate(decision)
         solution = Solution(case.problem, "contract", case.seed, case.problem.check(decision), outcome, 1, 0.0)
@@ -395,90 +335,39 @@ def _solutions_validate(case: _ProblemCase) -> None:
             path = solution.save(Path(folder) / "solution.json")
             stored = load_solution(path)
             checked = validate(path, **case.stand_ins)
-        _require(
+        require(
             case.text(case.problem.check(stored.decision)) == case.text(decision),
             "a file gives back another decision than was saved",
             "let check() take what encode() gave",
         )
-        _require(
+        require(
             set(checked.mismatches) == set(outcome.reasons),
             f"validate() finds {list(checked.mismatches)!r}",
             "let fingerprints, cost and metrics be the same each time",
         )
 
 
-def _wrong_decisions_are_refused(case: _ProblemCase) -> None:
+def wrong_decisions_are_refused(case: _ProblemCase) -> None:
     decision = case.sampled[0]
     before = case.problem.evaluate(decision)
-    for what, wrong in wrong_decisions(decision):
+    wrong_decisions = wrong_forms(decision)
+    if case.arrays:
+        wrong_decisions += [
+            ("a number", 3),
+            ("-1 everywhere", np.full_like(decision, -1)),
+            ("an unknown choice everywhere", np.full_like(decision, 2**31 - 1)),
+        ]
+    else:
+        wrong_decisions += [("a list of numbers", [0, 1]), ("an array of numbers", np.zeros(3, np.int32))]
+    for what, wrong in wrong_decisions:
         for name in ("check", "evaluate"):
             call = getattr(case.problem, name)
-            _refuses(lambda: call(wrong), f"{name}() of {what}", "raise an InputError of one line")  # noqa: B023
+            refuses(lambda: call(wrong), f"{name}() of {what}", "raise an InputError")  # noqa: B023
     after = case.problem.evaluate(decision)
-    _require(before.cost == after.cost, "a refused decision changes what others cost", "check before anything else")
+    require(before.cost == after.cost, "a refused decision changes what others cost", "check before anything else")
 
 
-def wrong_decisions(decision: Any) -> list[tuple[str, Any]]:
-    """(what it is, wrong decision) of every kind, for a right one."""
-    in_itself: list[Any] = []
-    in_itself.append(in_itself)
-    deep: Any = 0
-    for _ in range(200):
-        deep = [deep]
-    wrong: list[tuple[str, Any]] = [
-        ("None", None),
-        ("an object", object()),
-        ("a dict", {}),
-        ("a set", {0}),
-        ("a number", 3),
-        ("NaN", math.nan),
-        ("bytes", b"decision"),
-        ("a text that is no decision", "no decision"),
-        ("an empty list", []),
-        ("a list in itself", in_itself),
-        ("a list 200 deep", deep),
-        ("a list of lists of unequal length", [[0], [0, 0]]),
-        ("an empty array", np.empty(0, np.int32)),
-    ]
-    if not isinstance(decision, np.ndarray):
-        return [*wrong, ("a list of numbers", [0, 1]), ("an array of numbers", np.zeros(3, np.int32))]
-    flat = decision.ravel()
-
-    def with_first(entry: Any) -> Any:
-        out = decision.astype(object)
-        out[(0,) * out.ndim] = entry
-        return out.tolist()
-
-    return [
-        *wrong,
-        ("an entry too few", flat[:-1]),
-        ("an entry too many", np.append(flat, flat[:1])),
-        ("an axis too many", decision[None]),
-        ("float64", decision.astype(np.float64)),
-        ("NaN in float64", np.full(decision.shape, math.nan)),
-        ("infinity in float64", np.full(decision.shape, math.inf)),
-        ("complex", decision.astype(np.complex128)),
-        ("bool", decision.astype(np.bool_)),
-        ("objects", decision.astype(object)),
-        ("texts", decision.astype(str)),
-        ("times", decision.astype("timedelta64[s]")),
-        ("-1", with_first(-1)),
-        ("2**31", with_first(2**31)),
-        ("2**32", with_first(2**32)),
-        ("-2**63", with_first(-(2**63))),
-        ("2**64 - 1", with_first(2**64 - 1)),
-        ("10**30", with_first(10**30)),
-        ("10**5000", with_first(10**5000)),
-        ("None as an entry", with_first(None)),
-        ("a fraction as an entry", with_first(0.5)),
-        ("a text as an entry", with_first("0")),
-        ("a list as an entry", with_first([0])),
-        ("uint64 beyond int64", np.full(decision.shape, 2**64 - 1, np.uint64)),
-        ("an unknown choice everywhere", np.full(decision.shape, 2**31 - 1, np.int32)),
-    ]
-
-
-def _methods_keep_to_budget_and_seed(case: _ProblemCase) -> None:
+def methods_keep_to_budget_and_seed(case: _ProblemCase) -> None:
     for method in case.methods:
         first, again = (_counted(case, method) for _ in range(2))
         name = first.method
@@ -486,17 +375,17 @@ def _methods_keep_to_budget_and_seed(case: _ProblemCase) -> None:
             (case.text(run.decision), run.outcome.cost, run.evaluations, [(row[0], row[2]) for row in run.history])
             for run in (first, again)
         ]
-        _require(
+        require(
             runs[0] == runs[1],
             f"method {name!r} gives {runs[0][1:]} and {runs[1][1:]} with the same seed",
             "draw from the given generator alone",
         )
-        _require(
+        require(
             1 <= first.evaluations <= case.budget,
             f"method {name!r} evaluates {first.evaluations} times with a budget of {case.budget}",
             "evaluate by the evaluator alone",
         )
-        _require(
+        require(
             first.outcome.cost == case.problem.evaluate(first.decision).cost,
             f"method {name!r} states the cost {first.outcome.cost!r} of another decision",
             "keep decision and outcome together",
@@ -516,7 +405,7 @@ def _counted(case: _ProblemCase, method: str | Method) -> Solution:
     problem.costs = costs  # type: ignore[method-assign]
     problem.evaluate = case.problem.evaluate  # type: ignore[method-assign]  # which may ask costs() itself
     solution = solve(problem, method, budget=case.budget, seed=case.seed)
-    _require(
+    require(
         asked <= solution.evaluations,
         f"method {solution.method!r} asks for {asked} costs and counts {solution.evaluations}",
         "evaluate by the evaluator alone",
@@ -525,21 +414,21 @@ def _counted(case: _ProblemCase, method: str | Method) -> Solution:
 
 
 PROBLEM_RULES: tuple[Callable[[_ProblemCase], None], ...] = (
-    _facts_are_there,
-    _decisions_can_be_drawn,
-    _decisions_are_in_the_space,
-    _moves_leave_their_arguments_alone,
-    _samples_follow_the_generator,
-    _moves_go_somewhere,
-    _costs_equal_evaluate,
-    _outcomes_are_complete,
-    _invalid_decisions_are_priced_above_valid_ones,
-    _a_batch_costs_what_its_decisions_cost,
-    _evaluate_is_a_function,
-    _metrics_are_json,
-    _decisions_are_stored_as_json,
-    _config_rebuilds_the_problem,
-    _solutions_validate,
-    _wrong_decisions_are_refused,
-    _methods_keep_to_budget_and_seed,
+    facts_are_there,
+    decisions_can_be_drawn,
+    decisions_are_in_the_space,
+    moves_leave_their_arguments_alone,
+    samples_follow_the_generator,
+    moves_go_somewhere,
+    costs_equal_evaluate,
+    outcomes_are_complete,
+    invalid_decisions_are_priced_above_valid_ones,
+    a_batch_costs_what_its_decisions_cost,
+    evaluate_is_a_function,
+    metrics_are_json,
+    decisions_are_stored_as_json,
+    config_rebuilds_the_problem,
+    solutions_validate,
+    wrong_decisions_are_refused,
+    methods_keep_to_budget_and_seed,
 )
