@@ -118,7 +118,7 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
         if not self._running:
             raise ResetNeeded("the episode has ended, or none has begun: call reset() first")
         rewards, done, illegal = self.episodes.act(_ROW, checked_action(self.action_space, action))
-        info: dict[str, Any] = {"illegal_action": bool(illegal[0])}
+        info: dict[str, Any] = self.episodes.told({"illegal_action": bool(illegal[0])})
         if done[0]:
             self._running = False
             info |= self.episodes.end_info(0)

@@ -118,16 +118,18 @@ class Episodes(ABC, Generic[InstanceT]):
     def reset_info(self, row: int) -> dict[str, Any]:
         """The info of an episode's start."""
         problem = self.instance(row).problem
-        return self._told({"graph": problem.graph.name, "cluster": problem.cluster.name, **self.begun(row)})
+        return self.told({"graph": problem.graph.name, "cluster": problem.cluster.name, **self.begun(row)})
 
     def end_info(self, row: int) -> dict[str, Any]:
         """What the info of an episode's last step has beside ``illegal_action``."""
-        return self._told({**self.result(row)._asdict(), **self.ended(row)})
+        return self.told({**self.result(row)._asdict(), **self.ended(row)})
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+    def told(self, info: dict[str, Any]) -> dict[str, Any]:
+        """An info as it is, or light: its numbers and arrays, all as arrays, since some libraries ask for a dtype."""
         if not self.light:
             return info
-        return {name: value for name, value in info.items() if isinstance(value, bool | int | float | np.ndarray)}
+        kept = bool | int | float | np.ndarray
+        return {name: np.asarray(value) for name, value in info.items() if isinstance(value, kept)}
 
     def instance(self, row: int) -> InstanceT:
         return self.instances[self.instance_of[row]]
