@@ -20,12 +20,13 @@ Semantics (each stated once here; the plain twin in the tests follows the same w
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from graphopt_gym.compiled import kernel
 
 INFINITY = np.inf
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inner=True, allocates=False)
 def _goes_first(a, b, priority, ready):
     if priority[a] != priority[b]:
         return priority[a] > priority[b]
@@ -34,7 +35,7 @@ def _goes_first(a, b, priority, ready):
     return a < b
 
 
-@njit(cache=True, nogil=True)
+@kernel(inner=True, allocates=False)
 def _heap_push(heap, base, heap_size, device, task, priority, ready):
     position = heap_size[device]
     heap_size[device] += 1
@@ -48,7 +49,7 @@ def _heap_push(heap, base, heap_size, device, task, priority, ready):
     heap[base + position] = task
 
 
-@njit(cache=True, nogil=True)
+@kernel(inner=True, allocates=False)
 def _heap_pop(heap, base, heap_size, device, priority, ready):
     top = heap[base]
     heap_size[device] -= 1
@@ -70,8 +71,8 @@ def _heap_pop(heap, base, heap_size, device, priority, ready):
     return top
 
 
-@njit(cache=True, nogil=True)
-def run(
+@kernel(inner=True)
+def _run(
     placement,  # int32 [K] device of each task
     priority,  # float64 [K], or [0] for first come, first served
     durations,  # float64 [types, K] seconds
@@ -419,11 +420,11 @@ def run(
     return makespan, transfers, done
 
 
-@njit(cache=True, nogil=True)
-def run_many(
-    placements,  # int32 [B, K]
-    priorities,  # float64 [B, K] or [B, 0]
-    durations,
+@kernel
+def run(
+    placements,  # int32 [B, K] device of each task
+    priorities,  # float64 [B, K], or [B, 0] for first come, first served
+    durations,  # from here on as in _run
     device_type,
     link_of,
     link_latency_s,
@@ -440,19 +441,24 @@ def run_many(
     reader,
     input_ptr,
     input_tensor,
+    record,
+    start,  # float64 [K], filled: of the last decision
+    finish,  # float64 [K], filled: of the last decision
     makespans,  # float64 [B], filled
     peaks,  # int64 [B, D], filled
     peak_times,  # float64 [B, D], filled
     busy,  # float64 [B, D], filled
 ):
-    """:func:`run` for B decisions, one after the other, without the GIL."""
-    start = np.empty(placements.shape[1])
-    finish = np.empty(placements.shape[1])
+    """Run a step for each of B decisions, one after the other. Returns (transfers, done) of the last one.
+
+    The only way into the engine, so that one form of it is compiled, for one decision and for many.
+    """
+    transfers, done = np.empty((0, 6)), 0
     for row in range(placements.shape[0]):
-        makespan, _, _ = run(
+        makespans[row], transfers, done = _run(
             placements[row], priorities[row], durations, device_type, link_of, link_latency_s, link_bytes_per_s,
             is_source, persistent_bytes, storage_ptr, storage_bytes, tensor_ptr, tensor_bytes, tensor_storage,
-            tensor_task, reader_ptr, reader, input_ptr, input_tensor, False, start, finish, peaks[row],
+            tensor_task, reader_ptr, reader, input_ptr, input_tensor, record, start, finish, peaks[row],
             peak_times[row], busy[row],
         )  # fmt: skip
-        makespans[row] = makespan
+    return transfers, done

@@ -117,19 +117,25 @@ class Simulator:
 
     def _run(
         self,
-        placement: np.ndarray,
-        priority: np.ndarray,
-        record: bool,
-        start: np.ndarray,
-        finish: np.ndarray,
-        peak: np.ndarray,
-        peak_time: np.ndarray,
-        busy: np.ndarray,
-    ) -> tuple[float, np.ndarray, int]:
+        placements: np.ndarray,
+        priorities: np.ndarray,
+        out: Batch,
+        record: bool = False,
+        times_s: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, int]:
+        """Fill ``out`` with the costs of B placements, and ``times_s``, float64 [2, K], with the last one's times.
+
+        Returns (transfers, tasks done) of the last one.
+        """
+        start, finish = np.empty((2, self.num_tasks)) if times_s is None else times_s
         return engine.run(
-            placement, priority, self.durations_s, self.device_type, *self._links, *self._columns,
-            record, start, finish, peak, peak_time, busy,
+            placements, priorities, self.durations_s, self.device_type, *self._links, *self._columns, record,
+            start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
         )  # fmt: skip
+
+    def _batch(self, batch: int) -> Batch:
+        shape = (batch, self.num_devices)
+        return Batch(np.empty(batch), np.empty(shape, np.int64), np.empty(shape), np.empty(shape))
 
     def _priorities(self, priority: np.ndarray | None) -> np.ndarray:
         if priority is None:
@@ -154,36 +160,29 @@ class Simulator:
 
     def run_tasks(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> Timeline:
         """As :meth:`run`, for a placement (and priorities) of tasks: int [K], float [K]."""
-        devices, count = self.num_devices, self.num_tasks
         placement = np.ascontiguousarray(placement, np.int32)
-        start, finish = np.zeros(count), np.zeros(count)
-        peak, peak_time, busy = np.zeros(devices, np.int64), np.zeros(devices), np.zeros(devices)
-        makespan, transfers, done = self._run(placement, priority, True, start, finish, peak, peak_time, busy)
-        assert done == count, "the task graph has a cycle"
+        out, times_s = self._batch(1), np.zeros((2, self.num_tasks))
+        transfers, done = self._run(placement[None], priority[None], out, True, times_s)
+        assert done == self.num_tasks, "the task graph has a cycle"
         return Timeline(
             graph=self.graph,
             cluster=self.cluster,
             tasks=self.tasks,
             placement=placement,
-            start_s=start,
-            finish_s=finish,
-            makespan_s=float(makespan),
+            start_s=times_s[0],
+            finish_s=times_s[1],
+            makespan_s=float(out.makespan_s[0]),
             transfers=transfers,
-            peak_bytes=peak,
-            peak_time_s=peak_time,
-            busy_s=busy,
+            peak_bytes=out.peak_bytes[0],
+            peak_time_s=out.peak_time_s[0],
+            busy_s=out.busy_s[0],
         )
 
     def cost(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> tuple[float, np.ndarray]:
         """(makespan_s, peak_bytes int64 [D]) of one placement of tasks, int32 [K]; the fast path of a step."""
-        devices, count = self.num_devices, self.num_tasks
-        scratch = np.empty((2, count))
-        peak, floats = np.empty(devices, np.int64), np.empty((2, devices))
-        makespan, _, _ = self._run(
-            np.ascontiguousarray(placement, np.int32), priority, False,
-            scratch[0], scratch[1], peak, floats[0], floats[1],
-        )  # fmt: skip
-        return makespan, peak
+        out = self._batch(1)
+        self._run(np.ascontiguousarray(placement, np.int32)[None], priority[None], out)
+        return float(out.makespan_s[0]), out.peak_bytes[0]
 
     def run_many(self, placements: np.ndarray, priorities: np.ndarray | None = None) -> Batch:
         """Costs of many placements of tasks, on all cores.
@@ -193,17 +192,14 @@ class Simulator:
             priorities: float [B, K] or None.
         """
         placements = np.ascontiguousarray(placements, np.int32)
-        batch, devices = len(placements), self.num_devices
+        batch = len(placements)
         given = np.zeros((batch, 0)) if priorities is None else np.ascontiguousarray(priorities, np.float64)
-        shape = (batch, devices)
-        out = Batch(np.empty(batch), np.empty(shape, np.int64), np.empty(shape), np.empty(shape))
+        out = self._batch(batch)
 
         def rows(low: int, high: int) -> None:
-            engine.run_many(
-                placements[low:high], given[low:high], self.durations_s, self.device_type, *self._links,
-                *self._columns, out.makespan_s[low:high], out.peak_bytes[low:high], out.peak_time_s[low:high],
-                out.busy_s[low:high],
-            )  # fmt: skip
+            at = slice(low, high)
+            part = Batch(out.makespan_s[at], out.peak_bytes[at], out.peak_time_s[at], out.busy_s[at])
+            self._run(placements[at], given[at], part)
 
         on_all_cores(rows, batch)
         return out

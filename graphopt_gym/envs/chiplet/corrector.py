@@ -107,7 +107,7 @@ class Corrector:
         self._begun = {}
         for rules in (self.rules, self.chain_rules):
             feasible = begin(rules, self._state)
-            self._begun[rules.cover] = (bool(feasible), self._state.store.copy(), self._state.chips.copy())
+            self._begun[rules.graph.cover] = (bool(feasible), self._state.store.copy(), self._state.chips.copy())
 
     @classmethod
     def of(cls, problem: ChipletProblem) -> Corrector:
@@ -178,7 +178,7 @@ class Corrector:
         self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: np.ndarray | None
     ) -> Correction:
         started = time.perf_counter()
-        has_memory = self.rules.memory
+        has_memory = self.rules.memory.asked
         plan = [self.rules] * ATTEMPTS + [self.chain_rules]
         if has_memory:
             plan = [self.rules] * MEMORY_ATTEMPTS + [self.chain_rules] * MEMORY_ATTEMPTS
@@ -188,7 +188,7 @@ class Corrector:
         decision = None
         late = False
         for rules in plan:
-            if late and not has_memory and rules.cover:
+            if late and not has_memory and rules.graph.cover:
                 continue  # on to what is certain
             if late and has_memory:
                 reason += f" and {self.seconds} s"
@@ -197,12 +197,12 @@ class Corrector:
             order = self._order(ORDERS[(attempts - 1) % len(ORDERS)], rng)
             if first is not None:
                 order = order[np.argsort(~np.isin(order, first), kind="stable")]
-            feasible, store, chips = self._begun[rules.cover]
+            feasible, store, chips = self._begun[rules.graph.cover]
             if not feasible:
                 reason = "no partition fits the chips' memory: an op fits on none"
                 break
             restore(self._state, store, chips)
-            patience = FIRST_SHARE if attempts <= len(ORDERS) and rules.cover else 1.0
+            patience = FIRST_SHARE if attempts <= len(ORDERS) and rules.graph.cover else 1.0
             status, taken_back, depth = search(
                 rules, self._state, weights, given, order, rng, self._levels, self._snapshots,
                 int(patience * MOST_BACKTRACKS), int(patience * (FAILURES_PER_OP * self.num_ops + LEAST_FAILURES)),
@@ -211,14 +211,14 @@ class Corrector:
             nodes += int(self._state.counts[NODES])
             if status == DONE:
                 found = _chips_of(self._state.store[: self.num_ops])
-                if not rules.cover:
+                if not rules.graph.cover:
                     found = _close_gaps(found)
-                if not has_memory or (self._measure(found) <= self.rules.capacity).all():
+                if not has_memory or (self._measure(found) <= self.rules.memory.capacity).all():
                     return self._correction(
-                        found, candidate, backtracks, nodes, attempts, not rules.cover, self._levels[:depth]
+                        found, candidate, backtracks, nodes, attempts, not rules.graph.cover, self._levels[:depth]
                     )
                 decision = found if decision is None else decision
-            elif status == EXHAUSTED and rules.cover:
+            elif status == EXHAUSTED and rules.graph.cover:
                 reason = "no partition fits the chips' memory: every one was excluded"
                 break
             reason = f"no partition found that fits the chips' memory in {attempts} attempts"

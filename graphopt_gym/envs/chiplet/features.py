@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.chiplet.ops import HOST
 from graphopt_gym.graphs.graph import OP_CLASSES, SOURCE, VIEW
 
@@ -159,7 +159,7 @@ def _one_way(edges: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return _ancestors(pointers, np.ascontiguousarray(by_consumer[:, 0]), share)  # type: ignore[no-any-return]
 
 
-@njit(cache=True)
+@kernel
 def _ancestors(pred_ptr, pred, share):
     """(share of all ancestors, longest way from an op without producers) of each op; reachability as bits."""
     n = share.shape[0]

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.chiplet.corrector import memory_facts
 from graphopt_gym.envs.chiplet.exact import best_partition
 from graphopt_gym.envs.chiplet.ops import HOST
@@ -101,7 +101,7 @@ def contiguous_decision(problem: ChipletProblem) -> np.ndarray | None:
     farthest = np.maximum.accumulate(farthest)  # those that end before the cut do not matter
     work = np.concatenate([np.zeros((problem.num_chips, 1)), np.cumsum(problem.op_seconds, axis=1)], axis=1)
     memory = memory_facts(problem, 1.0)
-    rules = make_rules(n, problem.num_chips, ops.edges, chain=True, memory=memory)
+    held = make_rules(n, problem.num_chips, ops.edges, chain=True, memory=memory).memory
     cuts = _best_cuts(
         work,
         crossing,
@@ -109,22 +109,22 @@ def contiguous_decision(problem: ChipletProblem) -> np.ndarray | None:
         crossing / problem.package.link_bytes_per_s,
         problem.package.sram_bytes,
         last,
-        rules.op_param_ptr,
-        rules.op_param,
-        rules.param_bytes,
-        rules.input_ptr,
-        rules.input_tensor,
-        rules.made_ptr,
-        rules.made_tensor,
-        rules.tensor_op,
-        rules.tensor_bytes,
+        held.op_param_ptr,
+        held.op_param,
+        held.param_bytes,
+        held.input_ptr,
+        held.input_tensor,
+        held.made_ptr,
+        held.made_tensor,
+        held.tensor_op,
+        held.tensor_bytes,
     )
     if len(cuts) == 0:
         return None
     return (np.searchsorted(cuts, np.arange(n), side="right")).astype(np.int32)
 
 
-@njit(cache=True)
+@kernel
 def _best_cuts(
     work,  # float64 [C, N+1] seconds of the first ops on each chip
     crossing,  # int64 [N+1] bytes over a cut before each op

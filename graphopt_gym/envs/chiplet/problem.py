@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from graphopt_gym.catalog import stored_name
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.chiplet.checker import Holdings, Violation, summary, violations
 from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
@@ -142,12 +142,17 @@ class ChipletProblem(Problem):
         Violations, one a rule: chips that edges lead back; chips skipped; edges beside a longer way; memory beyond
         capacity as a share of it.
         """
-        seconds = np.zeros(self.num_chips)
-        link_bytes = np.zeros(self.package.num_links)
-        memory = np.zeros(self.num_chips, np.int64)
-        violated = np.zeros(4)
-        _measure(decision, self._tables, seconds, link_bytes, memory, violated)
-        return seconds, link_bytes, memory, violated
+        return self._price(decision[None])[2]
+
+    def _price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+        """(costs float64 [B], valid bool [B], what :meth:`measure` gives of the last one) of decisions int32 [B, N]."""
+        costs, valid = np.empty(len(decisions)), np.empty(len(decisions), bool)
+        chips, links, tensors = self.num_chips, self.package.num_links, len(self.ops.tensor_op)
+        measured = (np.empty(chips), np.empty(links), np.empty(chips, np.int64), np.empty(4))
+        sizes = ((2, self.num_ops), (2, tensors), (NUM_CHIP_ROWS, chips), (links,))
+        scratch = Scratch(*(np.empty(size, np.int64) for size in sizes))
+        _price(decisions, self._tables, self.serial_s, scratch, costs, valid, *measured)
+        return costs, valid, measured
 
     def memory_bytes(self, decision: np.ndarray) -> np.ndarray:
         """int64 [C]: what each chip holds."""
@@ -170,7 +175,6 @@ class ChipletProblem(Problem):
             route_link=package.routes[1],
             capacity=package.sram_bytes,
             link_bytes_per_s=float(package.link_bytes_per_s),
-            num_links=package.num_links,
         )
 
     def figure(self, decision: np.ndarray) -> Figure:
@@ -180,11 +184,7 @@ class ChipletProblem(Problem):
         return pipeline_figure(load_of(self, decision))
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        decisions = np.ascontiguousarray(decisions, np.int32)
-        costs = np.empty(len(decisions))
-        valid = np.empty(len(decisions), bool)
-        _price(decisions, self._tables, self.serial_s, costs, valid)
-        return costs, valid
+        return self._price(np.ascontiguousarray(decisions, np.int32))[:2]
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A random decision that keeps to the rules: every op's chip drawn evenly from what is left for it."""
@@ -293,143 +293,143 @@ class Tables(NamedTuple):
     route_link: np.ndarray  # int32
     capacity: np.ndarray  # int64 [C]
     link_bytes_per_s: float
-    num_links: int
 
 
-@njit(cache=True, nogil=True)
-def _measure(
-    chip_of,  # int32 [N]
+class Scratch(NamedTuple):
+    """Room that the compiled functions need, int64."""
+
+    ops: np.ndarray  # [2, N] the first of the tensors let go after each op, and of those it makes: linked lists
+    tensors: np.ndarray  # [2, T] the next of each list
+    chips: np.ndarray  # [NUM_CHIP_ROWS, C]
+    links: np.ndarray  # [L] the last tensor that passed each
+
+
+LET_GO, MADE = range(2)
+SEEN, ALIVE, PEAK, IN_USE, BEYOND, DIRECT, NUM_CHIP_ROWS = range(7)
+
+
+@kernel(allocates=False)
+def _price(
+    decisions,  # int32 [B, N]
     tables,
-    seconds,  # float64 [C], filled
+    serial_s,
+    scratch,
+    costs,  # float64 [B], filled
+    valid,  # bool [B], filled
+    seconds,  # float64 [C], filled: these are of the last decision
     link_bytes,  # float64 [L], filled
     memory,  # int64 [C], filled
     violated,  # float64 [4], filled
 ):
+    """Costs of decisions. One long function for one decision and for many, so that it is compiled once."""
     op_seconds, edges, capacity = tables.op_seconds, tables.edges, tables.capacity
     tensor_op, tensor_bytes = tables.tensor_op, tables.tensor_bytes
     reader_ptr, reader = tables.reader_ptr, tables.reader
     param_bytes, param_ptr, param_reader = tables.param_bytes, tables.param_ptr, tables.param_reader
     route_ptr, route_link = tables.route_ptr, tables.route_link
-    num_ops = chip_of.shape[0]
+    num_ops = decisions.shape[1]
     num_chips = capacity.shape[0]
     num_tensors = tensor_op.shape[0]
-    seconds[:] = 0.0
-    link_bytes[:] = 0.0
-    memory[:] = 0
-    violated[:] = 0.0
-    for op in range(num_ops):
-        seconds[chip_of[op]] += op_seconds[chip_of[op], op]
-
-    # tensors: the links that they pass, the buffers at both ends, and the op at which each is let go at home
-    link_seen = np.full(link_bytes.shape[0], -1, np.int32)
-    chip_seen = np.full(num_chips, -1, np.int32)
-    let_go_next = np.full(num_tensors, -1, np.int32)  # tensors let go after an op, as linked lists
-    let_go_head = np.full(num_ops, -1, np.int32)
-    made_next = np.full(num_tensors, -1, np.int32)
-    made_head = np.full(num_ops, -1, np.int32)
-    for tensor in range(num_tensors):
-        producer = tensor_op[tensor]
-        home = chip_of[producer] if producer >= 0 else -1
-        last = producer
-        sent = False
-        for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-            target = chip_of[reader[position]]
-            if target == home:
-                last = max(last, reader[position])
-                continue
-            sent = True
-            if chip_seen[target] == tensor:
-                continue
-            chip_seen[target] = tensor
-            memory[target] += 2 * tensor_bytes[tensor]
-            if home == -1:
-                continue
-            for way in range(route_ptr[home * num_chips + target], route_ptr[home * num_chips + target + 1]):
-                link = route_link[way]
-                if link_seen[link] != tensor:
-                    link_seen[link] = tensor
-                    link_bytes[link] += tensor_bytes[tensor]
-        if home >= 0:
-            made_next[tensor] = made_head[producer]
-            made_head[producer] = tensor
-            if sent:
-                memory[home] += tensor_bytes[tensor]
-            else:
-                let_go_next[tensor] = let_go_head[last]
-                let_go_head[last] = tensor
-    chip_seen[:] = -1
-    for param in range(param_bytes.shape[0]):
-        for position in range(param_ptr[param], param_ptr[param + 1]):
-            target = chip_of[param_reader[position]]
-            if chip_seen[target] != param:
-                chip_seen[target] = param
-                memory[target] += param_bytes[param]
-    alive = np.zeros(num_chips, np.int64)
-    peak = np.zeros(num_chips, np.int64)
-    for op in range(num_ops):
-        home = chip_of[op]
-        tensor = made_head[op]
-        while tensor != -1:
-            alive[home] += tensor_bytes[tensor]
-            tensor = made_next[tensor]
-        peak[home] = max(peak[home], alive[home])
-        tensor = let_go_head[op]
-        while tensor != -1:
-            alive[home] -= tensor_bytes[tensor]
-            tensor = let_go_next[tensor]
-    for chip in range(num_chips):
-        memory[chip] += peak[chip]
-        if memory[chip] > capacity[chip]:
-            violated[3] += (memory[chip] - capacity[chip]) / capacity[chip]
-
-    # the rules
-    used = np.zeros(num_chips, np.bool_)
-    highest = 0
-    for op in range(num_ops):
-        used[chip_of[op]] = True
-        highest = max(highest, chip_of[op])
-    for chip in range(highest):
-        if not used[chip]:
-            violated[1] += 1.0
-    beyond = np.zeros(num_chips, np.int64)  # the chips that each leads to, over any way
-    direct = np.zeros(num_chips, np.int64)
-    for edge in range(edges.shape[0]):
-        a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
-        if a > b:
-            violated[0] += a - b
-        elif a < b:
-            direct[a] |= 1 << b
-    for chip in range(num_chips - 1, -1, -1):
-        beyond[chip] = direct[chip]
-        for other in range(chip + 1, num_chips):
-            if direct[chip] >> other & 1:
-                beyond[chip] |= beyond[other]
-    for edge in range(edges.shape[0]):
-        a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
-        if a < b:
-            for other in range(a + 1, b):
-                if beyond[a] >> other & 1 and beyond[other] >> b & 1:
-                    violated[2] += 1.0
-                    break
-
-
-@njit(cache=True, nogil=True)
-def _price(
-    decisions,  # int32 [B, N]
-    tables,
-    serial_s,
-    costs,  # float64 [B], filled
-    valid,  # bool [B], filled
-):
-    edges, num_chips, num_links = tables.edges, tables.capacity.shape[0], tables.num_links
-    seconds, link_bytes = np.empty(num_chips), np.empty(num_links)
-    memory, violated = np.empty(num_chips, np.int64), np.empty(4)
+    ops, tensors, chips, link_seen = scratch.ops, scratch.tensors, scratch.chips, scratch.links
     for row in range(decisions.shape[0]):
-        _measure(decisions[row], tables, seconds, link_bytes, memory, violated)
+        chip_of = decisions[row]
+        ops[:] = -1
+        link_seen[:] = -1
+        chips[:] = 0
+        chips[SEEN] = -1
+        seconds[:] = 0.0
+        link_bytes[:] = 0.0
+        memory[:] = 0
+        violated[:] = 0.0
+        for op in range(num_ops):
+            seconds[chip_of[op]] += op_seconds[chip_of[op], op]
+
+        # tensors: the links that they pass, the buffers at both ends, and the op at which each is let go at home
+        for tensor in range(num_tensors):
+            producer = tensor_op[tensor]
+            home = chip_of[producer] if producer >= 0 else -1
+            last = producer
+            sent = False
+            for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                target = chip_of[reader[position]]
+                if target == home:
+                    last = max(last, reader[position])
+                    continue
+                sent = True
+                if chips[SEEN, target] == tensor:
+                    continue
+                chips[SEEN, target] = tensor
+                memory[target] += 2 * tensor_bytes[tensor]
+                if home == -1:
+                    continue
+                for way in range(route_ptr[home * num_chips + target], route_ptr[home * num_chips + target + 1]):
+                    link = route_link[way]
+                    if link_seen[link] != tensor:
+                        link_seen[link] = tensor
+                        link_bytes[link] += tensor_bytes[tensor]
+            if home >= 0:
+                tensors[MADE, tensor] = ops[MADE, producer]
+                ops[MADE, producer] = tensor
+                if sent:
+                    memory[home] += tensor_bytes[tensor]
+                else:
+                    tensors[LET_GO, tensor] = ops[LET_GO, last]
+                    ops[LET_GO, last] = tensor
+        chips[SEEN] = -1
+        for param in range(param_bytes.shape[0]):
+            for position in range(param_ptr[param], param_ptr[param + 1]):
+                target = chip_of[param_reader[position]]
+                if chips[SEEN, target] != param:
+                    chips[SEEN, target] = param
+                    memory[target] += param_bytes[param]
+        for op in range(num_ops):
+            home = chip_of[op]
+            tensor = ops[MADE, op]
+            while tensor != -1:
+                chips[ALIVE, home] += tensor_bytes[tensor]
+                tensor = tensors[MADE, tensor]
+            chips[PEAK, home] = max(chips[PEAK, home], chips[ALIVE, home])
+            tensor = ops[LET_GO, op]
+            while tensor != -1:
+                chips[ALIVE, home] -= tensor_bytes[tensor]
+                tensor = tensors[LET_GO, tensor]
+        for chip in range(num_chips):
+            memory[chip] += chips[PEAK, chip]
+            if memory[chip] > capacity[chip]:
+                violated[3] += (memory[chip] - capacity[chip]) / capacity[chip]
+
+        # the rules
+        highest = 0
+        for op in range(num_ops):
+            chips[IN_USE, chip_of[op]] = 1
+            highest = max(highest, chip_of[op])
+        for chip in range(highest):
+            if not chips[IN_USE, chip]:
+                violated[1] += 1.0
+        beyond, direct = chips[BEYOND], chips[DIRECT]  # the chips that each leads to, over any way
+        for edge in range(edges.shape[0]):
+            a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
+            if a > b:
+                violated[0] += a - b
+            elif a < b:
+                direct[a] |= 1 << b
+        for chip in range(num_chips - 1, -1, -1):
+            beyond[chip] = direct[chip]
+            for other in range(chip + 1, num_chips):
+                if direct[chip] >> other & 1:
+                    beyond[chip] |= beyond[other]
+        for edge in range(edges.shape[0]):
+            a, b = chip_of[edges[edge, 0]], chip_of[edges[edge, 1]]
+            if a < b:
+                for other in range(a + 1, b):
+                    if beyond[a] >> other & 1 and beyond[other] >> b & 1:
+                        violated[2] += 1.0
+                        break
+
         period = 0.0
         for chip in range(num_chips):
             period = max(period, seconds[chip])
-        for link in range(num_links):
+        for link in range(link_bytes.shape[0]):
             period = max(period, link_bytes[link] / tables.link_bytes_per_s)
         # as shares, so that no rule drowns the others
         violation = (

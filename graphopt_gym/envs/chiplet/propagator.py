@@ -29,14 +29,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.errors import InputError
 
 # What runs for every assignment creates no array, so it need not count references to those that it is given; counting
 # took two thirds of the time.
-_compiled = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+_inner = kernel(inner=True, allocates=False)
+_outer = kernel(allocates=False)
+
+SPANS_AT_ONCE = 4096  # edges, so that what they need fits in memory on large graphs
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # bits set in a byte
 
 # rows of the table of chips
 BEYOND, BEFORE, DIRECT, DIRECT_IN, FORBIDDEN, FORBIDDEN_IN, ON_WAY, ON_WAY_IN, POSSIBLE, HELD = range(10)
@@ -45,19 +50,26 @@ NEW_BEYOND, NEW_BEFORE, NUM_ROWS = 10, 11, 12  # what the first two gained since
 HIGHEST, USED, NUM_WORDS = 0, 1, 2
 
 
-class Rules(NamedTuple):
-    """What does not change. N ops, E edges, C chips, P parameters, T tensors."""
+# A compiled function takes what it is given apart into all its arrays, which takes time to compile. So each is given
+# little: the graph where memory does not matter, and tables of several rows in place of several arrays.
+
+
+class Graph(NamedTuple):
+    """What does not change, of the ops and edges. N ops, E edges, C chips."""
 
     num_chips: int
-    succ_ptr: np.ndarray  # int32 [N+1]
-    succ: np.ndarray  # int32 [E]
-    succ_span: np.ndarray  # int32 [E] the most by which the consumer's chip is higher
-    pred_ptr: np.ndarray  # int32 [N+1]
-    pred: np.ndarray  # int32 [E]
-    pred_span: np.ndarray  # int32 [E]
     cover: bool  # whether skipped chips are refused
     first_domain: np.ndarray  # int64 [N]
-    memory: bool  # whether memory is a rule; the arrays below are empty where not
+    succ_ptr: np.ndarray  # int32 [N+1]
+    succ: np.ndarray  # int32 [E, 2] consumer, the most by which its chip is higher
+    pred_ptr: np.ndarray  # int32 [N+1]
+    pred: np.ndarray  # int32 [E, 2] producer, the most by which its chip is lower
+
+
+class Memory(NamedTuple):
+    """What does not change, of what chips hold. P parameters, T tensors."""
+
+    asked: bool  # whether memory is a rule; the arrays are empty where not
     capacity: np.ndarray  # int64 [C]
     op_param_ptr: np.ndarray  # int32 [N+1] parameters that each op reads
     op_param: np.ndarray
@@ -72,6 +84,11 @@ class Rules(NamedTuple):
     reader: np.ndarray
 
 
+class Rules(NamedTuple):
+    graph: Graph
+    memory: Memory
+
+
 class State(NamedTuple):
     """What does. ``store`` holds, one after the other: domains [N], chips of fixed ancestors [N], of fixed descendants
     [N], whether fixed [N], chips with each parameter [P], chips with each tensor's buffer [T], chips that send it [T],
@@ -79,20 +96,18 @@ class State(NamedTuple):
 
     store: np.ndarray  # int64
     chips: np.ndarray  # int64 [NUM_ROWS, C]
-    trail_at: np.ndarray  # int64
-    trail_old: np.ndarray  # int64
-    queue: np.ndarray  # int32 [N+1] ops whose domain changed, a ring
-    queued: np.ndarray  # bool [N]
-    stack: np.ndarray  # int32
-    dirty: np.ndarray  # int32 [N] ops whose fixed relatives changed
-    is_dirty: np.ndarray  # bool [N]
-    closed: np.ndarray  # int64 [N, 3]: the chips beyond an op, and before it, as of a review, and its number
+    trail: np.ndarray  # int64 [2, .] where the store was changed, and what stood there
+    ops: np.ndarray  # int64 [NUM_OP_ROWS, N+1]
+    stack: np.ndarray  # int64
     ends: np.ndarray  # int64 [C+1, C]
     # length of the trail, head of the queue, its length, dirty ops, whether the chips' table changed, propagations, and
     # the number of the last review of ops
     counts: np.ndarray  # int64 [NUM_COUNTS]
 
 
+# rows of the table of ops: those whose domain changed, a ring, and whether an op is in it; those whose fixed relatives
+# changed, and whether an op is one; the chips beyond an op, and before it, as of a review, and its number
+QUEUE, IN_QUEUE, TOUCHED, IS_TOUCHED, PAST, AHEAD, REVIEWED, NUM_OP_ROWS = range(8)
 TRAIL, HEAD, QUEUED, DIRTY, CHANGED, NODES, REVIEW, NUM_COUNTS = range(8)
 DONE, GAVE_UP, EXHAUSTED = range(3)  # how a search ends
 
@@ -122,29 +137,24 @@ def make_rules(
         memory: (capacity, param_bytes, param_ptr, param_reader, tensor_op, tensor_bytes, reader_ptr, reader), or None.
     """
     edges = check_graph(num_ops, num_chips, edges)
-    order = np.lexsort((edges[:, 1], edges[:, 0]))
-    edges = edges[order]
-    succ_ptr = _pointers(edges[:, 0], num_ops)
-    succ = np.ascontiguousarray(edges[:, 1])
-    by_consumer = np.lexsort((edges[:, 0], edges[:, 1]))
-    pred_ptr = _pointers(edges[:, 1], num_ops)
-    pred = np.ascontiguousarray(edges[by_consumer, 0])
+    edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
     if chain:
         span = np.ones(len(edges), np.int32)
         highest = np.full(num_ops, num_chips - 1)
     else:
-        span, descendants = _spans(num_ops, num_chips, succ_ptr, succ, pred_ptr, pred)
+        span, descendants = _spans(num_ops, num_chips, edges)
         highest = np.minimum(num_chips - 1, num_ops - 1 - descendants)
     if memory is None:
         none32, none64 = np.zeros(0, np.int32), np.zeros(0, np.int64)
-        rest = (none64, *(none32,) * 2, none64, *(none32,) * 5, none64, *(none32,) * 2)
+        held = Memory(False, none64, none32, none32, none64, *(none32,) * 5, none64, none32, none32)
     else:
         capacity, param_bytes, param_ptr, param_reader, tensor_op, tensor_bytes, reader_ptr, reader = memory
         op_param_ptr, op_param = _transpose(param_ptr, param_reader, num_ops)
         input_ptr, input_tensor = _transpose(reader_ptr, reader, num_ops)
         by_host = int((tensor_op < 0).sum())
         made = np.argsort(tensor_op, kind="stable")[by_host:].astype(np.int32)
-        rest = (
+        held = Memory(
+            True,
             np.asarray(capacity, np.int64),
             op_param_ptr,
             op_param,
@@ -158,37 +168,30 @@ def make_rules(
             np.asarray(reader_ptr, np.int32),
             np.asarray(reader, np.int32),
         )
-    return Rules(
+    by_consumer = np.lexsort((edges[:, 0], edges[:, 1]))
+    graph = Graph(
         num_chips,
-        succ_ptr,
-        succ,
-        span,
-        pred_ptr,
-        pred,
-        np.ascontiguousarray(span[by_consumer]),
         not chain,
         (np.int64(1) << (highest.astype(np.int64) + 1)) - 1,
-        memory is not None,
-        *rest,
+        _pointers(edges[:, 0], num_ops),
+        np.stack([edges[:, 1], span], axis=1),
+        _pointers(edges[:, 1], num_ops),
+        np.stack([edges[by_consumer, 0], span[by_consumer]], axis=1),
     )
+    return Rules(graph, held)
 
 
 def make_state(rules: Rules) -> State:
     """Room for the state; :func:`begin` fills it."""
-    n, chips = len(rules.first_domain), rules.num_chips
-    size = 4 * n + len(rules.param_bytes) + 2 * len(rules.tensor_bytes) + NUM_WORDS
-    most = size * (chips + 1)  # a set of chips only shrinks or only grows
+    graph, memory = rules
+    n, chips = len(graph.first_domain), graph.num_chips
+    size = 4 * n + len(memory.param_bytes) + 2 * len(memory.tensor_bytes) + NUM_WORDS
     return State(
         store=np.empty(size, np.int64),
         chips=np.empty((NUM_ROWS, chips), np.int64),
-        trail_at=np.empty(most, np.int64),
-        trail_old=np.empty(most, np.int64),
-        queue=np.empty(n + 1, np.int32),
-        queued=np.zeros(n, bool),
-        stack=np.empty(len(rules.succ) + n + 1, np.int32),
-        dirty=np.empty(n + 1, np.int32),
-        is_dirty=np.zeros(n, bool),
-        closed=np.zeros((n, 3), np.int64),
+        trail=np.empty((2, size * (chips + 1)), np.int64),  # a set of chips only shrinks or only grows
+        ops=np.zeros((NUM_OP_ROWS, n + 1), np.int64),
+        stack=np.empty(len(graph.succ) + n + 1, np.int64),
         ends=np.empty((chips + 1, chips), np.int64),
         counts=np.zeros(NUM_COUNTS, np.int64),
     )
@@ -225,75 +228,54 @@ def _zeros_above(typing_context, word):
     return types.int64(types.int64), code
 
 
-@_compiled
+@_inner
 def _lowest(bits):
     """The number of the lowest set bit."""
     return _zeros_below(bits)  # type: ignore[call-arg]
 
 
-@_compiled
+@_inner
 def _highest(bits):
     """The number of the highest set bit."""
     return 63 - _zeros_above(bits)  # type: ignore[call-arg]
 
 
-@njit(cache=True)
-def _ones(word):
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+def _spans(num_ops: int, num_chips: int, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [E] the most by which each edge's consumer's chip is higher, int64 [N] how many descendants).
 
-
-@njit(cache=True)
-def _spans(num_ops, num_chips, succ_ptr, succ, pred_ptr, pred):
-    """(int32 [E] the most by which each edge's consumer's chip is higher, int64 [N] how many descendants)."""
-    words = (num_ops + 63) // 64
-    one = np.uint64(1)
-    above = np.zeros((num_ops, words), np.uint64)  # ancestors
-    below = np.zeros((num_ops, words), np.uint64)  # descendants
-    for op in range(num_ops):
-        for k in range(pred_ptr[op], pred_ptr[op + 1]):
-            u = pred[k]
-            for word in range(words):
-                above[op, word] |= above[u, word]
-            above[op, u // 64] |= one << np.uint64(u % 64)
-    descendants = np.zeros(num_ops, np.int64)
-    for op in range(num_ops - 1, -1, -1):
-        for k in range(succ_ptr[op], succ_ptr[op + 1]):
-            v = succ[k]
-            for word in range(words):
-                below[op, word] |= below[v, word]
-            below[op, v // 64] |= one << np.uint64(v % 64)
-        for word in range(words):
-            descendants[op] += _ones(below[op, word])
-    span = np.empty(succ.shape[0], np.int32)
-    for u in range(num_ops):
-        for k in range(succ_ptr[u], succ_ptr[u + 1]):
-            v = succ[k]
-            between = num_ops - 2  # u and v themselves are in no chip between
-            for word in range(words):
-                out = above[u, word] | below[v, word] | (below[u, word] & above[v, word])
-                between -= _ones(out)
-                if u // 64 == word and out >> np.uint64(u % 64) & one:
-                    between += 1
-                if v // 64 == word and out >> np.uint64(v % 64) & one:
-                    between += 1
-            span[k] = min(num_chips, 1 + between)
+    Edges ascend by producer. Sets of ops are rows of bits.
+    """
+    own = np.packbits(np.eye(num_ops, dtype=bool), axis=1, bitorder="little")
+    above, below = np.zeros_like(own), np.zeros_like(own)  # ancestors, descendants
+    for u, v in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
+        above[v] |= above[u] | own[u]
+    for u, v in edges[::-1].tolist():
+        below[u] |= below[v] | own[v]
+    descendants = _ones(below)
+    span = np.empty(len(edges), np.int32)
+    for low in range(0, len(edges), SPANS_AT_ONCE):
+        u, v = edges[low : low + SPANS_AT_ONCE].T
+        outside = above[u] | below[v] | (below[u] & above[v]) | own[u] | own[v]  # u and v are in no chip between
+        span[low : low + SPANS_AT_ONCE] = np.minimum(num_chips, 1 + num_ops - _ones(outside))
     return span, descendants
 
 
-@_compiled
+def _ones(sets: np.ndarray) -> np.ndarray:
+    """int64 [.]: how many bits of each row of uint8 are set."""
+    return ONES[sets].sum(axis=1, dtype=np.int64)
+
+
+@_inner
 def _write(state, at, new):
     """Change a word of the store; :func:`undo` puts it back."""
     top = state.counts[TRAIL]
-    state.trail_at[top] = at
-    state.trail_old[top] = state.store[at]
+    state.trail[0, top] = at
+    state.trail[1, top] = state.store[at]
     state.counts[TRAIL] = top + 1
     state.store[at] = new
 
 
-@_compiled
+@_inner
 def narrow(state, op, mask):
     """Keep of an op's domain what is in the mask. False where nothing is left."""
     store, count = state.store, state.counts
@@ -313,57 +295,56 @@ def narrow(state, op, mask):
     words = store.shape[0] - NUM_WORDS
     if low > store[words + HIGHEST]:
         _write(state, words + HIGHEST, low)
-    if not state.queued[op]:
-        state.queued[op] = True
-        size = state.queue.shape[0]
-        state.queue[(count[HEAD] + count[QUEUED]) % size] = op
+    if not state.ops[IN_QUEUE, op]:
+        state.ops[IN_QUEUE, op] = 1
+        size = state.ops.shape[1]
+        state.ops[QUEUE, (count[HEAD] + count[QUEUED]) % size] = op
         count[QUEUED] += 1
     return True
 
 
-@njit(cache=True, nogil=True)
+@_inner
+def _copy(source, target):
+    """A table into another; an assignment of slices takes seconds to compile, for the message of its error."""
+    for row in range(source.shape[0]):
+        for column in range(source.shape[1]):
+            target[row, column] = source[row, column]
+
+
+@_outer
 def undo(state, trail, snapshot):
     """Back to an earlier length of the trail and the chips' table of that time; nothing is pending then."""
     store, count = state.store, state.counts
     for at in range(count[TRAIL] - 1, trail - 1, -1):
-        store[state.trail_at[at]] = state.trail_old[at]
+        store[state.trail[0, at]] = state.trail[1, at]
     count[TRAIL] = trail
-    state.chips[:, :] = snapshot
+    _copy(snapshot, state.chips)
     _forget(state)
 
 
-@njit(cache=True, nogil=True)
-def restore(state, store, chips):
-    """The state that was begun and copied, with nothing on the trail."""
-    _forget(state)
-    state.counts[:REVIEW] = 0  # reviews are counted on, so that what is kept of old ones is out of date
-    state.store[:] = store
-    state.chips[:, :] = chips
-
-
-@njit(cache=True, nogil=True)
+@_inner
 def _forget(state):
     """Drop what is pending."""
-    count = state.counts
-    size = state.queue.shape[0]
+    count, ops = state.counts, state.ops
+    size = ops.shape[1]
     for k in range(count[QUEUED]):
-        state.queued[state.queue[(count[HEAD] + k) % size]] = False
+        ops[IN_QUEUE, ops[QUEUE, (count[HEAD] + k) % size]] = 0
     for k in range(count[DIRTY]):
-        state.is_dirty[state.dirty[k]] = False
+        ops[IS_TOUCHED, ops[TOUCHED, k]] = 0
     count[QUEUED] = 0
     count[DIRTY] = 0
     count[CHANGED] = 0
 
 
-@_compiled
+@_inner
 def _touch(state, op):
-    if not state.is_dirty[op]:
-        state.is_dirty[op] = True
-        state.dirty[state.counts[DIRTY]] = op
+    if not state.ops[IS_TOUCHED, op]:
+        state.ops[IS_TOUCHED, op] = 1
+        state.ops[TOUCHED, state.counts[DIRTY]] = op
         state.counts[DIRTY] += 1
 
 
-@_compiled
+@_inner
 def _lead(state, a, b):
     """Chip a certainly leads to chip b."""
     chips = state.chips
@@ -387,23 +368,24 @@ def _lead(state, a, b):
     state.counts[CHANGED] = 1
 
 
-@_compiled
+@_inner
 def _hold(rules, state, op, chip):
     """Account for what an op fixed on a chip certainly holds there. False where it does not fit."""
-    n = rules.first_domain.shape[0]
+    n, memory = rules.graph.first_domain.shape[0], rules.memory
     store, held = state.store, state.chips[HELD]
-    bit = np.int64(1) << chip
+    one = np.int64(1)
+    bit = one << chip
     params = 4 * n
-    buffers = params + rules.param_bytes.shape[0]
-    sends = buffers + rules.tensor_bytes.shape[0]
-    for k in range(rules.op_param_ptr[op], rules.op_param_ptr[op + 1]):
-        param = rules.op_param[k]
+    buffers = params + memory.param_bytes.shape[0]
+    sends = buffers + memory.tensor_bytes.shape[0]
+    for k in range(memory.op_param_ptr[op], memory.op_param_ptr[op + 1]):
+        param = memory.op_param[k]
         if not store[params + param] & bit:
             _write(state, params + param, store[params + param] | bit)
-            held[chip] += rules.param_bytes[param]
-    for k in range(rules.input_ptr[op], rules.input_ptr[op + 1]):
-        tensor = rules.input_tensor[k]
-        producer = rules.tensor_op[tensor]
+            held[chip] += memory.param_bytes[param]
+    for k in range(memory.input_ptr[op], memory.input_ptr[op + 1]):
+        tensor = memory.input_tensor[k]
+        producer = memory.tensor_op[tensor]
         home = -1
         if producer >= 0:
             if not store[3 * n + producer]:
@@ -413,48 +395,49 @@ def _hold(rules, state, op, chip):
             continue
         if not store[buffers + tensor] & bit:
             _write(state, buffers + tensor, store[buffers + tensor] | bit)
-            held[chip] += 2 * rules.tensor_bytes[tensor]
+            held[chip] += 2 * memory.tensor_bytes[tensor]
         if home >= 0 and not store[sends + tensor]:
-            _write(state, sends + tensor, 1)
-            held[home] += 2 * rules.tensor_bytes[tensor]
-            if held[home] > rules.capacity[home]:
+            _write(state, sends + tensor, one)
+            held[home] += 2 * memory.tensor_bytes[tensor]
+            if held[home] > memory.capacity[home]:
                 return False
-    for k in range(rules.made_ptr[op], rules.made_ptr[op + 1]):
-        tensor = rules.made_tensor[k]
-        for position in range(rules.reader_ptr[tensor], rules.reader_ptr[tensor + 1]):
-            reader = rules.reader[position]
+    for k in range(memory.made_ptr[op], memory.made_ptr[op + 1]):
+        tensor = memory.made_tensor[k]
+        for position in range(memory.reader_ptr[tensor], memory.reader_ptr[tensor + 1]):
+            reader = memory.reader[position]
             if not store[3 * n + reader]:
                 continue
             target = _lowest(store[reader])
             if target == chip:
                 continue
             if not store[sends + tensor]:
-                _write(state, sends + tensor, 1)
-                held[chip] += 2 * rules.tensor_bytes[tensor]
+                _write(state, sends + tensor, one)
+                held[chip] += 2 * memory.tensor_bytes[tensor]
             if not store[buffers + tensor] >> target & 1:
-                _write(state, buffers + tensor, store[buffers + tensor] | np.int64(1) << target)
-                held[target] += 2 * rules.tensor_bytes[tensor]
-                if held[target] > rules.capacity[target]:
+                _write(state, buffers + tensor, store[buffers + tensor] | one << target)
+                held[target] += 2 * memory.tensor_bytes[tensor]
+                if held[target] > memory.capacity[target]:
                     return False
-    return held[chip] <= rules.capacity[chip]
+    return held[chip] <= memory.capacity[chip]
 
 
-@_compiled
+@_inner
 def _settle(rules, state, op):
     """An op's domain came down to one chip: tell its relatives, and what it says about the chips."""
-    n = rules.first_domain.shape[0]
+    graph = rules.graph
+    n = graph.first_domain.shape[0]
     store, stack = state.store, state.stack
     one = np.int64(1)
     chip = _lowest(store[op])
     bit = one << chip
     words = store.shape[0] - NUM_WORDS
-    _write(state, 3 * n + op, 1)
+    _write(state, 3 * n + op, one)
     if not store[words + USED] & bit:
         _write(state, words + USED, store[words + USED] | bit)
     # unfixed descendants, up to the fixed ones, which stand for what is beyond them
     top = 0
-    for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
-        stack[top] = rules.succ[k]
+    for k in range(graph.succ_ptr[op], graph.succ_ptr[op + 1]):
+        stack[top] = graph.succ[k, 0]
         top += 1
     while top:
         top -= 1
@@ -463,13 +446,13 @@ def _settle(rules, state, op):
             continue
         _write(state, n + w, store[n + w] | bit)
         _touch(state, w)
-        for k in range(rules.succ_ptr[w], rules.succ_ptr[w + 1]):
-            x = rules.succ[k]
+        for k in range(graph.succ_ptr[w], graph.succ_ptr[w + 1]):
+            x = graph.succ[k, 0]
             if not (store[3 * n + x] or store[n + x] & bit):
                 stack[top] = x
                 top += 1
-    for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
-        stack[top] = rules.pred[k]
+    for k in range(graph.pred_ptr[op], graph.pred_ptr[op + 1]):
+        stack[top] = graph.pred[k, 0]
         top += 1
     while top:
         top -= 1
@@ -478,8 +461,8 @@ def _settle(rules, state, op):
             continue
         _write(state, 2 * n + w, store[2 * n + w] | bit)
         _touch(state, w)
-        for k in range(rules.pred_ptr[w], rules.pred_ptr[w + 1]):
-            x = rules.pred[k]
+        for k in range(graph.pred_ptr[w], graph.pred_ptr[w + 1]):
+            x = graph.pred[k, 0]
             if not (store[3 * n + x] or store[2 * n + x] & bit):
                 stack[top] = x
                 top += 1
@@ -493,20 +476,20 @@ def _settle(rules, state, op):
         _lead(state, chip, _lowest(bits))
         bits &= bits - 1
     # direct edges
-    for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
-        u = rules.pred[k]
+    for k in range(graph.pred_ptr[op], graph.pred_ptr[op + 1]):
+        u = graph.pred[k, 0]
         if store[3 * n + u] and store[u] != bit:
             _feed(state, _lowest(store[u]), chip)
-    for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
-        v = rules.succ[k]
+    for k in range(graph.succ_ptr[op], graph.succ_ptr[op + 1]):
+        v = graph.succ[k, 0]
         if store[3 * n + v] and store[v] != bit:
             _feed(state, chip, _lowest(store[v]))
-    if rules.memory:
+    if rules.memory.asked:
         return _hold(rules, state, op, chip)
     return True
 
 
-@_compiled
+@_inner
 def _feed(state, a, b):
     """Chip a certainly feeds chip b directly."""
     chips = state.chips
@@ -523,12 +506,12 @@ def _feed(state, a, b):
     state.counts[CHANGED] = 1
 
 
-@_compiled
-def _review_chips(rules, state):
+@_inner
+def _review_chips(graph, state):
     """Work out again what the chips' table forbids. False where a direct edge has a longer way beside it."""
     chips = state.chips
     one = np.int64(1)
-    for a in range(rules.num_chips):
+    for a in range(graph.num_chips):
         bits = chips[DIRECT, a]
         on_way = np.int64(0)
         while bits:
@@ -559,7 +542,7 @@ def _review_chips(rules, state):
     return True
 
 
-@_compiled
+@_inner
 def _closed(relation, bits):
     """A set of chips with all that they lead to (or come from)."""
     closed = bits
@@ -569,27 +552,27 @@ def _closed(relation, bits):
     return closed
 
 
-@_compiled
+@_inner
 def _close(state, op):
     """The chips that certainly lie beyond and before an op, its own not among them; once a review."""
-    closed, review = state.closed, state.counts[REVIEW]
-    if closed[op, 2] == review:
+    ops, review = state.ops, state.counts[REVIEW]
+    if ops[REVIEWED, op] == review:
         return
-    closed[op, 2] = review
-    n = closed.shape[0]
+    ops[REVIEWED, op] = review
+    n = ops.shape[1] - 1
     store, chips = state.store, state.chips
     if store[3 * n + op]:
         chip = _lowest(store[op])
-        closed[op, 0], closed[op, 1] = chips[BEYOND, chip], chips[BEFORE, chip]
+        ops[PAST, op], ops[AHEAD, op] = chips[BEYOND, chip], chips[BEFORE, chip]
     else:
-        closed[op, 0] = _closed(chips[BEYOND], store[2 * n + op])
-        closed[op, 1] = _closed(chips[BEFORE], store[n + op])
+        ops[PAST, op] = _closed(chips[BEYOND], store[2 * n + op])
+        ops[AHEAD, op] = _closed(chips[BEFORE], store[n + op])
 
 
-@_compiled
-def _review_edge(rules, state, u, v):
+@_inner
+def _review_edge(graph, state, u, v):
     """Narrow both ends of an edge by the triangle rule."""
-    n = rules.first_domain.shape[0]
+    n = graph.first_domain.shape[0]
     store, chips = state.store, state.chips
     u_fixed, v_fixed = store[3 * n + u] != 0, store[3 * n + v] != 0
     if u_fixed and v_fixed:
@@ -600,7 +583,7 @@ def _review_edge(rules, state, u, v):
         return False
     _close(state, u)
     _close(state, v)
-    beyond, before = state.closed[u, 0], state.closed[v, 1]
+    beyond, before = state.ops[PAST, u], state.ops[AHEAD, v]
     between = beyond & before
     if between == 0:
         return True
@@ -617,15 +600,15 @@ def _review_edge(rules, state, u, v):
     return narrow(state, u, low) and narrow(state, v, rest)
 
 
-@_compiled
-def _review_op(rules, state, w):
+@_inner
+def _review_op(graph, state, w):
     """Narrow an unfixed op, and the ends of its edges, by the triangle rule."""
-    n = rules.first_domain.shape[0]
+    n = graph.first_domain.shape[0]
     store, chips = state.store, state.chips
     one = np.int64(1)
     if not store[3 * n + w]:
         _close(state, w)
-        beyond, before = state.closed[w, 0], state.closed[w, 1]
+        beyond, before = state.ops[PAST, w], state.ops[AHEAD, w]
         mask = np.int64(-1)
         bits = before
         while bits:
@@ -642,17 +625,17 @@ def _review_op(rules, state, w):
             bits &= bits - 1
         if not narrow(state, w, mask):
             return False
-    for k in range(rules.succ_ptr[w], rules.succ_ptr[w + 1]):
-        if not _review_edge(rules, state, w, rules.succ[k]):
+    for k in range(graph.succ_ptr[w], graph.succ_ptr[w + 1]):
+        if not _review_edge(graph, state, w, np.int64(graph.succ[k, 0])):
             return False
-    for k in range(rules.pred_ptr[w], rules.pred_ptr[w + 1]):  # noqa: SIM110
-        if not _review_edge(rules, state, rules.pred[k], w):
+    for k in range(graph.pred_ptr[w], graph.pred_ptr[w + 1]):
+        if not _review_edge(graph, state, np.int64(graph.pred[k, 0]), w):
             return False
     return True
 
 
-@_compiled
-def _review_cover(rules, state):
+@_inner
+def _review_cover(graph, state):
     """Every chip below the highest must stay possible for an op."""
     store = state.store
     words = store.shape[0] - NUM_WORDS
@@ -668,53 +651,53 @@ def _review_cover(rules, state):
         if left == 0:
             return False
         if left == 1:
-            for op in range(rules.first_domain.shape[0]):
+            for op in range(graph.first_domain.shape[0]):
                 if store[op] & bit:
                     if not narrow(state, op, bit):
                         return False
                     break
     if several and state.counts[QUEUED] == 0:
-        return _match(rules, state, missing)
+        return _match(graph, state, missing)
     return True
 
 
-@_compiled
-def _match(rules, state, missing):
+@_inner
+def _match(graph, state, missing):
     """Whether there is a different op for each missing chip, of domains taken as intervals (Glover 1967)."""
-    n = rules.first_domain.shape[0]
+    n = graph.first_domain.shape[0]
     store, ends = state.store, state.ends
-    for chip in range(rules.num_chips + 1):
-        for end in range(rules.num_chips):
+    for chip in range(graph.num_chips + 1):
+        for end in range(graph.num_chips):
             ends[chip, end] = 0
     for op in range(n):
         if not store[3 * n + op] and store[op] & missing:
             ends[_lowest(store[op]), _highest(store[op])] += 1
-    at_hand = ends[rules.num_chips]  # how many begin at the chip or before, by where they end
-    for chip in range(rules.num_chips):
-        for end in range(chip, rules.num_chips):
+    at_hand = ends[graph.num_chips]  # how many begin at the chip or before, by where they end
+    for chip in range(graph.num_chips):
+        for end in range(chip, graph.num_chips):
             at_hand[end] += ends[chip, end]
         if missing >> chip & 1:
             end = chip
-            while end < rules.num_chips and at_hand[end] == 0:
+            while end < graph.num_chips and at_hand[end] == 0:
                 end += 1
-            if end == rules.num_chips:
+            if end == graph.num_chips:
                 return False
             at_hand[end] -= 1
     return True
 
 
-@_compiled
-def _tell_ops(rules, state):
+@_inner
+def _tell_ops(graph, state):
     """Mark the unfixed ops for which what the chips' table gained matters: near their domains (farther off it seldom
     does, and to look only there takes nothing from an op that it may keep)."""
-    n = rules.first_domain.shape[0]
+    n = graph.first_domain.shape[0]
     store, chips = state.store, state.chips
     before = beyond = np.int64(0)  # the chips that gained something
-    for chip in range(rules.num_chips):
+    for chip in range(graph.num_chips):
         before |= np.int64(chips[NEW_BEFORE, chip] != 0) << chip
         beyond |= np.int64(chips[NEW_BEYOND, chip] != 0) << chip
     for op in range(n):
-        if store[3 * n + op] or state.is_dirty[op]:
+        if store[3 * n + op] or state.ops[IS_TOUCHED, op]:
             continue
         gained = np.int64(0)
         bits = store[n + op] & before
@@ -731,84 +714,101 @@ def _tell_ops(rules, state):
             near |= near << 2 | near >> 2
             if gained & near:
                 _touch(state, op)
-    for chip in range(rules.num_chips):
+    for chip in range(graph.num_chips):
         chips[NEW_BEYOND, chip] = chips[NEW_BEFORE, chip] = 0
 
 
-@_compiled
-def propagate(rules, state):
-    """Draw all conclusions. False where there is a contradiction; then :func:`undo`."""
-    n = rules.first_domain.shape[0]
-    store, count, queue = state.store, state.counts, state.queue
-    size = queue.shape[0]
+@_outer
+def conclude(rules, state, op, mask):
+    """Keep of an op's domain (of none where ``op`` is -1) what is in the mask, and draw all conclusions.
+
+    False where there is a contradiction; then :func:`undo`.
+    """
+    if op >= 0 and not narrow(state, op, mask):
+        return False
+    graph, ops = rules.graph, state.ops
+    n = graph.first_domain.shape[0]
+    store, count = state.store, state.counts
+    size = ops.shape[1]
     one = np.int64(1)
     count[NODES] += 1
     while True:
         while count[QUEUED]:
-            op = queue[count[HEAD]]
+            op = ops[QUEUE, count[HEAD]]
             count[HEAD] = (count[HEAD] + 1) % size
             count[QUEUED] -= 1
-            state.queued[op] = False
+            ops[IN_QUEUE, op] = 0
             low, high = _lowest(store[op]), _highest(store[op])
             at_least = ~((one << low) - 1)
-            for k in range(rules.succ_ptr[op], rules.succ_ptr[op + 1]):
+            for k in range(graph.succ_ptr[op], graph.succ_ptr[op + 1]):
                 mask = at_least
-                most = high + rules.succ_span[k]
-                if most < rules.num_chips:
+                most = high + graph.succ[k, 1]
+                if most < graph.num_chips:
                     mask &= (one << most + 1) - 1
-                if store[rules.succ[k]] & ~mask and not narrow(state, rules.succ[k], mask):
+                v = np.int64(graph.succ[k, 0])
+                if store[v] & ~mask and not narrow(state, v, mask):
                     return False
             at_most = (one << high + 1) - 1
-            for k in range(rules.pred_ptr[op], rules.pred_ptr[op + 1]):
+            for k in range(graph.pred_ptr[op], graph.pred_ptr[op + 1]):
                 mask = at_most
-                least = low - rules.pred_span[k]
+                least = low - graph.pred[k, 1]
                 if least > 0:
                     mask &= ~((one << least) - 1)
-                if store[rules.pred[k]] & ~mask and not narrow(state, rules.pred[k], mask):
+                u = np.int64(graph.pred[k, 0])
+                if store[u] & ~mask and not narrow(state, u, mask):
                     return False
             if low == high and not store[3 * n + op] and not _settle(rules, state, op):
                 return False
         if count[CHANGED]:
             count[CHANGED] = 0
-            if not _review_chips(rules, state):
+            if not _review_chips(graph, state):
                 return False
-            _tell_ops(rules, state)
+            _tell_ops(graph, state)
         if count[DIRTY]:
             count[REVIEW] += 1  # settled ops and the chips' table stay as they are meanwhile
             for k in range(count[DIRTY]):
-                if not _review_op(rules, state, state.dirty[k]):
+                if not _review_op(graph, state, ops[TOUCHED, k]):
                     return False
             for k in range(count[DIRTY]):
-                state.is_dirty[state.dirty[k]] = False
+                ops[IS_TOUCHED, ops[TOUCHED, k]] = 0
             count[DIRTY] = 0
         if count[QUEUED]:
             continue
-        if rules.cover and not _review_cover(rules, state):
+        if graph.cover and not _review_cover(graph, state):
             return False
         if count[QUEUED] == 0:
             return True
 
 
-@njit(cache=True, nogil=True)
-def begin(rules, state):
+def begin(rules: Rules, state: State) -> bool:
     """Nothing assigned: all domains as wide as the graph allows. False where there is no valid partition."""
-    n = rules.first_domain.shape[0]
-    store, count = state.store, state.counts
-    _forget(state)
-    count[:REVIEW] = 0
-    store[:] = 0
-    state.chips[:, :] = 0
-    for op in range(n):
-        store[op] = rules.first_domain[op]
-        for chip in range(_highest(rules.first_domain[op]) + 1):
-            state.chips[POSSIBLE, chip] += 1
-        state.queue[op] = op
-        state.queued[op] = True
-    count[QUEUED] = n
-    return propagate(rules, state)
+    domains = rules.graph.first_domain
+    n = len(domains)
+    store, chips = np.zeros_like(state.store), np.zeros_like(state.chips)
+    store[:n] = domains
+    chips[POSSIBLE] = (domains[:, None] >> np.arange(rules.graph.num_chips) & 1).sum(axis=0)
+    restore(state, store, chips)
+    state.ops[QUEUE, :n] = np.arange(n)
+    state.ops[IN_QUEUE, :n] = 1
+    state.counts[QUEUED] = n
+    return bool(conclude(rules, state, -1, 0))
 
 
-@njit(cache=True, nogil=True)
+def restore(state: State, store: np.ndarray, chips: np.ndarray) -> None:
+    """The state that was begun and copied, with nothing on the trail, and nothing pending."""
+    state.counts[:REVIEW] = 0  # reviews are counted on, so that what is kept of old ones is out of date
+    state.ops[IN_QUEUE] = 0
+    state.ops[IS_TOUCHED] = 0
+    state.store[:] = store
+    state.chips[:] = chips
+
+
+def assign(rules: Rules, state: State, op: int, chip: int) -> bool:
+    """Give an op a chip and draw all conclusions. False where that is a contradiction; then :func:`undo`."""
+    return bool(conclude(rules, state, int(op), 1 << int(chip)))
+
+
+@_inner
 def _draw(weights, domain, num_chips, rng):
     """A chip of the domain by weight; evenly where none has any."""
     total = 0.0
@@ -831,7 +831,7 @@ def _draw(weights, domain, num_chips, rng):
     return last
 
 
-@njit(cache=True, nogil=True)
+@_inner
 def _nearest(chip, domain, num_chips):
     """The chip of the domain next to a given one, the lower of two."""
     for distance in range(num_chips):
@@ -842,7 +842,7 @@ def _nearest(chip, domain, num_chips):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@_outer
 def search(rules, state, weights, candidate, order, rng, levels, snapshots, most_backtracks, most_failures):
     """Assign op after op from a begun state. Returns (status, times that choices were taken back, levels).
 
@@ -883,12 +883,12 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
                 if first_round and op != urgent:
                     position += 1
                     continue
-                chip = np.int64(_nearest(chip, domain, rules.num_chips))
+                chip = np.int64(_nearest(chip, domain, rules.graph.num_chips))
         else:
-            chip = np.int64(_draw(weights[op], domain, rules.num_chips, rng))
+            chip = np.int64(_draw(weights[op], domain, rules.graph.num_chips, rng))
         trail = count[TRAIL]
-        snapshots[depth] = state.chips
-        if narrow(state, op, one << chip) and propagate(rules, state):
+        _copy(state.chips, snapshots[depth])
+        if conclude(rules, state, op, one << chip):
             levels[depth, 0] = trail
             levels[depth, 1] = position
             levels[depth, 2] = first_round
@@ -900,7 +900,7 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             continue
         failures += 1
         undo(state, trail, snapshots[depth])
-        if not (narrow(state, op, ~(one << chip)) and propagate(rules, state)):
+        if not conclude(rules, state, op, ~(one << chip)):
             if depth == 0:
                 return EXHAUSTED, backtracks, depth
             backtracks += 1
@@ -914,25 +914,19 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             return GAVE_UP, backtracks, depth
 
 
-@njit(cache=True, nogil=True)
-def assign(rules, state, op, chip):
-    """Give an op a chip and draw all conclusions. False where that is a contradiction; then :func:`undo`."""
-    return narrow(state, op, np.int64(1) << np.int64(chip)) and propagate(rules, state)
-
-
-@njit(cache=True, nogil=True)
+@_outer
 def probe(rules, state, op, snapshot, allowed):
     """Fill ``allowed``, bool [C]: the chips of an op's domain whose assignment is no contradiction at once.
 
     The state stays as it is; ``snapshot``, like ``state.chips``, is room for it.
     """
     trail = state.counts[TRAIL]
-    snapshot[:, :] = state.chips
+    _copy(state.chips, snapshot)
     domain = state.store[op]
-    for chip in range(rules.num_chips):
+    for chip in range(rules.graph.num_chips):
         allowed[chip] = False
         if domain >> chip & 1:
-            allowed[chip] = assign(rules, state, op, chip)
+            allowed[chip] = conclude(rules, state, op, np.int64(1) << chip)
             undo(state, trail, snapshot)
 
 
@@ -956,8 +950,8 @@ class Propagator:
     @property
     def domains(self) -> np.ndarray:
         """bool [N, C]"""
-        words = self.state.store[: len(self.rules.first_domain)]
-        return (words[:, None] >> np.arange(self.rules.num_chips) & 1).astype(bool)
+        words = self.state.store[: len(self.rules.graph.first_domain)]
+        return (words[:, None] >> np.arange(self.rules.graph.num_chips) & 1).astype(bool)
 
     @property
     def depth(self) -> int:
@@ -979,6 +973,6 @@ class Propagator:
 
     def allowed(self, op: int) -> np.ndarray:
         """bool [C]: the chips of an op's domain whose assignment is no contradiction at once."""
-        allowed = np.empty(self.rules.num_chips, np.bool_)
+        allowed = np.empty(self.rules.graph.num_chips, np.bool_)
         probe(self.rules, self.state, op, np.empty_like(self.state.chips), allowed)
         return allowed

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.chiplet.corrector import memory_facts
 from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.propagator import make_rules
@@ -91,7 +91,7 @@ class Tables(NamedTuple):
 def make_tables(problem: ChipletProblem, greedy_s: float) -> Tables:
     """Constants of a problem; ``greedy_s``: the period of the greedy heuristic."""
     package, ops, n = problem.package, problem.ops, problem.num_ops
-    facts = make_rules(n, problem.num_chips, ops.edges, chain=True, memory=memory_facts(problem, 1.0))
+    facts = make_rules(n, problem.num_chips, ops.edges, chain=True, memory=memory_facts(problem, 1.0)).memory
     work = problem.op_seconds.mean(axis=0)
     total = float(work.sum())
     share = work / total if total > 0 else np.full(n, 1.0 / n)
@@ -145,7 +145,7 @@ def new_walk(episodes: int, problems: Sequence[ChipletProblem], max_ops: int, ma
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def begin_walk(w, row):
     """Nothing decided."""
     w.current[row] = 0
@@ -157,7 +157,7 @@ def begin_walk(w, row):
     w.tensor_chips[row] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take(t, w, row, chips):
     """Give the next ops of an episode the chips ``chips``, int32."""
     num_chips = t.op_seconds.shape[0]
@@ -197,7 +197,7 @@ def take(t, w, row, chips):
                     w.link_bytes[row, t.route_link[way]] += t.tensor_bytes[tensor]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def look(t, w, rows, at, chips_out, progress_out):
     """Fill rows ``at`` of float32 [B, C, K] (its last columns: STEP_CHIP_FEATURES) and [B, len(PROGRESS_FEATURES)]."""
     num_chips, num_ops = t.op_seconds.shape

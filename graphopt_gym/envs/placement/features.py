@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 
@@ -179,7 +179,7 @@ def new_state(episodes: int, max_groups: int, max_tasks: int, max_devices: int) 
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def begin(t, s, rows, start):
     """Start an episode in each of ``rows`` from the placements ``start``, int32 [rows, G]."""
     groups = start.shape[1]
@@ -203,7 +203,7 @@ def begin(t, s, rows, start):
                 s.task_device[row, t.task[position]] = device
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decide(t, s, rows, at, actions, illegal, changed):
     """Take action ``actions[at[i]]`` in episode ``rows[i]``; an illegal one leaves the group where it is.
 
@@ -231,7 +231,7 @@ def decide(t, s, rows, at, actions, illegal, changed):
         s.current[row] = group + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def observe(t, s, rows, at, groups_out, devices_out, progress_out, mask_out):
     """Fill rows ``at`` of the observation arrays for the episodes ``rows``; padding stays as it is."""
     groups = t.group_features.shape[0] - 1

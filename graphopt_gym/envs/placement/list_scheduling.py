@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.placement.groups import storage_lifetimes
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _units(problem: PlacementProblem) -> np.ndarray:
     return rank[joins]
 
 
-@njit(cache=True)
+@kernel
 def upward_rank(mean_s, mean_transfer_s, tensor_ptr, reader_ptr, reader):
     """float64 [K]: the longest path from each task to an exit, with mean times (Topcuoglu et al. 2002, eq. 8)."""
     rank = np.zeros(mean_s.shape[0])
@@ -151,7 +151,7 @@ def upward_rank(mean_s, mean_transfer_s, tensor_ptr, reader_ptr, reader):
     return rank
 
 
-@njit(cache=True)
+@kernel
 def _arrival(instance, device_of_unit, finish, task, device):
     """When all inputs of a task are on a device. A source of a unit not yet placed is there at 0."""
     latest = 0.0
@@ -177,7 +177,7 @@ def heft(instance: Instance) -> Plan:
     return Plan(device_of_unit, start, finish, True)
 
 
-@njit(cache=True)
+@kernel
 def _heft(instance, order):
     num_devices, num_tasks = instance.durations_s.shape
     device_of_unit = np.full(instance.unit_ptr.shape[0] - 1, -1, np.int32)
@@ -212,7 +212,7 @@ def _heft(instance, order):
     return device_of_unit, start, finish
 
 
-@njit(cache=True)
+@kernel
 def _first_after(ends, count, when):
     """The first interval that ends after ``when``."""
     low, high = 0, count
@@ -225,7 +225,7 @@ def _first_after(ends, count, when):
     return low
 
 
-@njit(cache=True)
+@kernel
 def _earliest_gap(begins, ends, count, arrival, duration):
     candidate = arrival
     for position in range(_first_after(ends, count, arrival), count):
@@ -235,7 +235,7 @@ def _earliest_gap(begins, ends, count, arrival, duration):
     return candidate
 
 
-@njit(cache=True)
+@kernel
 def _occupy(begins, ends, count, begin, end, shortest):
     """Insert an interval that overlaps no other; returns the new count."""
     position = _first_after(ends, count, begin)
