@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pickle
 import platform
 import sys
@@ -39,8 +38,12 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
+from graphopt_gym.errors import InputError
+from graphopt_gym.files import write_file
+
 SUFFIX = ".kernel"
 CHECKSUM_BYTES = 32
+CONFIG = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "USING_SVML")  # settings of Numba that change what is compiled
 SLOW_S = 1.0  # waiting longer than this for a compilation is explained
 
 KERNELS: list[Dispatcher] = []  # every kernel of the modules loaded so far
@@ -64,10 +67,10 @@ def kernel(function: Callable[..., Any] | None = None, *, inner: bool = False, a
     """
     if function is None:
         return lambda given: kernel(given, inner=inner, allocates=allocates)
-    options = {"_nrt": allocates, "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
-    made = numba.njit(nogil=True, **options)(function)
+    options: Any = {"_nrt": allocates, "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
+    made: Any = numba.njit(nogil=True, **options)(function)
     if isinstance(made, Dispatcher):  # not where NUMBA_DISABLE_JIT is set
-        made._cache = KernelCache(made)
+        made._cache = KernelCache(made)  # type: ignore[attr-defined]
         KERNELS.append(made)
     return made
 
@@ -101,12 +104,12 @@ class KernelCache(_Cache):
         target_context.refresh()
         found = self._load(sig, target_context) if self._enabled else None
         if found is None:
-            _announce()
+            _Notes.compiling(self.cache_path)
         else:
             Tally.loaded += 1
         return found
 
-    def save_overload(self, sig: Any, data: CompileResult) -> None:
+    def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled form, if anything can be written."""
         Tally.compiled += 1
         if not self._enabled or _Notes.full or data.lifted or data.library.has_dynamic_globals:
@@ -121,18 +124,10 @@ class KernelCache(_Cache):
         stem, machine, code, _ = path.stem.rsplit("-", 3)
         try:
             _remove(path.parent, f"{stem}-{machine}-*", keep=f"{stem}-{machine}-{code}-*")  # the code as it was before
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".kernel.", delete=False) as file:
-                try:
-                    file.write(_checksum(parts, content) + content)
-                    file.close()
-                    os.replace(file.name, path)
-                except BaseException:
-                    file.close()
-                    os.unlink(file.name)
-                    raise
-        except OSError as error:
+            write_file(path, _checksum(parts, content) + content)
+        except (OSError, InputError) as error:  # the disk is full, the folder was taken away
             _Notes.full = True
-            _Notes.say_kept_nowhere(f"{folder}: {error.strerror or error}")
+            _Notes.say_kept_nowhere(str(error))
 
     def _load(self, sig: Any, target_context: Any) -> CompileResult | None:
         parts = self._parts(sig, target_context.codegen())
@@ -143,7 +138,8 @@ class KernelCache(_Cache):
                 continue
             content = whole[CHECKSUM_BYTES:]
             if whole[:CHECKSUM_BYTES] == _checksum(parts, content):
-                return CompileResult._rebuild(target_context, *pickle.loads(content))
+                with contextlib.suppress(Exception):  # whatever it is, compiling anew does
+                    return CompileResult._rebuild(target_context, *pickle.loads(content))
         return None
 
     @property
@@ -173,7 +169,7 @@ def fingerprint(made: Dispatcher) -> str:
     return _digest("\n".join(lines))
 
 
-def _describe_kernel(made: Dispatcher, lines: list[str], seen: set[int]) -> None:
+def _describe_kernel(made: Any, lines: list[str], seen: set[int]) -> None:
     if id(made) in seen:
         return
     seen.add(id(made))
@@ -228,8 +224,9 @@ def _describe(value: Any, names: set[str], lines: list[str], seen: set[int]) -> 
 def _describe_type(given: Any) -> Any:
     """A Numba type as text; of named tuples also the class and the names of the fields, which Numba leaves out."""
     if isinstance(given, types.BaseNamedTuple):
-        kind = given.instance_class
-        return kind.__module__, kind.__qualname__, given.fields, [_describe_type(one) for one in given.types]
+        kind: Any = given.instance_class  # type: ignore[attr-defined]
+        parts = [_describe_type(one) for one in given.types]  # type: ignore[attr-defined]
+        return kind.__module__, kind.__qualname__, kind._fields, parts
     return str(given)
 
 
@@ -241,10 +238,7 @@ def _versions() -> tuple[str, ...]:
         np.__version__,
         numba.__version__,
         llvmlite.__version__,
-        *(
-            f"{name}={getattr(config, name, None)}"
-            for name in ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "USING_SVML")
-        ),
+        *(f"{name}={getattr(config, name, None)}" for name in CONFIG),
     )
 
 
@@ -258,7 +252,7 @@ def _checksum(parts: tuple[str, str, str, str], content: bytes) -> bytes:
 
 def _folders(source: str) -> Iterator[tuple[Path, bool]]:
     """(folder, whether it can be written) for the kernels of a source file, up to the first that can be written."""
-    for folder in _candidates(source, config.CACHE_DIR):
+    for folder in _candidates(source, config.CACHE_DIR):  # type: ignore[attr-defined]
         writable = _writable(folder)
         yield folder, writable
         if writable:
@@ -305,7 +299,26 @@ class _Notes:
     def say_kept_nowhere(cls, why: str) -> None:
         if not cls.kept_nowhere:
             cls.kept_nowhere = True
-            _say(f"note: compiled code is not kept ({why}); set NUMBA_CACHE_DIR to a folder that can be written")
+            cls.say(f"note: compiled code is not kept ({why}); set NUMBA_CACHE_DIR to a folder that can be written")
+
+    @classmethod
+    def compiling(cls, folder: str | None) -> None:
+        """A kernel is about to be compiled, and kept in a folder."""
+        if cls.listening and not cls.slow and not cls.timer:
+            cls.timer = threading.Timer(SLOW_S, cls.say_slow, (folder,))
+            cls.timer.daemon = True
+            cls.timer.start()
+
+    @classmethod
+    def say_slow(cls, folder: str | None) -> None:
+        if not cls.slow:
+            cls.slow = True
+            cls.say(f"compiling … (once{f'; kept in {folder}' if folder else ''})")
+
+    @staticmethod
+    def say(text: str) -> None:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -319,23 +332,3 @@ def explained() -> Iterator[None]:
         if not _Notes.listening and _Notes.timer:
             _Notes.timer.cancel()
             _Notes.timer = None
-
-
-def _announce() -> None:
-    """A kernel is about to be compiled."""
-    if _Notes.listening and not _Notes.slow and not _Notes.timer:
-        _Notes.timer = threading.Timer(SLOW_S, _say_slow)
-        _Notes.timer.daemon = True
-        _Notes.timer.start()
-
-
-def _say_slow() -> None:
-    if not _Notes.slow:
-        _Notes.slow = True
-        where = next((str(folder) for folder, writable in _folders(__file__) if writable), None)
-        _say(f"compiling … (once{f'; kept in {where}' if where else ''})")
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)

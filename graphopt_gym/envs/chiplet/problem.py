@@ -30,6 +30,9 @@ MOVES = (1 / 3, 1 / 3, 1 / 3)
 FAR_MOVES = 0.1
 
 
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
 class ChipletProblem(Problem):
     """Assign the ops of a network to the chips of a package, for the highest throughput of the full pipeline.
 
@@ -136,7 +139,7 @@ class ChipletProblem(Problem):
         valid = not reasons
         return Outcome(valid, period if valid else float("inf"), self.unit, reasons, metrics)
 
-    def measure(self, decision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def measure(self, decision: np.ndarray) -> Measured:
         """(seconds float64 [C], link bytes float64 [L], memory int64 [C], violations float64 [4]) of a decision.
 
         Violations, one a rule: chips that edges lead back; chips skipped; edges beside a longer way; memory beyond
@@ -144,7 +147,7 @@ class ChipletProblem(Problem):
         """
         return self._price(decision[None])[2]
 
-    def _price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    def _price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Measured]:
         """(costs float64 [B], valid bool [B], what :meth:`measure` gives of the last one) of decisions int32 [B, N]."""
         costs, valid = np.empty(len(decisions)), np.empty(len(decisions), bool)
         chips, links, tensors = self.num_chips, self.package.num_links, len(self.ops.tensor_op)
