@@ -183,13 +183,13 @@ def task_times(tasks: TaskGraph, cost_model: CostModel, device: Device) -> np.nd
             for one in cost_model.components(graph, device)
         )
         real = np.flatnonzero(~is_view)
+        with np.errstate(divide="ignore", invalid="ignore"):  # by 0, which is said in the next line
+            moved_s = border_bytes(tasks)[real] / bytes_per_s[real]
+        check_seconds(np.stack([compute_s[real], launch_s[real], moved_s]), graph, real)
         task = tasks.task_of_op[real]
         compute = np.bincount(task, weights=compute_s[real], minlength=tasks.num_tasks)
         launch = np.zeros(tasks.num_tasks)
         np.maximum.at(launch, task, launch_s[real])
-        with np.errstate(divide="ignore", invalid="ignore"):  # by 0, which is said below
-            moved_s = border_bytes(tasks)[real] / bytes_per_s[real]
-        check_seconds(np.stack([compute_s[real], launch_s[real], moved_s]), graph, real)
         memory = np.bincount(task, weights=moved_s, minlength=tasks.num_tasks)
         fused = size > 1
         times[fused] = (launch + np.maximum(compute, memory))[fused]
