@@ -6,10 +6,14 @@ import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from graphopt_agents import gdp
+from graphopt_agents.core import checkpoints
 from graphopt_agents.core.checkpoints import (
     held_folder,
     load_checkpoint,
@@ -19,7 +23,9 @@ from graphopt_agents.core.checkpoints import (
     save_checkpoint,
 )
 
+from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.generators import layered_dag
 
 
 @pytest.fixture
@@ -197,3 +203,66 @@ def test_held_folder__of_a_killed_process_is_free(tmp_path: Path) -> None:
         process.wait()
     with held_folder(tmp_path / "run", resume=False):
         pass
+
+
+SHIPPED = data_path("checkpoints", "gdp.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"args": {"width": 10**9}},
+        {"args": {"sage_layers": 10**9}},
+        {"args": {"heads": 0}},
+        {"args": {"width": "x"}},
+        {"args": {"width": None}},
+        {"args": {"seed": 10**400}},
+        {"args": {"learning_rate": float("nan")}},
+        {"args": {"graphs": [["x"]]}},
+        {"args": {"surprise": 1}},
+        {"args": 3},
+        {"version": "1"},
+        {"agent": {}},
+        {"state": 3},
+        {"state": {"network": 3}},
+        {"state": {"network": {"x": torch.ones(3)}}},
+        {"state": {}},
+        {"header": 3},
+        {"header": "[" * 100_000},
+        {"header": "{}"},
+    ],
+    ids=str,
+)
+def test_evaluate__refuses_whatever_a_checkpoint_may_hold_in_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = torch.load(SHIPPED, weights_only=True)
+    header = json.loads(content["header"])
+    for name, value in change.items():
+        if name in content:
+            content[name] = value
+        else:
+            header[name] = {**header[name], **value} if isinstance(value, dict) and name == "args" else value
+    content.setdefault("header", "")
+    if "header" not in change:
+        content["header"] = json.dumps(header)
+    path = tmp_path / "changed.pt"
+    torch.save(content, path)
+    with pytest.raises(InputError) as error:
+        gdp.Trainer.evaluate(path, graph=layered_dag(12, seed=1), cluster="toyx2")
+    assert "changed.pt" in one_line(error)
+
+
+def test_load__refuses_what_inflates_past_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**22))
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: pytest.fail("it was inflated"))
+    with pytest.raises(InputError, match="damaged, or no checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "nul\0byte", "a/" * 2500 + "b", "\ud800", ""])
+def test_load__refuses_paths_that_lead_nowhere(path: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_checkpoint(path)
+    assert len(one_line(error)) < 600

@@ -7,6 +7,7 @@ The file is a dictionary ``{"header": JSON text, "state": ...}`` written by ``to
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -22,7 +23,7 @@ import torch
 
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError, quoted
-from graphopt_gym.files import make_folder, read_file, write_file
+from graphopt_gym.files import MAX_BYTES, make_folder, parse_json, read_file, write_file
 
 try:
     import fcntl
@@ -109,13 +110,14 @@ def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> C
     held = read_file(path, "checkpoint")
     try:
         with zipfile.ZipFile(io.BytesIO(held)) as archive:  # torch does not compare the checksums that it writes
-            if archive.testzip() is not None:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+            if inflated > MAX_BYTES or archive.testzip() is not None:
                 raise ValueError
         content = torch.load(io.BytesIO(held), map_location="cpu", weights_only=True)
     except Exception:  # torch raises whatever the broken bytes lead to
         raise InputError(f"{where} is damaged, or no checkpoint of this package; train again or give another") from None
     try:
-        header = json.loads(content["header"])
+        header = parse_json(content["header"], where)
         if header["format"] != FORMAT:
             raise ValueError
         version = header["version"]
@@ -131,6 +133,30 @@ def load_checkpoint(path: str | os.PathLike[str], agent: str | None = None) -> C
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{where} is damaged: its header or state is incomplete; train again") from None
+
+
+def make_network(network_class: Any, config: Any, weights: Any, where: str) -> Any:
+    """A network with its weights. Nothing large is made of sizes that are not those of the weights.
+
+    Raises:
+        InputError: the weights are not of the network that the configuration names.
+    """
+    weights = weights if isinstance(weights, dict) else {}
+    held = sum(value.numel() for value in weights.values() if isinstance(value, torch.Tensor))
+    wrong = any(isinstance(size, int) and size > max(held, 10_000) for size in dataclasses.astuple(config))
+    if not wrong:
+        try:
+            with torch.device("meta"):  # where it takes no memory
+                sketch = network_class(config).state_dict()
+        except (RuntimeError, TypeError, ZeroDivisionError):
+            wrong = True
+    if wrong or {name: value.shape for name, value in sketch.items()} != {
+        name: getattr(value, "shape", None) for name, value in weights.items()
+    }:
+        raise InputError(f"{where!r} holds weights of another network than its arguments say; train again")
+    network = network_class(config)
+    load_weights(network, weights, where)
+    return network
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, Any], where: str) -> None:

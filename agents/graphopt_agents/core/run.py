@@ -267,9 +267,7 @@ class Trainer(ABC):
             config = config_class(**{one.name: kept.args[one.name] for one in dataclasses.fields(config_class)})
         except (KeyError, TypeError) as error:
             raise InputError(f"{str(path)!r} is damaged: its arguments are incomplete ({error}); train again") from None
-        network = cls.network_class(config)
-        checkpoints.load_weights(network, kept.state.get("network", {}), str(path))
-        return network
+        return checkpoints.make_network(cls.network_class, config, kept.state.get("network"), str(path))
 
     @classmethod
     def start_arguments(cls, path: AnyPath) -> dict[str, Any]:
