@@ -150,12 +150,12 @@ def check_output(path: str | os.PathLike[str] | None, inputs: Iterable[Any] = ()
                 pass
         if old is None:
             return
-        if stat.S_ISDIR(old.st_mode):
-            raise IsADirectoryError("it is a folder")
         if not os.access(path, os.W_OK):
             raise PermissionError("it is write-protected")
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
+    if stat.S_ISDIR(old.st_mode):
+        raise InputError(f"cannot write {quoted(os.fspath(path))}: it is a folder; give a file name")
     for given in inputs:
         path_given = isinstance(given, str | os.PathLike) and stat.S_ISREG(old.st_mode) and os.path.isfile(given)
         if path_given and os.path.samestat(old, os.stat(given)):

@@ -20,8 +20,8 @@ import numpy as np
 
 from graphopt_gym.fields import check_integers as check_integers
 from graphopt_gym.files import write_text
-from graphopt_gym.registration import env_ids, task_of
-from graphopt_gym.task import Words
+from graphopt_gym.registration import find_task
+from graphopt_gym.task import Task, Words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,9 +87,14 @@ class Problem(ABC):
         PROBLEM_CLASSES[class_name(cls)] = cls
 
     @property
+    def task(self) -> Task | None:
+        """What it is of; None where no task is registered for its class."""
+        return find_task(self.env_id)
+
+    @property
     def words(self) -> Words:
         """What its task calls things."""
-        return task_of(self.env_id).words if self.env_id in env_ids() else Words()
+        return self.task.words if self.task else Words()
 
     @property
     def graph_name(self) -> str:
@@ -180,7 +185,8 @@ class Solution:
     """The best decision that a method found, and what it took.
 
     ``history`` has a row each time the best improved: (evaluations, seconds, cost). ``options`` are the method's, by
-    name; ``details`` what it says of its run, JSON-able, units in the names.
+    name; ``details`` what it says of its run, JSON-able, units in the names. ``budget`` and ``seconds`` are the limits
+    of the search, where it had such.
     """
 
     problem: Problem
@@ -195,6 +201,8 @@ class Solution:
     trace: Trace | None = None  # how the decision came about, where the task and the method record it
     options: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+    seconds: float | None = None
 
     def row(self) -> dict[str, Any]:
         """What ``graphopt solve --json`` prints: JSON-able, ``cost`` null where invalid."""
@@ -228,10 +236,12 @@ class Solution:
             "problem": dict(self.problem.config),
             "fingerprints": self.problem.fingerprints(),
             "stopped_by": self.stopped_by,
+            "budget": self.budget,
+            "seconds": self.seconds,
             "history": [list(row) for row in self.history],
             "decision": self.problem.encode(self.decision),
         }
-        if self.problem.env_id not in env_ids():
+        if self.problem.task is None:
             text["problem_class"] = class_name(type(self.problem))
         if self.trace is not None:
             text["trace"] = [list(step) for step in self.trace]

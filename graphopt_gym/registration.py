@@ -66,6 +66,11 @@ def env_ids() -> tuple[str, ...]:
     return tuple(_by_env)
 
 
+def find_task(env_id: str) -> Task | None:
+    """The task of an environment or a problem; None where it is of a class that no task is registered for."""
+    return _by_env.get(env_id)
+
+
 def task_of(env_id: str) -> Task:
     """The task of an environment. Raises InputError for an unknown id, with the nearest."""
     if env_id not in _by_env:

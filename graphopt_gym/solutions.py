@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,16 @@ import numpy as np
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.fields import not_negative
 from graphopt_gym.files import parse_json, read_file
-from graphopt_gym.problem import PROBLEM_CLASSES, SOLUTION_FORMAT, SOLUTION_VERSION, Problem, Solution, Trace
-from graphopt_gym.registration import env_ids, make_problem, refuse_unknown
+from graphopt_gym.problem import (
+    PROBLEM_CLASSES,
+    SOLUTION_FORMAT,
+    SOLUTION_VERSION,
+    Problem,
+    Solution,
+    Trace,
+    class_name,
+)
+from graphopt_gym.registration import make_problem, refuse_unknown
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -66,29 +74,34 @@ class StoredSolution:
     options: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     problem_class: str = ""  # "module:name", where no task is registered for the problem
+    budget: int | None = None
+    seconds: float | None = None
 
     def make_problem(
         self,
         graph: str | os.PathLike[str] | ComputationGraph | None = None,
         cluster: str | os.PathLike[str] | Cluster | None = None,
+        problem_class: type[Problem] | None = None,
     ) -> Problem:
-        """The problem, built again from the stored arguments; ``graph`` and ``cluster`` stand in for the stored names.
+        """The problem, built again from the stored arguments.
+
+        ``graph`` and ``cluster`` stand in for the stored names, ``problem_class`` for what the file says it is of.
 
         Raises:
-            InputError: a name that is not known here, or arguments that the environment does not take.
+            InputError: a name that is not known here, or arguments that the problem does not take.
         """
         given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
         arguments = {**self.config, **given}
         try:
-            if self.env_id in env_ids():
+            problem_class = problem_class or PROBLEM_CLASSES.get(self.problem_class)
+            if problem_class is None and not self.problem_class:
                 return make_problem(self.env_id, **arguments)
-            if self.problem_class not in PROBLEM_CLASSES:
+            if problem_class is None:
                 raise InputError(
-                    f"its problem is of {self.problem_class or self.env_id!r}, which is not known here; import the "
-                    "module that makes it first, or register its task"
+                    f"its problem is of {quoted(self.problem_class, 80)}, which is not known here; import the module "
+                    "that makes it first (graphopt … --problem MODULE:CLASS), or register its task"
                 )
-            problem_class = PROBLEM_CLASSES[self.problem_class]
-            refuse_unknown(arguments, problem_class.__init__, self.problem_class)
+            refuse_unknown(arguments, problem_class.__init__, class_name(problem_class))
             return problem_class(**arguments)
         except InputError as error:
             raise InputError(f"{str(self.path)!r}: {error}") from None
@@ -108,7 +121,34 @@ class StoredSolution:
             trace=self.trace,
             options=self.options,
             details=self.details,
+            budget=self.budget,
+            seconds=self.seconds,
         )
+
+
+def load_solutions(paths: Iterable[str | os.PathLike[str]], say: Callable[[str], object] = str) -> list[StoredSolution]:
+    """Read solution files, and those that lie in folders.
+
+    Args:
+        paths: of files and folders.
+        say: called with a line for each other JSON file of a folder, which is left out.
+
+    Raises:
+        InputError: a file that is no solution, or none in all folders.
+    """
+    found = []
+    for path in paths:
+        for file in sorted(Path(path).glob("*.json")) if os.path.isdir(path) else [Path(path)]:
+            try:
+                found.append(load_solution(file))
+            except InputError as error:
+                if not os.path.isdir(path):
+                    raise
+                say(f"left out: {error}")
+    if not found:
+        where = ", ".join(quoted(os.fspath(path)) for path in paths)
+        raise InputError(f"no solution files in {where}; write some with: graphopt compare … --out FOLDER")
+    return found
 
 
 def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
@@ -173,6 +213,8 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         options=extras[0],
         details=extras[1],
         problem_class=str(facts.get("problem_class", "")),
+        budget=facts.get("budget"),
+        seconds=facts.get("seconds"),
     )
 
 
@@ -209,6 +251,7 @@ def validate(
     path: str | os.PathLike[str],
     graph: str | os.PathLike[str] | ComputationGraph | None = None,
     cluster: str | os.PathLike[str] | Cluster | None = None,
+    problem_class: type[Problem] | None = None,
 ) -> Validation:
     """Re-check a solution file: build its problem again, compare the fingerprints, evaluate the decision.
 
@@ -216,6 +259,7 @@ def validate(
         path: a file that :meth:`Solution.save` wrote.
         graph: stands in for the stored name, for a graph that is neither in the zoo nor at its stored path.
         cluster: likewise.
+        problem_class: stands in for what the file says that its problem is of.
 
     Returns:
         Every mismatch by name: a fingerprint (graph, cluster, op times), the decision, the cost (relative tolerance
@@ -225,7 +269,7 @@ def validate(
         InputError: the file is no solution, or its problem cannot be built here.
     """
     stored = load_solution(path)
-    problem = stored.make_problem(graph, cluster)
+    problem = stored.make_problem(graph, cluster, problem_class)
     mismatches = []
     found = problem.fingerprints()
     for what in sorted({*found, *stored.fingerprints}):

@@ -42,10 +42,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A function without arguments that gives ``{"title", "columns", "rows", "notes"}``, or rows by several titles."""
+    """A function that gives ``{"title", "columns", "rows", "notes"}``, or rows by several titles.
+
+    It is called with ``say``, which takes a line on what it does, for people who wait. ``needs``: modules without
+    which it does not run.
+    """
 
     run: Reference
     shows: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Task:
         words: what it calls things.
         catalogs: the catalog in which each argument of the problem is named.
         benchmarks: of this task, by name.
-        commands: what can be done with its solutions alone, by the name of the command: ``export``, ``measure``.
+        commands: what can be done with its solutions alone, by the name of the command. ``measure``, a function of
+            stored solutions, ``say`` and limits, gives a table; ``export``, of one and a path, writes a file.
 
     Raises:
         InputError: no variant.

@@ -17,14 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import graphopt_gym as gg
-from graphopt_gym.cli.common import check_folder
 from graphopt_gym.errors import InputError
-from graphopt_gym.files import write_text
+from graphopt_gym.files import make_folder, write_text
 from graphopt_gym.graphs.generators import chain
 from graphopt_gym.problem import Outcome, Problem, Solution
 from graphopt_gym.report.files import write_comparison
 from graphopt_gym.report.tables import comparison_table
-from graphopt_gym.report.units import format_cost, format_seconds
+from graphopt_gym.units import format_cost, format_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     # without a terminal each result is a line, and tables are as wide as they need
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    check_folder(args.out)
+    make_folder(args.out)
     problem = gg.make_problem("Placement-v0", graph=args.graph, cluster=args.cluster)
     facts = problem.graph.statistics()
     console.rule(f"[bold]{problem.graph.name} on {problem.cluster.name}")

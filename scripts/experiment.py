@@ -104,7 +104,7 @@ def run_jobs(
 
 def saved(solution: Solution, target: Path) -> str:
     """Write a solution; what it cost, in words."""
-    from graphopt_gym.report.units import format_cost
+    from graphopt_gym.units import format_cost
 
     solution.save(target)
     cost = format_cost(solution.outcome.cost, "s") if solution.outcome.valid else "nothing valid"

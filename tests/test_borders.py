@@ -24,7 +24,7 @@ from graphopt_gym.hardware.cluster import parse_cluster
 from graphopt_gym.hardware.cost_model import read_fitted
 from graphopt_gym.hardware.package import load_package, parse_package
 from graphopt_gym.report.files import report_on
-from graphopt_gym.solutions import load_solution, validate
+from graphopt_gym.solutions import load_solution, load_solutions, validate
 
 READERS = {
     "graph": gg.load_graph,
@@ -34,7 +34,7 @@ READERS = {
     "package": load_package,
     "solution": load_solution,
     "report": report_on,
-    "measure": lambda path: measure_report([path]),
+    "measure": lambda path: measure_report(load_solutions([path])),
     "fitted costs": read_fitted,
     "onnx graph": import_onnx,
     "onnx program": read_onnx,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 import graphopt_gym as gg
-from graphopt_gym.cli.bench import BENCHMARKS
+from graphopt_gym.benchmarks import BENCHMARKS
+from graphopt_gym.cli.bench import benchmarks
 from graphopt_gym.cli.common import plain
 from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.task import Benchmark
 from tests.commands import only_json
 
 ROW_KEYS = {"env", "graph", "cluster", "method", "seed", "valid", "cost", "unit", "reasons", "metrics", "evaluations",
@@ -300,7 +303,7 @@ def test_train__evaluate__resume(graphopt, graph, tmp_path):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_bench__runs_a_function_of_the_table(graphopt, monkeypatch, as_json):
-    monkeypatch.setitem(BENCHMARKS, "mine", ("tests.test_cli:_report", "for the test"))
+    monkeypatch.setitem(BENCHMARKS, "mine", Benchmark("tests.test_cli:_report", "for the test"))
     code, out, _ = graphopt("bench", "mine", *(["--json"] if as_json else []))
     assert code == 0
     if as_json:
@@ -309,12 +312,12 @@ def test_bench__runs_a_function_of_the_table(graphopt, monkeypatch, as_json):
         assert "500 ms" in out
 
 
-def _report():
+def _report(say):
     return {"title": "t", "columns": ["what", "time_s", "worst"], "rows": [["a", np.float64(0.5), float("nan")]]}
 
 
 def test_bench__several_tables__are_printed_each(graphopt, monkeypatch):
-    monkeypatch.setitem(BENCHMARKS, "mine", ("tests.test_cli:_two_tables", "for the test"))
+    monkeypatch.setitem(BENCHMARKS, "mine", Benchmark("tests.test_cli:_two_tables", "for the test"))
     _, out, _ = graphopt("bench", "mine")
     assert "first table" in out
     assert "12.5 %" in out
@@ -322,15 +325,16 @@ def test_bench__several_tables__are_printed_each(graphopt, monkeypatch):
     assert [table["rows"] for table in only_json(out)["tables"]] == [[{"a": 1}], [{"b_percent": 12.5}]]
 
 
-def _two_tables():
+def _two_tables(say):
     return {"first_table": [{"a": 1}], "second": [{"b_percent": 12.5}]}
 
 
 def test_bench__table_names_functions_that_exist():
     from graphopt_gym.task import resolve
 
-    for path, _ in BENCHMARKS.values():
-        assert callable(resolve(path))
+    for benchmark in benchmarks().values():
+        if importlib.util.find_spec(benchmark.run.partition(".")[0]):
+            assert callable(resolve(benchmark.run))
 
 
 def test_reproduce__runs_the_script_and_gives_its_rows(graphopt, monkeypatch, tmp_path):

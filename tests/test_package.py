@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import graphopt_gym as gg
+from graphopt_gym.registration import env_ids, tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, AGENTS = ROOT / "graphopt_gym", ROOT / "agents" / "graphopt_agents"
@@ -29,15 +31,15 @@ HEAVY = (
 
 # the rooms from the top of the house down; a module imports its own room and those above, never one below
 ROOMS = (
-    ("errors", "data", "fields", "files", "task", "catalog"),
+    ("errors", "extras", "data", "fields", "files", "task", "units", "catalog"),
     ("registration",),
     ("graphs",),
     ("hardware",),
     ("simulator",),
     ("problem",),
-    ("search", "solutions"),
+    ("search", "solutions", "benchmarks"),
     ("envs", "wrappers"),
-    ("report", "benchmarks", "testing"),
+    ("report", "testing"),
     ("cli", "__main__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
@@ -97,6 +99,31 @@ def test_rooms__import_only_upward():
             if RANK[parts[1]] > RANK[room] and (top or (room, parts[1]) not in ALLOWED):
                 wrong.append(f"{path.relative_to(ROOT)} imports {module}")
     assert wrong == []
+
+
+# rooms that serve all tasks, and what only single tasks are called and made of
+SERVING = ("cli", "report", "wrappers", "search")
+OF_TASKS = (
+    r"placements?\b|chip(let)?s?\b|rewrit|partition(?!\()|corrector|e-?graph|saturat|colocation|operands?\b|"
+    r"\bmatch(es)?\b|graphopt_gym\.envs\.(?!core)"
+)
+
+
+def test_rooms_that_serve_all_tasks__know_none_by_name():
+    known = [
+        *tasks(),
+        *env_ids(),
+        *(env_id.partition("-v")[0] for env_id in env_ids()),
+        r"graphopt_gym\.envs\.(?!core)",
+    ]
+    pattern = re.compile("|".join([OF_TASKS, *known]), re.IGNORECASE)
+    files = [path for room in SERVING for path in sorted((PACKAGE / room).rglob("*")) if path.suffix in (".py", ".j2")]
+    assert len(files) > 15
+    found = {str(path.relative_to(PACKAGE)): pattern.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name for name, words in found.items() if words} <= set(WAITING)
+
+
+WAITING = ("cli/agents.py", "cli/reproduce.py")
 
 
 def test_package__never_imports_the_agents():

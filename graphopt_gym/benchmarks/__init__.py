@@ -1,1 +1,15 @@
-"""What `graphopt bench` measures: each function returns a table {"title", "columns", "rows", "notes"}."""
+"""What ``graphopt bench`` measures beside the benchmarks of the tasks, and what all benchmarks share."""
+
+from graphopt_gym.task import Benchmark
+
+BENCHMARKS = {
+    "graphs": Benchmark("graphopt_gym.benchmarks.graphs:graphs_report", "milliseconds to read and to build graphs"),
+    "simulator": Benchmark(
+        "graphopt_gym.benchmarks.simulator:simulator_report",
+        "seconds an evaluation, against a plain Python twin and other simulators",
+    ),
+    "cost-model": Benchmark(
+        "graphopt_gym.hardware.validation:cost_model_report",
+        "the cost model's error on kernels it was not fitted on, and on whole models",
+    ),
+}

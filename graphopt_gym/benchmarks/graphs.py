@@ -19,11 +19,12 @@ REPEATS = 5
 GENERATED = (2_000, 80_000)
 
 
-def graphs_report() -> dict[str, Any]:
+def graphs_report(say: Callable[[str], object] = str) -> dict[str, Any]:
     """The table behind ``graphopt bench graphs``: the least of a few repeats, for shipped and for random graphs."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for graph in [load_graph(name) for name in graph_names()] + [layered_dag(ops, seed=0) for ops in GENERATED]:
+            say(graph.name)
             path = Path(folder) / f"{graph.name}.npz"
             save_graph(graph, path)
             rows.append(

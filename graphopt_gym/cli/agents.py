@@ -20,6 +20,7 @@ import typer
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.files import check_output, make_folder
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -173,7 +174,8 @@ def train(
     arguments |= {name: value for name, value in ((steps_name, steps), ("seed", seed)) if value is not None}
 
     module, checkpoints = load_agents(spec.module), load_agents("core.checkpoints")
-    common.check_folder(out)
+    if out:
+        make_folder(out)
     if resume:
         assert out is not None
         kept = checkpoints.load_checkpoint(checkpoints.run_folder(out, resume), agent).args
@@ -228,7 +230,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
-    common.check_file(out)
+    check_output(out)
     agent = load_agents("core.checkpoints").load_checkpoint(checkpoint).agent
     if agent not in AGENTS:
         raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(AGENTS)}")
@@ -269,7 +271,7 @@ def _one(agent: str, name: str, given: list[str]) -> str:
 @contextmanager
 def _progress(agent: str, spec: Agent, total: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """What train() calls with each row: a bar on a terminal, else a line each."""
-    from graphopt_gym.report.units import format_cost
+    from graphopt_gym.units import format_cost
 
     done_name, mean_name, best_name = spec.row
     with common.progress_bar(agent, total) as update:
@@ -298,6 +300,6 @@ def _finish(solutions: list[Solution], path: Path | None, as_json: bool, several
         common.show(solution_table(solutions), as_json=False)
         if path:
             text = f"solutions: {path}/solution_*.json   report: graphopt report FILE"
-            common.stdout().print(text, soft_wrap=True, markup=False)
+            common.say(text)
     if not all(solution.outcome.valid for solution in solutions):
         raise typer.Exit(1)

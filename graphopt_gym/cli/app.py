@@ -8,7 +8,7 @@ from graphopt_gym.cli import agents, bench, files, listing, reproduce, solving
 
 app = typer.Typer(
     name="graphopt",
-    help="Place, schedule and rewrite machine-learning graphs: classical methods and learned agents on one simulator.",
+    help="Optimise machine-learning graphs: classical methods and learned agents on one simulator.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,12 +1,10 @@
-"""What the commands share: where output goes, progress, arguments, and files checked before the work starts."""
+"""What the commands share: arguments, where output goes, progress."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt_gym.errors import InputError
-from graphopt_gym.registration import env_ids, make_problem
+from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.extras import import_named
+from graphopt_gym.registration import env_ids, make_problem, refuse_unknown, tasks
+from graphopt_gym.units import format_cost, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,18 +26,30 @@ if TYPE_CHECKING:
 
 WIDE = 200  # columns of text that is not printed on a terminal, so that tables are not cut
 
+
+def _catalogs(argument: str) -> str:
+    """Where the names of an argument are listed, for help texts."""
+    found: dict[str, list[str]] = {}
+    for task in tasks().values():
+        if argument in task.catalogs:
+            found.setdefault(task.catalogs[argument], []).append(task.name)
+    return ", ".join(f"graphopt list {catalog} ({', '.join(names)})" for catalog, names in found.items())
+
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-EnvArgument = Annotated[str, typer.Argument(metavar="ENV", help=f"An environment: {', '.join(env_ids())}.")]
+EnvArgument = Annotated[
+    str,
+    typer.Argument(metavar="ENV", help=f"An environment: {', '.join(env_ids())}; or a problem of yours: MODULE:CLASS."),
+]
 GraphOption = Annotated[
-    str | None, typer.Option("--graph", "-g", help="A zoo name or a graph file (RewriteOrder-v0: program).")
+    str | None, typer.Option("--graph", "-g", help=f"By name or file. Names: {_catalogs('graph')}.")
 ]
 ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", "-c", help=f"By name or file. Names: {_catalogs('cluster')}.")
+]
+ProblemOption = Annotated[
     str | None,
-    typer.Option(
-        "--cluster",
-        "-c",
-        help="A cluster (ChipletPartition-v0: package, RewriteOrder-v0: device) by name, or a TOML file.",
-    ),
+    typer.Option("--problem", metavar="MODULE:CLASS", help="The problem's class, where it is one of yours."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -64,7 +76,17 @@ def stderr() -> Console:
 def _console(file: Any) -> Console:
     from rich.console import Console
 
-    return Console(file=file, width=None if file.isatty() else WIDE, highlight=False, soft_wrap=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # main() says what becomes of it
+
+    width = None if file.isatty() else WIDE
+    return Plain(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """A line on standard output, as it is."""
+    stdout().print(text, style=style, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -98,92 +120,94 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def build_problem(env_id: str, graph: str | None, cluster: str | None, settings: list[str] | None) -> Problem:
+def problem_class(spec: str | None) -> type[Problem] | None:
+    """The class of problems that ``"package.module:Class"`` names, imported now; None for none.
+
+    Raises:
+        InputError: it cannot be imported, or is something else.
+    """
+    if spec is None:
+        return None
+    from graphopt_gym.problem import Problem
+
+    found = import_named(spec, "class")
+    if not (isinstance(found, type) and issubclass(found, Problem)):
+        raise InputError(f"{spec} is no subclass of graphopt_gym.Problem")
+    return found
+
+
+def build_problem(env_id: str, graph: str | None, cluster: str | None, settings: Mapping[str, Any]) -> Problem:
     """The problem that the common options name; options left out take the environment's defaults."""
     given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
-    return make_problem(env_id, **{**parse_settings(settings), **given})
+    arguments = {**settings, **given}
+    own = problem_class(env_id if ":" in env_id else None)
+    if own is None:
+        return make_problem(env_id, **arguments)
+    refuse_unknown(arguments, own.__init__, env_id)
+    return own(**arguments)
 
 
-def parse_settings(settings: list[str] | None, flag: str = "--set", example: str = "grouping=op") -> dict[str, Any]:
-    """``["grouping=op", "batch=3"]`` -> ``{"grouping": "op", "batch": 3}``; values are JSON, or else texts."""
+def parse_settings(settings: list[str] | None, flag: str = "--set", example: str = "name=5") -> dict[str, Any]:
+    """``["grouping=op", "batch=3"]`` -> ``{"grouping": "op", "batch": 3}``; values are JSON, or else texts.
+
+    Python's True, False and None are taken as JSON's. Raises InputError for a number that is not finite.
+    """
     arguments: dict[str, Any] = {}
     for setting in settings or []:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise InputError(f"{flag} {setting!r} is not NAME=VALUE, e.g. {flag} {example}")
+            raise InputError(f"{flag} {quoted(setting)} is not NAME=VALUE, e.g. {flag} {example}")
+
+        def finite(text: str, setting: str = setting) -> float:
+            if not math.isfinite(float(text)):
+                raise InputError(f"{flag} {quoted(setting)}: give a finite number")
+            return float(text)
+
         try:
-            arguments[name] = json.loads(value)
-        except ValueError:
+            arguments[name] = json.loads(_PYTHON_WORDS.get(value, value), parse_constant=finite, parse_float=finite)
+        except InputError:
+            raise
+        except (ValueError, RecursionError):
             arguments[name] = value
     return arguments
 
 
-def parse_options(options: list[str] | None) -> dict[str, Any]:
-    """A method's options, as :func:`parse_settings`."""
-    return parse_settings(options, "--option", "k_multi=2")
-
-
-def check_file(path: Path | None) -> None:
-    """Refuse an output file that cannot be written, before any work is done for it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: it is a folder; give a file name")
-    _check_folder(path.parent, path)
-
-
-def check_folder(path: Path | None) -> None:
-    """Make an output folder, or refuse one that cannot be made or written, before any work is done for it."""
-    if path is None:
-        return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {str(path)!r}: {error.strerror or error}") from None
-    _check_folder(path, path)
-
-
-def _check_folder(folder: Path, wanted: Path) -> None:
-    try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".graphopt.")
-    except OSError as error:
-        detail = error.strerror or error
-        raise InputError(f"cannot write {str(wanted)!r}: {detail}; give a path that can be written") from None
-    os.close(handle)
-    os.unlink(name)
+_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def print_solution(solution: Solution, out: Path | None) -> None:
     """What ``solve`` and ``train`` print for people: the cost, what is wrong, a row a device, what it took."""
     from graphopt_gym.report.tables import device_table
-    from graphopt_gym.report.units import format_cost, format_seconds
 
-    outcome, problem, console = solution.outcome, solution.problem, stdout()
-    name = f"{problem.graph.name} on {problem.cluster.name}"
+    outcome, problem = solution.outcome, solution.problem
     cost = format_cost(outcome.cost, outcome.unit) if outcome.valid else "invalid"
-    console.print(f"{solution.method}: {name}: [bold]{cost}[/bold]", soft_wrap=True)
+    say(f"{solution.method}: {problem.title}: {cost}", style="bold")
     for reason in outcome.reasons:
-        console.print(f"  {reason}", style="red", soft_wrap=True, markup=False)
+        say(f"  {reason}", style="red")
     if outcome.timeline is not None:
-        device_table(outcome.timeline).print(console)
-    if "bottleneck" in outcome.metrics:
-        text = "a sample every {} with {} chips; bottleneck: {}"
-        period = format_seconds(1 / outcome.metrics["throughput_per_s"])
-        console.print(text.format(period, outcome.metrics["chips_used"], outcome.metrics["bottleneck"]))
-    growth = solution.details.get("growth_nodes")
-    if growth:
-        details = solution.details
-        text = "e-graph: {:,} nodes in {:,} classes after {} iterations ({}), stopped by: {}"
-        counts = " ".join(f"{count:,}" for count in growth)
-        console.print(
-            text.format(details["nodes"], details["classes"], len(growth), counts, details["saturation_stopped_by"]),
-            soft_wrap=True,
-            markup=False,
-        )
-    calls = f"{solution.evaluations:,} simulator call{'s' * (solution.evaluations != 1)}"
-    console.print(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}", soft_wrap=True)
+        device_table(outcome.timeline).print(stdout())
+    for line in problem.summary_lines(outcome, solution.details):
+        say(line)
+    calls = f"{solution.evaluations:,} {problem.words.evaluation}{'s' * (solution.evaluations != 1)}"
+    say(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}")
     if out:
-        console.print(f"solution: {out}   report: graphopt report {out}", soft_wrap=True, markup=False)
+        say(f"solution: {out}   report: graphopt report {out}")
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], object]]:
+    """Says on standard error what is being done: in place on a terminal, with the time since; else in a line each."""
+    console = stderr()
+    if not console.is_terminal:
+        warn(text)
+        yield warn
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text)
+        yield lambda text: bar.update(task, description=text)
 
 
 @contextmanager
@@ -196,10 +220,10 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[..., None] | None]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:

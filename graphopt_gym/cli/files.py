@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt_gym.cli import common
-from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag
+from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag, ProblemOption
 from graphopt_gym.errors import InputError
+from graphopt_gym.files import check_output, make_folder
+from graphopt_gym.registration import find_task, tasks
+from graphopt_gym.task import resolve
+from graphopt_gym.units import format_cost
+
+if TYPE_CHECKING:
+    from graphopt_gym.solutions import StoredSolution
 
 
 def report(
@@ -17,35 +25,39 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; beside the solutions if left out.")] = None,
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    problem: ProblemOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw solutions: a Gantt chart (PNG), a Perfetto trace and an HTML report; a folder gets one report on all."""
     from graphopt_gym.report.files import report_on
 
-    common.check_folder(out)
-    written = [file for path in paths for file in report_on(path, out, graph=graph, cluster=cluster, say=common.warn)]
+    if out:
+        make_folder(out)
+    given = {"graph": graph, "cluster": cluster, "problem_class": common.problem_class(problem), "say": common.warn}
+    written = [file for path in paths for file in report_on(path, out, **given)]  # type: ignore[arg-type]
     if as_json:
         common.print_json({"files": [str(path) for path in written]})
     else:
         for file in written:
-            print(file)
+            common.say(str(file))
 
 
 def validate(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Solution files.")],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    problem: ProblemOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Re-check solution files: build the problem again, compare fingerprints, evaluate the decision."""
-    from graphopt_gym.report.units import format_cost
     from graphopt_gym.solutions import validate as check
 
+    own = common.problem_class(problem)
     rows: list[dict[str, Any]] = []
     unreadable = False
     for path in paths:
         try:
-            result = check(path, graph, cluster)
+            result = check(path, graph, cluster, own)
         except InputError as error:
             unreadable = True
             rows.append({"file": str(path), "ok": False, "mismatches": [str(error)]})
@@ -55,7 +67,7 @@ def validate(
         if not as_json:
             cost = format_cost(result.cost, result.stored.unit)
             verdict = f"ok: {cost}" if result.ok else "FAILED: " + "; ".join(result.mismatches)
-            print(f"{path}: {verdict}")
+            common.say(f"{path}: {verdict}")
     if as_json:
         common.print_json({"ok": all(row["ok"] for row in rows), "rows": rows})
     if unreadable:
@@ -65,50 +77,61 @@ def validate(
 
 
 def measure(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="FILE|DIR…", help="Solutions of RewriteOrder-v0, or folders of them.")
-    ],
-    runs: Annotated[int, typer.Option("--runs", help="Most runs of each program.")] = 50,
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE|DIR…", help="Solutions, or folders of them.")],
+    runs: Annotated[int, typer.Option("--runs", help="Most runs of each solution.")] = 50,
     seconds: Annotated[float, typer.Option("--seconds", help="Most seconds of runs a solution.")] = 30.0,
-    threads: Annotated[int, typer.Option("--threads", help="Threads of torch.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of each run.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
     clock: Annotated[
         str, typer.Option("--clock", help="wall, or cpu: without what waits for other programs of a busy machine.")
     ] = "wall",
     as_json: JsonFlag = False,
 ) -> None:
-    """Run rewritten programs and their originals in turns on this machine's CPU: simulated beside measured gain."""
-    from graphopt_gym.envs.rewrite.programs import measure_report
+    """Run what solutions decided on, beside what it was before, on this machine: simulated and measured gain."""
     from graphopt_gym.report.tables import Table
+    from graphopt_gym.solutions import load_solutions
 
+    stored = load_solutions(paths, common.warn)
+    commands = {_command("measure", solution) for solution in stored}
+    if len(commands) > 1:
+        raise InputError("these solutions are of several tasks; measure those of one at a time")
     limits = {"runs": runs, "seconds": seconds, "threads": threads, "dtype": dtype, "clock": clock}
-    result = measure_report(paths, say=common.warn, **limits)
+    result = commands.pop()(stored, say=common.warn, **limits)
     common.show(Table.of(result), as_json)
-    if not all(row["same_outputs"] for row in result["rows"]):
+    if not result["ok"]:
         raise typer.Exit(1)
 
 
 def export(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A solution of RewriteOrder-v0.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A solution.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="NAME.onnx, or any other ending for the text; FILE.onnx if left out."),
+        typer.Option("--out", "-o", help="The file; its ending says the format. Beside FILE if left out."),
     ] = None,
     graph: GraphOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the program of a solution: as ONNX with the weights of the file that it came from, or as text."""
-    from graphopt_gym.envs.rewrite.programs import export_solution
+    """Write what a solution decided on as a file for other programs."""
+    from graphopt_gym.solutions import load_solution
 
-    target = out or path.with_suffix(".onnx")
-    common.check_file(target)
-    said = export_solution(path, target, graph)
+    stored = load_solution(path)
+    said = _command("export", stored)(stored, out, graph)
     if as_json:
         common.print_json(said)
     else:
-        common.stdout().print(
-            f"{said['file']}: {said['ops']} ops; weights: {said['weights']}", soft_wrap=True, markup=False
+        facts = "; ".join(f"{name}: {value}" for name, value in said.items() if name != "file")
+        common.say(f"{said['file']}: {facts}")
+
+
+def _command(name: str, stored: StoredSolution) -> Callable[..., Any]:
+    """What a command does with the solutions of a task."""
+    task = find_task(stored.env_id)
+    if task is None or name not in task.commands:
+        others = ", ".join(other.env_id for other in tasks().values() if name in other.commands)
+        raise InputError(
+            f"{str(stored.path)!r} is a solution of {stored.env_id}, which has no {name}; those that have: {others}"
         )
+    return resolve(task.commands[name])
 
 
 def capture(
@@ -117,15 +140,11 @@ def capture(
     as_json: JsonFlag = False,
 ) -> None:
     """Capture a training step from a torch module of yours, at true size without its memory."""
-    import sys
-
     from graphopt_gym.cli.listing import catalog_table
     from graphopt_gym.graphs.capture import capture_from_spec
     from graphopt_gym.graphs.io import save_graph
 
-    common.check_file(out)
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: your module need not be installed
+    check_output(out)
     graph = capture_from_spec(function)
     path = out or Path(f"{graph.name}.npz")
     save_graph(graph, path)
@@ -134,5 +153,5 @@ def capture(
         common.print_json({**table.to_json()["rows"][0], "file": str(path)})
     else:
         common.show(table, as_json=False)
-        common.stdout().print(f"graph: {path}   place it: graphopt solve Placement-v0 --graph {path} --method heft",
-                              soft_wrap=True, markup=False)  # fmt: skip
+        envs = [task.env_id for task in tasks().values() if task.catalogs.get("graph") == "graphs"]
+        common.say(f"graph: {path}   use it: graphopt compare {'|'.join(envs)} --graph {path}")

@@ -13,11 +13,12 @@ from graphopt_gym.catalog import catalogs
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import JsonFlag
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.registration import env_ids, tasks
 
 if TYPE_CHECKING:
     from graphopt_gym.report.tables import Table
 
-WHAT = "envs, methods, agents, graphs, programs, clusters, packages, devices or links."
+WHAT = f"envs, methods, agents, {', '.join(catalogs())}."
 
 
 def list_things(
@@ -26,7 +27,7 @@ def list_things(
         list[str] | None, typer.Argument(metavar="[NAME|FILE|SPLIT]...", help="Only these.", show_default=False)
     ] = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Those of a split; may be repeated.")] = None,
-    env: Annotated[str, typer.Option("--env", help="Whose methods.")] = "Placement-v0",
+    env: Annotated[str, typer.Option("--env", help="Whose methods.")] = env_ids()[0],
     as_json: JsonFlag = False,
 ) -> None:
     """List environments, methods, agents, or graphs, clusters, …: what is shipped, and what is yours."""
@@ -67,10 +68,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *n
 
 def env_table() -> Table:
     """Environment ids and what they ask for."""
-    from graphopt_gym.registration import tasks
-
     rows = [(env_id, one.summary) for task in tasks().values() for env_id, one in task.variants.items()]
-    return _table("Environments", ["env", "summary"], rows, 'import graphopt_gym, then gym.make("Placement-v0")')
+    return _table("Environments", ["env", "summary"], rows, f"import graphopt_gym, then gym.make({rows[0][0]!r})")
 
 
 def method_table(env_id: str) -> Table:

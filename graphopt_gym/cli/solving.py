@@ -18,7 +18,8 @@ from graphopt_gym.cli.common import (
     SecondsOption,
     SetOption,
 )
-from graphopt_gym.errors import InputError
+from graphopt_gym.files import check_output
+from graphopt_gym.units import format_cost
 
 if TYPE_CHECKING:
     from graphopt_gym.problem import Solution
@@ -38,12 +39,11 @@ def solve(
     as_json: JsonFlag = False,
 ) -> None:
     """Run one method on a problem. Ctrl-C keeps the best so far."""
-    from graphopt_gym.report.units import format_cost
     from graphopt_gym.search.solve import solve as run
 
-    common.check_file(out)
-    told = common.parse_options(options)
-    problem = common.build_problem(env, graph, cluster, settings)
+    given, told = common.parse_settings(settings), common.parse_settings(options, "--option")
+    check_output(out, inputs=(graph, cluster, *given.values()))
+    problem = common.build_problem(env, graph, cluster, given)
     with common.progress_bar(method, budget) as update:
 
         def progress(evaluations: int, best: float) -> None:
@@ -86,23 +86,29 @@ def compare(
     budget: BudgetOption = 1000,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Most seconds a method and seed.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each random method.")] = 3,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write each solution into this folder.")] = None,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", metavar="N|ray|ADDRESS", help="Runs at a time, or the Ray cluster that runs them."),
+    ] = "1",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the solutions; runs that are there already are not repeated."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Repeat them.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run several methods on one problem, under one budget. Ctrl-C keeps what is done."""
     from graphopt_gym.report.tables import comparison_table
-    from graphopt_gym.report.units import format_cost
     from graphopt_gym.search.solve import compare as run
     from graphopt_gym.search.solve import find_method
     from graphopt_gym.search.solve import methods as all_methods
 
+    told = common.parse_settings(options, "--option")
+    problem = common.build_problem(env, graph, cluster, common.parse_settings(settings))
     if methods is None:
-        names = [name for name in all_methods(env) if not find_method(env, name).small]
+        names = [name for name in all_methods(problem) if not find_method(problem.env_id, name).small]
     else:
         names = [name.strip() for name in methods.split(",") if name.strip()]
-    told = common.parse_options(options)
-    common.check_folder(out)
-    problem = common.build_problem(env, graph, cluster, settings)
     with common.progress_bar("", budget) as update:
 
         def progress(method: str, seed: int, evaluations: int, best: float) -> None:
@@ -116,26 +122,25 @@ def compare(
             seconds=seconds,
             seeds=seeds,
             options=told,
+            workers=workers,
+            out=out,
+            again=again,
             progress=progress if update else None,
+            say=common.warn,
         )
     _say_interrupted(solutions)
-    if out:
-        for solution in solutions:
-            solution.save(out / f"{solution.method}-{solution.seed}.json")
     if as_json:
         common.print_json({"rows": [solution.row() for solution in solutions]})
     else:
-        title = f"{env}: {problem.graph.name} on {problem.cluster.name}, at most {budget:,} evaluations a run"
+        title = f"{problem.env_id}: {problem.title}, at most {budget:,} {problem.words.evaluation}s a run"
         common.show(comparison_table(solutions, title), as_json=False)
         if out:
-            common.stdout().print(f"solutions: {out}   report: graphopt report {out}", soft_wrap=True)
+            common.say(f"solutions: {out}   report: graphopt report {out}")
     if not any(solution.outcome.valid for solution in solutions):
         raise typer.Exit(1)
 
 
 def _say_interrupted(solutions: list[Solution]) -> None:
-    if not solutions:
-        raise InputError("nothing was run")
-    last = solutions[-1]
-    if last.stopped_by == "interrupt":
-        common.warn(f"interrupted: {last.method} keeps the best of its {last.evaluations:,} evaluations")
+    for solution in solutions:
+        if solution.stopped_by == "interrupt":
+            common.warn(f"interrupted: {solution.method} keeps the best of its {solution.evaluations:,} evaluations")

@@ -15,7 +15,6 @@ Time and memory are linear in the number of operators. torch is imported when a 
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.extras import import_named
 from graphopt_gym.graphs.aten import FLOPS_PER_ELEMENT as FLOPS_PER_ELEMENT
 from graphopt_gym.graphs.aten import METADATA_ONLY, NO_KERNEL, Operator, cost, describe, tensors_in
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
@@ -747,24 +747,7 @@ def capture_from_spec(spec: str) -> ComputationGraph:
     """
     from torch import nn
 
-    module_name, colon, function_name = spec.partition(":")
-    if not colon or not module_name or not function_name:
-        raise InputError(f"capture: {spec!r} is not of the form package.module:function")
-    try:
-        source = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise InputError(
-                f"capture: no Python module {module_name!r} (looked for {error.name!r}); run from its folder, "
-                "install it, or set PYTHONPATH"
-            ) from error
-        raise InputError(f"capture: importing {module_name!r} fails: {error}") from error
-    except Exception as error:  # whatever the file raises
-        raise InputError(f"capture: importing {module_name!r} fails: {type(error).__name__}: {error}") from error
-    function = getattr(source, function_name, None)
-    if function is None:
-        functions = [n for n, v in vars(source).items() if callable(v) and not n.startswith("_")]
-        raise unknown_name(f"function in {module_name}", function_name, functions)
+    function = import_named(spec)
     if not callable(function):
         raise InputError(f"capture: {spec} is a {type(function).__name__}, not a function")
     try:

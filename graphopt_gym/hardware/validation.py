@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def kernel_seconds(p: Parameters, device: Device, op: str, kernels: Kernels) -> 
     return np.maximum(compute, moved / bandwidth)
 
 
-def cost_model_report() -> dict[str, list[dict[str, Any]]]:
+def cost_model_report(say: Callable[[str], object] = str) -> dict[str, list[dict[str, Any]]]:
     """Everything that the fit is judged by, as rows of plain values; prints as tables with :func:`tables`.
 
     - ``kernels``: by device and op class, over held-out shapes: error of the latency that the timing loop would show.
@@ -94,7 +95,10 @@ def cost_model_report() -> dict[str, list[dict[str, Any]]]:
     - ``leave_one_out``: as ``kernels`` and ``models``, each architecture priced by the rule for devices without
       measurements, from the other architectures.
     - ``all_reduce``: by device and number of GPUs; ``fitted`` where the row was fitted on.
+
+    ``say`` is called with a line now and then.
     """
+    say("kernels and whole models, priced by the cost model")
     fitted = read_fitted(data_path("cost_model", "fitted.json"))
     cost_model = load_cost_model()
     return {

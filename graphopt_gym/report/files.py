@@ -13,7 +13,7 @@ from graphopt_gym.files import check_output, write_file
 from graphopt_gym.report.gantt import figure_bytes, save_gantt
 from graphopt_gym.report.html import write_html
 from graphopt_gym.report.perfetto import write_trace
-from graphopt_gym.solutions import load_solution
+from graphopt_gym.solutions import load_solutions
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -29,7 +29,8 @@ def report_on(
     *,
     graph: str | os.PathLike[str] | ComputationGraph | None = None,
     cluster: str | os.PathLike[str] | Cluster | None = None,
-    say: Callable[[str], object] | None = None,
+    problem_class: type[Problem] | None = None,
+    say: Callable[[str], object] = str,
 ) -> list[Path]:
     """Report on a solution file, or on all that lie in a folder (one page that compares them).
 
@@ -38,26 +39,21 @@ def report_on(
         out: an existing folder; beside the solutions where left out.
         graph: stands in for the stored name.
         cluster: likewise.
+        problem_class: stands in for what the files say that their problem is of.
         say: called with a line for each file that is left out or whose stored cost is no longer what comes out.
 
     Raises:
         InputError: no solution there, solutions of several problems in one folder, or a folder that cannot be written.
     """
     path = Path(path)
-    say = say or (lambda text: None)
-    files = sorted(path.glob("*.json")) if os.path.isdir(path) else [path]
     solutions: list[tuple[Path, Solution]] = []
     problems: dict[str, Problem] = {}
-    for file in files:
-        try:
-            stored = load_solution(file)
-        except InputError as error:
-            if not os.path.isdir(path):
-                raise
-            say(f"left out: {error}")
-            continue
+    for stored in load_solutions([path], say):
+        file = stored.path
         key = f"{stored.env_id} {sorted(stored.config.items())}"
-        problem = problems.setdefault(key, stored.make_problem(graph, cluster))
+        if key not in problems:
+            problems[key] = stored.make_problem(graph, cluster, problem_class)
+        problem = problems[key]
         solution = stored.evaluate(problem)
         if solution.outcome.cost != stored.cost:
             say(f"{file}: the cost is {solution.outcome.cost!r}, the file says {stored.cost!r}; see graphopt validate")
@@ -66,15 +62,13 @@ def report_on(
             say(f"{file}: its trace is left out: {wrong}")
             solution = replace(solution, trace=None)
         solutions.append((file, solution))
-    if not solutions:
-        raise InputError(f"no solution files in {str(path)!r}; write some with: graphopt compare … --out {path}")
     if len(problems) > 1:
         raise InputError(f"{str(path)!r} holds solutions of {len(problems)} problems; put those of one into a folder")
     folder = Path(out) if out is not None else (path if os.path.isdir(path) else path.parent)
     if os.path.isdir(path):
         return write_comparison([(file.stem, solution) for file, solution in solutions], folder)
     for ending in (".png", ".pftrace", ".html"):
-        check_output(folder / f"{path.stem}{ending}", inputs=(path,))
+        check_output(folder / f"{path.stem}{ending}", inputs=(path, graph, cluster))
     return write_report(solutions[0][1], folder, path.stem)
 
 
@@ -96,7 +90,7 @@ def _draw(solution: Solution, folder: Path, stem: str) -> list[Path]:
     if timeline is None:
         figure = solution.problem.figure(solution.decision)
         return [] if figure is None else [write_file(folder / f"{stem}.png", figure_bytes(figure, "png"))]
-    name = f"{solution.method}: {timeline.graph.name} on {timeline.cluster.name}"
+    name = f"{solution.method}: {solution.problem.title}"
     return [
         save_gantt(timeline, folder / f"{stem}.png", title=name),
         write_trace(timeline, folder / f"{stem}.pftrace", name=solution.method),

@@ -17,7 +17,7 @@ import numpy as np
 from graphopt_gym.errors import InputError, printable, shortened
 from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import PHASES
-from graphopt_gym.report.units import format_bytes, format_seconds, time_unit
+from graphopt_gym.units import format_bytes, format_seconds, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,7 +182,7 @@ def _draw_rows(axis: Axes, timeline: Timeline, links: list[int], left_out: int, 
     labels: list[tuple[float, str, int]] = []
     y = 0.0
     for device in range(cluster.num_devices):
-        mine = np.flatnonzero(runs & (timeline.placement == device))
+        mine = np.flatnonzero(runs & (timeline.task_device == device))
         axis.broken_barh([(0, end)], (y, 0.82), facecolors=IDLE_COLOUR, linewidth=0)
         bars = merge_bars(timeline.start_s[mine], timeline.finish_s[mine], phase[mine], gap_s)
         bars = _close_seams(bars, gap_s)

@@ -12,7 +12,7 @@ from graphopt_gym.files import write_text
 from graphopt_gym.problem import Solution
 from graphopt_gym.report.gantt import drawable, figure_bytes, gantt_figure
 from graphopt_gym.report.tables import Table, comparison_table, device_table, format_cell, heading
-from graphopt_gym.report.units import format_bytes, format_cost, format_count, format_seconds
+from graphopt_gym.units import format_bytes, format_cost, format_count, format_seconds
 
 if TYPE_CHECKING:
     import jinja2
@@ -37,17 +37,17 @@ def write_html(solutions: Sequence[Solution], path: str | os.PathLike[str], *, t
 
 def render_html(solutions: Sequence[Solution], *, title: str = "") -> str:
     """The report as a text; see :func:`write_html`. ``solutions`` holds at least one."""
-    import graphopt_gym
+    from graphopt_gym import __version__
 
     best = min(solutions, key=lambda solution: (not solution.outcome.valid, solution.outcome.cost))
     single = len(solutions) == 1
     problem = best.problem
-    name = f"{problem.graph.name} on {problem.cluster.name}"
+    words, cluster = problem.words, problem.cluster_name
     shown = _best_of_each_method(solutions)
     chart = convergence_figure(solutions)
     return _template().render(
-        title=title or (f"{best.method}: {name}" if single else name),
-        subtitle=f"{problem.env_id} · simulated {problem.cluster.name} · graphopt-gym {graphopt_gym.__version__}",
+        title=title or (f"{best.method}: {problem.title}" if single else problem.title),
+        subtitle=f"{problem.env_id} · " + f"simulated {cluster} · " * bool(cluster) + f"graphopt-gym {__version__}",
         tiles=_tiles(best, solutions),
         table=None if single else _for_template(comparison_table(solutions)),
         best=best.method,
@@ -55,10 +55,8 @@ def render_html(solutions: Sequence[Solution], *, title: str = "") -> str:
         page_name=problem.page_name,
         runs=[_run(solution, is_open=solution is best) for solution in shown],
         facts=_for_template(_facts(best)),
-        footer=(
-            "Step times and memory are simulated from a cost model, not measured. "
-            "Check a solution file again with: graphopt validate FILE"
-        ),
+        footer=f"Each {words.cost} is computed from a model of the {words.cluster}, not measured. " * bool(cluster)
+        + "Check a solution file again with: graphopt validate FILE",
     )
 
 
@@ -69,8 +67,10 @@ def convergence_figure(solutions: Sequence[Solution], *, width_in: float = 12.0)
 
     if not any(len(solution.history) > 1 for solution in solutions):
         return None
-    unit = solutions[0].outcome.unit
-    scale, unit_name = (1e3, "ms") if unit == "s" else (1.0, unit)
+    problem = solutions[0].problem
+    scale, unit = {"s": (1e3, "ms"), "B": (2.0**-20, "MiB"), "bytes": (2.0**-20, "MiB")}.get(
+        problem.unit, (1.0, problem.unit)
+    )
     figure = Figure(figsize=(width_in, 3.8), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
@@ -96,8 +96,8 @@ def convergence_figure(solutions: Sequence[Solution], *, width_in: float = 12.0)
     # one method: its whole way, but for a start far off; several: where they end
     top = worst + 1.5 * (worst - min(ends)) + 0.1 * worst if len(solutions) > 1 else 3 * worst
     axis.set_ylim(low, min(high, top))
-    axis.set_xlabel("simulator calls", fontsize=12)
-    axis.set_ylabel(f"best so far ({unit_name})", fontsize=12)
+    axis.set_xlabel(f"{problem.words.evaluation}s", fontsize=12)
+    axis.set_ylabel(f"best {problem.words.cost} so far" + f" ({unit})" * bool(unit), fontsize=12)
     axis.tick_params(labelsize=11)
     axis.grid(color="#e6e6e6")
     axis.spines[["top", "right"]].set_visible(False)
@@ -127,7 +127,7 @@ def _tiles(best: Solution, solutions: Sequence[Solution]) -> list[dict[str, str]
     if not single:
         tiles.append({"value": best.method, "label": "best method", "mood": ""})
     calls, seconds = sum(s.evaluations for s in solutions), sum(s.wall_s for s in solutions)
-    tiles.append({"value": f"{calls:,}", "label": "simulator calls", "mood": ""})
+    tiles.append({"value": f"{calls:,}", "label": f"{best.problem.words.evaluation}s", "mood": ""})
     tiles.append({"value": format_seconds(seconds), "label": "search time", "mood": ""})
     if outcome.timeline is not None:
         moved = outcome.metrics.get("transfer_bytes")
@@ -168,7 +168,7 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
 
 def _details(solution: Solution) -> dict[str, Any] | None:
     """What the method was told, and what it says of its run; None where it says nothing."""
-    rows = [(f"option {name}", str(value)) for name, value in solution.options.items()]
+    rows = [(f"option {name}", format_cell(name, value)) for name, value in solution.options.items()]
     for name, value in solution.details.items():
         if isinstance(value, Mapping):
             text = ", ".join(f"{key} ({format_cell('', item)})" for key, item in value.items())
@@ -179,24 +179,24 @@ def _details(solution: Solution) -> dict[str, Any] | None:
 
 
 def _facts(solution: Solution) -> Table:
-    problem = solution.problem
-    statistics = problem.graph.statistics()
-    rows: list[tuple[str, str]] = [
-        ("graph", f"{problem.graph.name}: {statistics['ops']:,} ops, {statistics['edges']:,} edges"),
-        ("work", format_count(statistics["flops"], "FLOP")),
-        ("parameters", format_bytes(statistics["param_bytes"])),
-        ("optimiser state", format_bytes(statistics["state_bytes"])),
-        ("cluster", f"{problem.cluster.name}: {problem.cluster.size}"),
-        *(
-            (f"argument {name}", str(value))
-            for name, value in problem.config.items()
-            if name not in ("graph", "cluster")
-        ),
-        *((f"fingerprint of {name.replace('_', ' ')}", value[:16]) for name, value in problem.fingerprints().items()),
-    ]
-    source = problem.graph.metadata.get("source")
-    if isinstance(source, str):
-        rows.insert(1, ("source", source))
+    problem, words = solution.problem, solution.problem.words
+    rows: list[tuple[str, str]] = []
+    if problem.graph_name:
+        graph = problem.graph
+        facts = graph.statistics()
+        rows.append((words.graph, f"{graph.name}: {facts['ops']:,} ops, {facts['edges']:,} edges"))
+        if isinstance(source := graph.metadata.get("source"), str):
+            rows.append(("source", source))
+        rows += [
+            ("work", format_count(facts["flops"], "FLOP")),
+            ("parameters", format_bytes(facts["param_bytes"])),
+            ("optimiser state", format_bytes(facts["state_bytes"])),
+        ]
+    if problem.cluster_name:
+        rows.append((words.cluster, f"{problem.cluster.name}: {problem.cluster.size}"))
+    given = {name: value for name, value in problem.config.items() if name not in ("graph", "cluster")}
+    rows += [(f"argument {name}", format_cell(name, value)) for name, value in given.items()]
+    rows += [(f"fingerprint of {name.replace('_', ' ')}", text[:16]) for name, text in problem.fingerprints().items()]
     return Table("", ("what", "value"), tuple(rows))
 
 

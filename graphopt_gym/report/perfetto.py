@@ -84,7 +84,7 @@ class _Writer:
         for number, (tensor, _, target, *_) in enumerate(self.timeline.transfers.tolist()):
             tensor = int(tensor)
             readers = tasks.reader[tasks.reader_ptr[tensor] : tasks.reader_ptr[tensor + 1]]
-            there = readers[self.timeline.placement[readers] == int(target)]
+            there = readers[self.timeline.task_device[readers] == int(target)]
             producer = int(tasks.tensor_task[tensor])
             if not tasks.is_source[producer]:
                 self.leaving.setdefault(producer, []).append(number + 1)
@@ -94,7 +94,7 @@ class _Writer:
         timeline = self.timeline
         process = self._process(device + 1, f"device {device}: {timeline.cluster.devices[device].name}", device)
         track = self._track("kernels", process)
-        mine = np.flatnonzero((timeline.placement == device) & ~timeline.tasks.is_source)
+        mine = np.flatnonzero((timeline.task_device == device) & ~timeline.tasks.is_source)
         for task in mine[np.lexsort((mine, timeline.finish_s[mine], timeline.start_s[mine]))].tolist():
             name, arguments = self._describe(task)
             self._slice(

@@ -1,7 +1,7 @@
 """One table, three ways out: for the terminal (rich), for documents (Markdown), for programs (JSON).
 
-A column's name says its unit (``step_time_s``, ``peak_bytes``, ``speed_per_s``, ``vs_expert_percent``): values are
-plain numbers in that unit, and are written for people only on the way out.
+A column's name says its unit (``time_s``, ``peak_bytes``, ``speed_per_s``, ``vs_other_percent``): values are plain
+numbers in that unit, and are written for people only on the way out.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import printable, shortened
-from graphopt_gym.report.units import format_bytes, format_bytes_list, format_count, format_seconds
+from graphopt_gym.units import format_bytes, format_bytes_list, format_count, format_seconds
 
 if TYPE_CHECKING:
     import rich.console
 
-    from graphopt_gym.problem import Solution
+    from graphopt_gym.problem import Problem, Solution
     from graphopt_gym.simulator.timeline import Timeline
-
-# What others are compared against: the first of these that is among them.
-REFERENCES = ("expert", "greedy")
 
 # longest first: a column belongs to the first suffix that it ends with
 _SUFFIXES: dict[str, Callable[[Any], str]] = {
@@ -171,19 +168,18 @@ def _suffix(column: str) -> str:
 
 
 def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
-    """A row a method: its cost (the mean over its seeds), against the reference, memory, calls and seconds.
+    """A row a method: its cost (the mean over its seeds), against the reference, memory, evaluations and seconds.
 
-    A method some of whose seeds are invalid has its valid seeds' mean, and says how many failed.
+    The reference is the first of those of the task that is among the methods and has a cost. A method some of whose
+    seeds are invalid has its valid seeds' mean, and says how many failed. ``solutions``: of one problem, at least one.
     """
     by_method: dict[str, list[Solution]] = {}
     for solution in solutions:
         by_method.setdefault(solution.method, []).append(solution)
-    unit = solutions[0].outcome.unit if solutions else "s"
-    name = solutions[0].problem.words.cost if solutions else "cost"
-    cost_column = f"{name.replace(' ', '_')}_s" if unit == "s" else f"cost ({unit})"
+    problem = solutions[0].problem
     means = {method: _mean([s.outcome.cost for s in runs if s.outcome.valid]) for method, runs in by_method.items()}
-    reference = next((method for method in REFERENCES if method in means), REFERENCES[0])
-    usual = means.get(reference)
+    reference = next((name for name in problem.task.references if means.get(name)), None) if problem.task else None
+    usual = means[reference] if reference else None
     with_memory = any("peak_bytes" in solution.outcome.metrics for solution in solutions)
     several = any(len(runs) > 1 for runs in by_method.values())
     rows = []
@@ -191,38 +187,56 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
         cost = means[method]
         costs = [run.outcome.cost for run in runs if run.outcome.valid]
         best = min(runs, key=lambda run: (not run.outcome.valid, run.outcome.cost))
-        peaks = best.outcome.metrics.get("peak_bytes")
         row = [
             method,
             cost,
             *([min(costs, default=None), len(runs) if len(costs) == len(runs) else f"{len(costs)} of {len(runs)} valid"]
               if several else []),
-            100 * (cost / usual - 1) if cost is not None and usual else None,
-            *([peaks] if with_memory else []),
+            *([100 * (cost / usual - 1) if cost is not None else None] if usual else []),
+            *([best.outcome.metrics.get("peak_bytes")] if with_memory else []),
             round(float(np.mean([run.evaluations for run in runs]))),
             _mean([run.wall_s for run in runs]),
         ]  # fmt: skip
         rows.append(tuple(row))
-    per_seed = ["best_s" if unit == "s" else "best", "seeds"] if several else []
-    memory = ["peak_memory_per_device_bytes"] if with_memory else []
-    columns = ("method", cost_column, *per_seed, f"vs_{reference}_percent", *memory, "simulator_calls", "search_s")
+    columns = (
+        "method",
+        cost_column(problem),
+        *((cost_column(problem, "best"), "seeds") if several else ()),
+        *((f"vs_{reference}_percent",) if reference else ()),
+        *(("peak_memory_per_device_bytes",) if with_memory else ()),
+        evaluations_column(problem),
+        "search_s",
+    )
     invalid = [run for runs in by_method.values() for run in runs if not run.outcome.valid]
-    notes = [f"{run.method} (seed {run.seed}) is invalid: {run.outcome.reasons[0]}" for run in invalid[:4]]
+    notes = [_invalid(f"{run.method} (seed {run.seed})", run) for run in invalid[:4]]
     return Table(title, columns, tuple(rows), tuple(notes))
 
 
+def cost_column(problem: Problem, name: str = "") -> str:
+    """The column of a problem's costs, with their unit: by the task's word where no name is given."""
+    name, suffix = name or problem.words.cost, {"s": "_s", "B": "_bytes", "bytes": "_bytes"}.get(problem.unit)
+    return f"{name.replace(' ', '_')}{suffix}" if suffix else f"{name} ({problem.unit})" if problem.unit else name
+
+
+def evaluations_column(problem: Problem) -> str:
+    return f"{problem.words.evaluation.replace(' ', '_')}s"
+
+
 def solution_table(solutions: Sequence[Solution], title: str = "") -> Table:
-    """A row a solution, each of another problem: its cost, memory and calls."""
+    """A row a solution, each of another problem of one task: its cost, memory and evaluations."""
+    first = solutions[0].problem
+    with_memory = any("peak_bytes" in solution.outcome.metrics for solution in solutions)
     rows, notes = [], []
     for solution in solutions:
         problem, outcome = solution.problem, solution.outcome
         cost = outcome.cost if outcome.valid else None
-        peaks = outcome.metrics.get("peak_bytes")
-        rows.append((problem.graph.name, problem.cluster.name, cost, peaks, solution.evaluations))
+        memory = (outcome.metrics.get("peak_bytes"),) if with_memory else ()
+        rows.append((problem.graph_name, problem.cluster_name, cost, *memory, solution.evaluations))
         if not outcome.valid:
-            notes.append(f"{problem.graph.name} on {problem.cluster.name} is invalid: {outcome.reasons[0]}")
-    columns = ("graph", "cluster", "step_time_s", "peak_memory_per_device_bytes", "simulator_calls")
-    return Table(title, columns, tuple(rows), tuple(notes))
+            notes.append(_invalid(problem.title, solution))
+    names = (first.words.graph, first.words.cluster, cost_column(first))
+    memory_column = ("peak_memory_per_device_bytes",) if with_memory else ()
+    return Table(title, (*names, *memory_column, evaluations_column(first)), tuple(rows), tuple(notes))
 
 
 def device_table(timeline: Timeline) -> Table:
@@ -236,6 +250,10 @@ def device_table(timeline: Timeline) -> Table:
         rows.append((index, device.name, ops, busy, 100 * busy / makespan, peak, device.memory_bytes))
     columns = ("device", "name", "ops", "busy_s", "busy_share_percent", "peak_bytes", "capacity_bytes")
     return Table("", columns, tuple(rows))
+
+
+def _invalid(name: str, solution: Solution) -> str:
+    return ": ".join((f"{name} is invalid", *solution.outcome.reasons[:1]))
 
 
 def _mean(values: Sequence[float]) -> float | None:

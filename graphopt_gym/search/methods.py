@@ -12,7 +12,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Problem
-from graphopt_gym.search.solve import Evaluator, Method, own_task
+from graphopt_gym.search.solve import Evaluator, Method
 
 RANDOM_BATCH = 64
 # A walk evaluates several neighbours at once and uses them in order up to the first that it accepts; the rest is
@@ -65,7 +65,7 @@ def good_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarr
 
     The heuristics are those that the task names as its ``starts``; their evaluations count.
     """
-    task = own_task(evaluator.problem.env_id)
+    task = evaluator.problem.task
     if task is None:
         return random_start(evaluator, rng)
     methods = task.method_table()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.extras import need
+from graphopt_gym.fields import positive, whole
+from graphopt_gym.files import make_folder
 from graphopt_gym.problem import Problem, Solution
-from graphopt_gym.registration import env_ids, task_of
-from graphopt_gym.task import Task
+from graphopt_gym.registration import find_task, task_of
+from graphopt_gym.search.workers import Interrupted, check_workers, run_side_by_side
+from graphopt_gym.solutions import load_solution
 
 
 class BudgetSpent(Exception):
@@ -32,7 +40,8 @@ class Method:
     evaluator keeps the best. ``random``: whether the seed matters. ``free_entries``: whether it needs decisions whose
     entries are free of each other (a problem with ``num_choices``). ``small``: whether it refuses large instances.
     ``options``: what the method can be told, with what it takes where it is not told; ``run`` finds them in
-    ``evaluator.options``, and raises InputError for a value that it cannot take.
+    ``evaluator.options``, and raises InputError for a value that it cannot take. ``needs``: modules without which it
+    does not run.
     """
 
     name: str
@@ -43,6 +52,7 @@ class Method:
     free_entries: bool = False
     small: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 class Evaluator:
@@ -159,16 +169,11 @@ class Evaluator:
         return float(self.costs(np.asarray(decision)[None])[0])
 
 
-def own_task(env_id: str) -> Task | None:
-    """The task of a problem; None where it is of a class that no task is registered for."""
-    return task_of(env_id) if env_id in env_ids() else None
-
-
 def method_table(env_id: str) -> dict[str, Method]:
     """The methods of a task: its own first, then the task-independent searches."""
     from graphopt_gym.search.methods import METHODS as SEARCHES
 
-    task = own_task(env_id)
+    task = find_task(env_id)
     own = {} if task is None else task.method_table()
     return {**own, **{name: method for name, method in SEARCHES.items() if name not in own}}
 
@@ -178,7 +183,7 @@ def installed_methods(env_id: str) -> dict[str, EntryPoint]:
 
     Each names a :class:`Method`, which ``load()`` imports. The learned agents' methods come in this way.
     """
-    task = own_task(env_id)
+    task = find_task(env_id)
     found = () if task is None else entry_points(group=f"graphopt_gym.methods.{task.name}")
     return {entry.name: entry for entry in found}
 
@@ -199,13 +204,14 @@ def find_method(env_id: str, name: str) -> Method:
     return method
 
 
-def methods(env_id: str) -> list[str]:
-    """The names of this package's methods for an environment; ``solve`` takes those of others too, by name.
+def methods(env_id: str | Problem) -> list[str]:
+    """The names of this package's methods for an environment, or a problem; ``solve`` takes those of others by name.
 
     Those that need decisions whose entries are free of each other are left out where they are not.
     """
-    free = hasattr(task_of(env_id).problem_class(), "num_choices")
-    return [name for name, method in method_table(env_id).items() if free or not method.free_entries]
+    owner, known = (task_of(env_id).problem_class(), env_id) if isinstance(env_id, str) else (env_id, env_id.env_id)
+    free = hasattr(owner, "num_choices")
+    return [name for name, method in method_table(known).items() if free or not method.free_entries]
 
 
 def method_options(method: Method, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -247,17 +253,15 @@ def solve(
         The best decision found. An interrupt (Ctrl-C) ends the run and keeps it.
 
     Raises:
-        InputError: an unknown method or option, a value that an option cannot take, a budget or seconds not above 0,
-            or nothing evaluated within the seconds.
+        InputError: an unknown method or option, a value that an option cannot take, a budget or seconds not above 0, a
+            module that the method needs and that is not installed, or nothing evaluated within the seconds.
     """
     chosen = method if isinstance(method, Method) else find_method(problem.env_id, method)
-    if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
-        raise InputError(f"budget is {budget!r}; give a whole number of evaluations, at least 1")
-    if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
-        raise InputError(f"seconds is {seconds!r}; give a number above 0")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed is {seed!r}; give a whole number, at least 0")
-    evaluator = Evaluator(problem, int(budget), seconds, progress, method_options(chosen, options))
+    check_limits(budget, seconds)
+    whole("seed", seed)
+    told = method_options(chosen, options)
+    need(*chosen.needs, what=f"method {chosen.name!r}")
+    evaluator = Evaluator(problem, int(budget), seconds, progress, told)
     stopped_by = "finished"
     try:
         chosen.run(evaluator, np.random.default_rng(seed))
@@ -283,7 +287,16 @@ def solve(
         trace=problem.trace(evaluator.best),
         options=evaluator.options,
         details=evaluator.details,
+        budget=evaluator.budget,
+        seconds=evaluator.seconds,
     )
+
+
+def check_limits(budget: Any, seconds: Any) -> None:
+    """Raises InputError for a budget or seconds that are none."""
+    whole("budget", budget, 1)
+    if seconds is not None:
+        positive("seconds", seconds)
 
 
 def compare(
@@ -294,34 +307,121 @@ def compare(
     seconds: float | None = None,
     seeds: int = 3,
     options: Mapping[str, Any] | None = None,
+    workers: int | str = 1,
+    out: str | os.PathLike[str] | None = None,
+    again: bool = False,
     progress: Callable[[str, int, int, float], Any] | None = None,
+    say: Callable[[str], Any] = str,
 ) -> list[Solution]:
     """Several methods under one budget; random ones with seeds 0 to seeds-1, the others once.
 
-    Each takes those of the ``options`` that it has. ``progress`` is called with (method, seed, evaluations, best cost).
-    Raises InputError as :func:`solve` does, before anything runs, and for an option that no method has.
+    Args:
+        problem: as :func:`solve` takes it; it is pickled where there are several workers.
+        names: of methods.
+        budget, seconds: of each run.
+        seeds: of each random method.
+        options: each method takes those that it has.
+        workers: how many runs at a time, or where Ray is: see :func:`run_side_by_side`. The rows are the same.
+        out: a folder in which each solution is kept as soon as it is done, as ``METHOD-SEED.json``. A run that is
+            there already, of the same problem, budget, seconds and options, is not repeated, unless it was interrupted.
+        again: repeat it.
+        progress: called with (method, seed, evaluations, best cost); with several workers when a run is done.
+        say: called with a line on what is not repeated, and on an interrupt.
+
+    Returns:
+        A solution a run, in order. An interrupt (Ctrl-C, SIGTERM) ends the runs and keeps those that have one.
+
+    Raises:
+        InputError: as :func:`solve` does, before anything runs, and for an option that no method has.
     """
-    chosen = [find_method(problem.env_id, name) for name in names]
+    chosen = [find_method(problem.env_id, name) for name in dict.fromkeys(names)]
     if not chosen:
         raise InputError("no methods given; name at least one")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"seeds is {seeds!r}; give a whole number, at least 1")
+    check_limits(budget, seconds)
+    whole("seeds", seeds, 1)
     known = {name for method in chosen for name in method.options}
     for name in options or {}:
         if name not in known:
             if not known:
                 raise InputError(f"none of the methods takes options; {name!r} was given")
             raise unknown_name("option", name, known)
-    rows = []
+    here = check_workers(workers) == 1
+    folder = make_folder(out) if out is not None else None
+    runs: list[Run] = []
     for method in chosen:
+        need(*method.needs, what=f"method {method.name!r}")
         own = {name: value for name, value in (options or {}).items() if name in method.options}
-        for seed in range(seeds if method.random else 1):
+        told = method_options(method, own)
+        limit = None if seconds is None else float(seconds)
+        runs += [Run(method.name, seed, told, budget, limit) for seed in range(seeds if method.random else 1)]
 
-            def report(evaluations: int, best: float, name: str = method.name, seed: int = seed) -> None:
-                if progress:
-                    progress(name, seed, evaluations, best)
+    rows: dict[Run, Solution] = {}
+    if folder and not again:
+        for run in runs:
+            if (kept := run.kept(problem, folder)) is not None:
+                rows[run] = kept
+                say(f"{run.file(folder)}: done before; not repeated (--again, again=True: repeats it)")
+    todo = [run for run in runs if run not in rows]
 
-            rows.append(solve(problem, method, budget=budget, seconds=seconds, seed=seed, options=own, progress=report))
-            if rows[-1].stopped_by == "interrupt":
-                return rows
-    return rows
+    def keep(number: int, solution: Solution) -> None:
+        if not here:
+            outcome = solution.outcome or problem.evaluate(solution.decision)
+            solution = replace(solution, problem=problem, outcome=outcome)
+            if progress:
+                progress(solution.method, solution.seed, solution.evaluations, outcome.cost)
+        rows[todo[number]] = solution
+        if folder:
+            solution.save(todo[number].file(folder))
+
+    try:
+        function = partial(_solve_here, problem, progress) if here else partial(_solve_elsewhere, problem)
+        run_side_by_side(function, todo, workers, keep)
+    except Interrupted:
+        if not rows:
+            raise
+        say(f"interrupted: {len(rows)} of {len(runs)} runs have a solution")
+    return [rows[run] for run in runs if run in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One method on a problem, once."""
+
+    method: str
+    seed: int
+    options: Mapping[str, Any]
+    budget: int
+    seconds: float | None
+
+    def solve(self, problem: Problem, progress: Callable[[int, float], None] | None = None) -> Solution:
+        limits = {"budget": self.budget, "seconds": self.seconds, "seed": self.seed}
+        return solve(problem, self.method, options=self.options, progress=progress, **limits)  # type: ignore[arg-type]
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.method}-{self.seed}.json"
+
+    def kept(self, problem: Problem, folder: Path) -> Solution | None:
+        """What the folder holds of this run; None where that is nothing, or of another problem, limit or option."""
+        try:
+            stored = load_solution(self.file(folder))
+        except InputError:
+            return None
+        theirs = [stored.method, stored.seed, stored.budget, stored.seconds, stored.options]
+        theirs += [stored.env_id, stored.config, stored.fingerprints]
+        mine = [self.method, self.seed, self.budget, self.seconds, self.options]
+        mine += [problem.env_id, problem.config, problem.fingerprints()]
+        if stored.stopped_by == "interrupt" or json.dumps(mine, default=dict) != json.dumps(theirs, default=dict):
+            return None
+        solution = stored.evaluate(problem)
+        return solution if solution.outcome.valid == stored.valid and solution.outcome.cost == stored.cost else None
+
+
+def _solve_here(problem: Problem, progress: Callable[[str, int, int, float], Any] | None, run: Run) -> Solution:
+    return run.solve(problem, partial(progress, run.method, run.seed) if progress else None)
+
+
+def _solve_elsewhere(problem: Problem, run: Run) -> Solution:
+    """A solution without what the first process has or can make anew: the problem, and an outcome with a timeline."""
+    solution = run.solve(problem)
+    outcome = None if solution.outcome.timeline is not None else solution.outcome
+    return replace(solution, problem=None, outcome=outcome)  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ class Simulator:
             graph=self.graph,
             cluster=self.cluster,
             tasks=self.tasks,
-            placement=placement,
+            task_device=placement,
             start_s=times_s[0],
             finish_s=times_s[1],
             makespan_s=float(out.makespan_s[0]),

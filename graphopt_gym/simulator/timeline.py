@@ -23,7 +23,7 @@ class Timeline:
     graph: ComputationGraph
     cluster: Cluster
     tasks: TaskGraph
-    placement: np.ndarray  # int32 [K] device of each task
+    task_device: np.ndarray  # int32 [K] device of each task
     start_s: np.ndarray  # float64 [K]
     finish_s: np.ndarray  # float64 [K]
     makespan_s: float
@@ -45,7 +45,7 @@ class Timeline:
     @cached_property
     def op_device(self) -> np.ndarray:
         """int32 [N]: device of each op."""
-        return self.placement[self.tasks.task_of_op]
+        return self.task_device[self.tasks.task_of_op]
 
     @property
     def _is_view(self) -> np.ndarray:
@@ -73,10 +73,10 @@ class Timeline:
         tasks = self.tasks
         storage_task = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.storage_ptr))
         reader_tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
-        home = self.placement[tasks.tensor_task]
+        home = self.task_device[tasks.tensor_task]
         # a storage: from its producer's start to the last finish of a local reader or of a transfer out
         freed = self.finish_s[storage_task].copy()
-        local = self.placement[tasks.reader] == home[reader_tensor]
+        local = self.task_device[tasks.reader] == home[reader_tensor]
         np.maximum.at(freed, tasks.tensor_storage[reader_tensor[local]], self.finish_s[tasks.reader[local]])
         sent = self.transfers[:, 0].astype(np.int64)
         np.maximum.at(freed, tasks.tensor_storage[sent], self.transfers[:, 5])
@@ -88,17 +88,17 @@ class Timeline:
         remote = ~local
         np.maximum.at(
             copy_freed,
-            copy_of[reader_tensor[remote], self.placement[tasks.reader[remote]]],
+            copy_of[reader_tensor[remote], self.task_device[tasks.reader[remote]]],
             self.finish_s[tasks.reader[remote]],
         )
         allocated = np.concatenate([self.start_s[storage_task], self.transfers[:, 4]])
         released = np.concatenate([freed, copy_freed])
-        device = np.concatenate([self.placement[storage_task], target])
+        device = np.concatenate([self.task_device[storage_task], target])
         size = np.concatenate([tasks.storage_bytes, tasks.tensor_bytes[sent]])
         lives = (released > allocated) & (size > 0)
         allocated, released, device, size = allocated[lives], released[lives], device[lives], size[lives]
         kept = np.zeros(self.cluster.num_devices)
-        np.add.at(kept, self.placement, tasks.persistent_bytes)
+        np.add.at(kept, self.task_device, tasks.persistent_bytes)
         rows = np.concatenate(
             [
                 np.stack([np.zeros(len(kept)), np.arange(len(kept)), kept], axis=1),

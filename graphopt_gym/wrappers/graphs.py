@@ -1,19 +1,23 @@
 """Observations as graphs: Gymnasium's ``spaces.Graph``, and PyTorch Geometric's ``Data``.
 
-Both give the groups (or ops) as nodes and the tensors between them as edges, without padding. They wrap
-``Placement-v0`` (made with ``observation="graph"``), ``PlacementOneShot-v0``, ``ChipletPartition-v0`` in its
-one-shot modes, and ``RewriteOrder-v0``. Stable-Baselines3 cannot take either.
+Both wrap any environment whose observation holds a graph: a part ``edge_index`` [2, E], whose entries are nodes, and
+``node_mask`` [N]. What belongs where is said by the environment's table of its observation (see its documentation):
+parts of shape [N, …] are of nodes, parts of shape [E, …] of edges. Neither has padding. Stable-Baselines3 cannot take
+them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from graphopt_gym.envs.core.observation import Part, number
 from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 
 if TYPE_CHECKING:
     import torch_geometric.data
@@ -24,13 +28,12 @@ if TYPE_CHECKING:
 class GraphObservation(
     gym.ObservationWrapper[spaces.GraphInstance, Any, dict[str, np.ndarray]], gym.utils.RecordConstructorArgs
 ):
-    """The observation as a ``spaces.GraphInstance`` of n groups and e edges, on D (``max_devices``) devices.
+    """The observation as a ``spaces.GraphInstance`` of n nodes and e edges.
 
-    ``nodes`` float32 [n, F + 2 D], and for ``Placement-v0`` [n, F + 3 D + 2]: the group's features; its time and its
-    memory on each device; and there its device now, one-hot; 1 where it is decided; 1 where it is the current one.
-    For ``ChipletPartition-v0`` and ``RewriteOrder-v0`` [n, F]: the op's features. ``edges`` float32 [e, 1]: the
-    environment's ``edge_bytes``, or for ``RewriteOrder-v0`` its ``edge_operand``. ``edge_links`` int32 [e, 2]: sending
-    and reading node. All floats lie in 0 to 1. Matches of rules do not fit in here, see :class:`PyGObservation`.
+    ``nodes`` float32 [n, …]: the parts of nodes side by side, in the order of the table. Those of indices are one-hot;
+    one index of a node makes two columns: 1 for the nodes before it, and 1 for itself. ``edges`` float32 [e, …]: the
+    parts of edges. ``edge_links`` int32 [e, 2]: sending and reading node. All floats lie in 0 to 1. What is of neither
+    does not fit in here, see :class:`PyGObservation`.
 
     Raises:
         InputError: the environment's observation holds no graph.
@@ -45,30 +48,76 @@ class GraphObservation(
                 "the environment's observation holds no graph; make it with observation='graph', or one-shot"
             )
         base: EpisodeEnv = env.unwrapped  # type: ignore[assignment]
-        shapes = base.episodes.observation_shapes
-        self._edge: str = "edge_bytes" if "edge_bytes" in given.spaces else "edge_operand"
-        self._devices: int = shapes["action_mask"][0]
-        self._per_device: list[str] = [name for name in ("times", "memory") if name in given.spaces]
-        width = shapes["nodes"][1] + len(self._per_device) * self._devices
-        width += ("placement" in given.spaces) * (self._devices + 2)
-        self.observation_space = spaces.Graph(
-            node_space=spaces.Box(0.0, 1.0, (width,), np.float32), edge_space=spaces.Box(0.0, 1.0, (1,), np.float32)
-        )
+        self._sizes: dict[str, int] = base.episodes.roster.sizes
+        table = {part.name: part for part in base.episodes.table}
+        links = table.pop("edge_index")
+        self._node: int | str = links.below
+        pointers = [part for part in table.values() if part.shape == (1,) and self._is_node(part)]
+        own = [part for part in table.values() if part.shape[0] == self._node and part.name != "node_mask"]
+        self._node_parts: list[Part] = [*own, *pointers]
+        self._edge_parts: list[Part] = [part for part in table.values() if part.shape[0] == links.shape[1]]
+        taken = {part.name for part in (*own, *self._edge_parts)} | {"node_mask"}
+        self._others: list[Part] = [part for part in table.values() if part.name not in taken]
+        widths = [sum(map(self._width, parts)) for parts in (self._node_parts, self._edge_parts)]
+        node_space, edge_space = (spaces.Box(0.0, 1.0, (width,), np.float32) for width in widths)
+        self.observation_space = spaces.Graph(node_space=node_space, edge_space=edge_space)
+
+    def _is_node(self, part: Part) -> bool:
+        """Whether the entries of a part are nodes, or one beyond them."""
+        return part.kind == "index" and str(part.below).partition(" + ")[0] == self._node
+
+    def _width(self, part: Part) -> int:
+        if part.shape == (1,):
+            return 2
+        each = math.prod(number(size, self._sizes) for size in part.shape[1:])
+        return each * (number(part.below, self._sizes) if part.kind == "index" else 1)
+
+    def _columns(self, part: Part, values: np.ndarray, count: int) -> np.ndarray:
+        """[count, width] of a part."""
+        if part.shape == (1,):
+            order = np.arange(count)
+            return np.stack([order < values[0], order == values[0]], axis=1)
+        if part.kind == "index":
+            values = values[..., None] == np.arange(number(part.below, self._sizes))
+        return values[:count].reshape(count, -1)
 
     def observation(self, observation: dict[str, np.ndarray]) -> spaces.GraphInstance:
         flat = self.env.unwrapped.unflatten(observation)  # type: ignore[attr-defined]
-        groups = int(flat["node_mask"].sum())
-        edges = int((flat["edge_index"][0] >= 0).sum())
-        columns = [flat[name][:groups] for name in ("nodes", *self._per_device)]
-        if "placement" in flat:
-            order, current = np.arange(groups), flat["current"][0]
-            here = flat["placement"][:groups, None] == np.arange(self._devices)
-            columns += [here, (order < current)[:, None], (order == current)[:, None]]
-        return spaces.GraphInstance(
-            nodes=np.concatenate(columns, axis=1, dtype=np.float32),
-            edges=flat[self._edge][:edges, None].copy(),
-            edge_links=np.ascontiguousarray(flat["edge_index"][:, :edges].T),
+        links = flat["edge_index"][:, flat["edge_index"][0] >= 0]
+        nodes, edges = (
+            np.concatenate([self._columns(part, flat[part.name], count) for part in parts], axis=1, dtype=np.float32)
+            for parts, count in ((self._node_parts, int(flat["node_mask"].sum())), (self._edge_parts, links.shape[1]))
         )
+        return spaces.GraphInstance(nodes=nodes, edges=edges, edge_links=np.ascontiguousarray(links.T))
+
+    def extras(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What belongs to neither nodes nor edges, by name: floats, bools and int64.
+
+        Parts of shape [M, …] of which one, indices [M], is padded with -1 lose their padding; the others are one row,
+        [1, …], so that graphs can be stacked. A part [M, K] of nodes becomes ``…_index`` [K, M], as PyTorch Geometric
+        names what it counts on from graph to graph; an entry that is padded is the row's first again.
+        """
+        flat = self.env.unwrapped.unflatten(observation)  # type: ignore[attr-defined]
+        shown = {
+            part.shape[0]: flat[part.name] >= 0
+            for part in self._others
+            if part.kind == "index" and part.least < 0 and len(part.shape) == 1
+        }
+        found = {}
+        for part in self._others:
+            values = flat[part.name]
+            if part.kind != "share":
+                values = values.astype(np.bool_ if part.kind == "mask" else np.int64)
+            if part.shape[0] not in shown:
+                found[part.name] = values if part.shape == (1,) else values[None]
+                continue
+            values = values[shown[part.shape[0]]]
+            if self._is_node(part) and values.ndim == 2:
+                values = np.where(values < 0, values[:, :1], values).T
+                found[f"{part.name.rpartition('_')[0]}_index"] = values
+            else:
+                found[part.name] = values
+        return found
 
 
 class PyGObservation(
@@ -76,24 +125,17 @@ class PyGObservation(
 ):
     """The observation as a ``torch_geometric.data.Data``: what :class:`GraphObservation` gives, as tensors.
 
-    ``x`` float32 [n, ...], ``edge_index`` int64 [2, e], ``edge_attr`` float32 [e, 1], and ``action_mask`` bool
-    [1, D]; ``Placement-v0`` adds ``devices`` float32 [1, D, 15], ``progress`` float32 [1, 5] and ``current`` int64
-    [1]; ``ChipletPartition-v0`` adds ``chips`` float32 [1, C, K]. ``RewriteOrder-v0`` adds its m matches (action
-    ``i`` is match ``i - 1``): ``matches`` float32 [m, K], ``match_rule`` int64 [m], and ``match_index`` int64 [2, m],
-    the nodes that each replaces (twice the same where it is one); and ``progress`` float32 [1, 4].
-    ``Batch.from_data_list`` stacks them, with ``follow_batch=["matches"]`` whose each match is.
-    ``observation_space`` is that of :class:`GraphObservation`.
+    ``x`` float32 [n, …], ``edge_index`` int64 [2, e], ``edge_attr`` float32 [e, …], and all other parts of the table
+    as :meth:`GraphObservation.extras` gives them, such as ``action_mask`` bool [1, …]. ``Batch.from_data_list`` stacks
+    them; for parts that are not one row, ``follow_batch=[name]`` says whose each is. ``observation_space`` is that of
+    :class:`GraphObservation`.
 
     Raises:
-        InputError: the environment's observation holds no graph.
-        ImportError: PyTorch Geometric is not installed.
+        InputError: the environment's observation holds no graph, or PyTorch Geometric is not installed.
     """
 
     def __init__(self, env: gym.Env[dict[str, np.ndarray], Any]) -> None:
-        try:
-            import torch_geometric.data  # noqa: F401
-        except ImportError as error:  # pragma: no cover - depends on what is installed
-            raise ImportError('PyGObservation needs PyTorch Geometric: pip install "graphopt-gym[agents]"') from error
+        need("torch_geometric", what="PyGObservation")
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
         self._graph = GraphObservation(env)
@@ -104,27 +146,13 @@ class PyGObservation(
         from torch_geometric.data import Data
 
         graph = self._graph.observation(observation)
-        flat = self.env.unwrapped.unflatten(observation)  # type: ignore[attr-defined]
         assert graph.edges is not None
         assert graph.edge_links is not None
-        extra: dict[str, Any] = {"action_mask": torch.from_numpy(flat["action_mask"].astype(np.bool_))[None]}
-        if "current" in flat:
-            extra["devices"] = torch.from_numpy(flat["devices"])[None]
-            extra["progress"] = torch.from_numpy(flat["progress"])[None]
-            extra["current"] = torch.from_numpy(flat["current"].astype(np.int64))
-        if "chips" in flat:
-            extra["chips"] = torch.from_numpy(flat["chips"])[None]
-        if "matches" in flat:
-            shown = flat["match_rule"] >= 0
-            first, second = flat["match_roots"][shown].astype(np.int64).T
-            extra["matches"] = torch.from_numpy(flat["matches"][shown])
-            extra["match_rule"] = torch.from_numpy(flat["match_rule"][shown].astype(np.int64))
-            extra["match_index"] = torch.from_numpy(np.stack([first, np.where(second < 0, first, second)]))
-            extra["progress"] = torch.from_numpy(flat["progress"])[None]
+        extras = self._graph.extras(observation)
         return Data(
             x=torch.from_numpy(graph.nodes),
             edge_index=torch.from_numpy(np.ascontiguousarray(graph.edge_links.T).astype(np.int64)),
             edge_attr=torch.from_numpy(graph.edges),
-            num_nodes=int(flat["node_mask"].sum()),
-            **extra,
+            num_nodes=len(np.asarray(graph.nodes)),
+            **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in extras.items()},
         )

@@ -10,11 +10,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 
-try:
-    from stable_baselines3.common.vec_env import VecEnv
-except ImportError as error:  # pragma: no cover - depends on what is installed
-    raise ImportError('SB3VecEnv needs Stable-Baselines3: pip install "graphopt-gym[agents]"') from error
+need("stable_baselines3", what="SB3VecEnv")
+from stable_baselines3.common.vec_env import VecEnv  # noqa: E402
 
 
 class SB3VecEnv(VecEnv):

@@ -334,7 +334,7 @@ def test_cluster_memory__is_what_the_graph_holds_to_all_memory_together() -> Non
 
 
 def test_benchmark__runs_and_measures_each_size() -> None:
-    from graphopt_gym.benchmarks.agent import agent_report
+    from graphopt_agents.benchmark import agent_report
 
     report = agent_report((200, 400))
     assert [row["ops"] for row in report["rows"]] == [200, 400]

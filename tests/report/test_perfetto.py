@@ -68,7 +68,7 @@ def test_trace__has_a_slice_for_each_kernel_with_its_times_and_arguments(timelin
     for task in runs.tolist():
         op = int(tasks.first_op[task])
         device, start, end, event = seen[op]
-        assert device == timeline.placement[task]
+        assert device == timeline.task_device[task]
         assert (start, end) == (round(timeline.start_s[task] * 1e9), round(timeline.finish_s[task] * 1e9))
         assert event.name == graph.kinds[graph.kind[op]]
         assert arguments(event)["flops"] == graph.flops[op]

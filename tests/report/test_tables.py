@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graphopt_gym.report.tables import Table, format_cell, heading
-from graphopt_gym.report.units import format_bytes, format_cost, format_count, format_seconds
+from graphopt_gym.units import format_bytes, format_cost, format_count, format_seconds
 
 
 @pytest.mark.parametrize(

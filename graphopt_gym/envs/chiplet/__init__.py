@@ -22,11 +22,11 @@ TASK = Task(
     catalogs={"graph": "graphs", "cluster": "packages"},
     benchmarks={
         "chiplet-env": Benchmark(
-            "graphopt_gym.benchmarks.env:chiplet_env_report",
+            f"{_ROOM}.benchmarks:env_report",
             "steps a second of ChipletPartition-v0 by mode, beside the corrector alone",
         ),
         "corrector": Benchmark(
-            "graphopt_gym.benchmarks.corrector:corrector_report",
+            f"{_ROOM}.benchmarks:corrector_report",
             "corrections of chiplet partitions a second, beside z3 alone",
         ),
     },

@@ -19,6 +19,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphopt_gym.units import format_bytes
+
 RULES = ("acyclic dataflow", "no skipped chip", "triangle dependency", "memory")
 
 
@@ -85,9 +87,8 @@ def violations(
             need, op = _peak(chip, chip_of, holdings)
             if need > holdings.capacity[chip]:
                 text = (
-                    f"chip {chip} needs {need / 2**20:.2f} MiB when {label(op)} runs and has "
-                    f"{holdings.capacity[chip] / 2**20:.2f} MiB: "
-                    f"{(need - holdings.capacity[chip]) / 2**20:.2f} MiB too much"
+                    f"chip {chip} needs {format_bytes(need)} when {label(op)} runs and has "
+                    f"{format_bytes(holdings.capacity[chip])}: {format_bytes(need - holdings.capacity[chip])} too much"
                 )
                 members = tuple(op for op, home in enumerate(chip_of) if home == chip)
                 found.append(Violation(RULES[3], members, (chip,), text))

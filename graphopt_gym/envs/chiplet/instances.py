@@ -17,6 +17,7 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
 from graphopt_gym.envs.chiplet.walk import Tables, make_tables
 from graphopt_gym.envs.core.roster import Roster, padded_size
+from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
@@ -99,7 +100,7 @@ def memory_reasons(problem: ChipletProblem, decision: np.ndarray) -> tuple[str, 
     need, capacity = problem.memory_bytes(decision), problem.package.sram_bytes
     over = np.flatnonzero(need > capacity).tolist()
     lines = [
-        f"memory: chip {chip} needs {need[chip] / 2**20:.2f} MiB and has {capacity[chip] / 2**20:.2f} MiB"
+        f"memory: chip {chip} needs {format_bytes(need[chip])} and has {format_bytes(capacity[chip])}"
         for chip in over[:_MOST_REASONS]
     ]
     if len(over) > _MOST_REASONS:

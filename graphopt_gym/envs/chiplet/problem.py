@@ -14,9 +14,11 @@ from graphopt_gym.envs.chiplet.corrector import Corrector
 from graphopt_gym.envs.chiplet.ops import chip_ops, op_seconds
 from graphopt_gym.fields import check_integers, flag
 from graphopt_gym.problem import Outcome, Problem
+from graphopt_gym.units import format_seconds
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from matplotlib.figure import Figure
 
@@ -179,6 +181,12 @@ class ChipletProblem(Problem):
             capacity=package.sram_bytes,
             link_bytes_per_s=float(package.link_bytes_per_s),
         )
+
+    def summary_lines(self, outcome: Outcome, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the slowest part is."""
+        metrics = outcome.metrics
+        period = format_seconds(1 / metrics["throughput_per_s"])
+        return (f"a sample every {period} with {metrics['chips_used']} chips; bottleneck: {metrics['bottleneck']}",)
 
     def figure(self, decision: np.ndarray) -> Figure:
         """What each chip and the links do for one sample."""

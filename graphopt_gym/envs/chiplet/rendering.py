@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphopt_gym.units import format_bytes, format_seconds, time_unit
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -37,8 +39,6 @@ class Load:
 
     def title(self) -> str:
         """The graph, the package, how far it is and what it comes to."""
-        from graphopt_gym.report.units import format_seconds
-
         name = f"{self.problem.graph.name} on {self.problem.cluster.name}"
         if not self.complete:
             return f"{name}: {self.decided} of {self.problem.num_ops} ops decided"
@@ -92,7 +92,6 @@ def _draw_times(axis: Axes, load: Load) -> None:
     from matplotlib.patches import Patch
 
     from graphopt_gym.report.gantt import CAPACITY_COLOUR, CAPACITY_DASH, PHASE_COLOURS, TRANSFER_COLOUR
-    from graphopt_gym.report.units import time_unit
 
     package = load.problem.package
     chips = np.arange(package.num_chips)
@@ -142,8 +141,6 @@ def _draw_memory(axis: Axes, load: Load) -> None:
 
 def describe(load: Load) -> str:
     """A line a chip that holds an op; the bottleneck is marked."""
-    from graphopt_gym.report.units import format_bytes, format_seconds
-
     package = load.problem.package
     kind, number = bottleneck(load)
     lines = [load.title()]

@@ -20,9 +20,11 @@ TASK = Task(
     references=("expert",),
     words=Words("step time", "placement", "simulator call"),
     benchmarks={
-        "env": Benchmark("graphopt_gym.benchmarks.env:env_report", "steps a second of Placement-v0, scalar and vector"),
+        "env": Benchmark(f"{_ROOM}.benchmarks:env_report", "steps a second of Placement-v0, scalar and vector"),
         "agent": Benchmark(
-            "graphopt_gym.benchmarks.agent:agent_report", "seconds and memory of the GDP network, up to 80,000 ops"
+            "graphopt_agents.benchmark:agent_report",
+            "seconds and memory of the GDP network, up to 80,000 ops",
+            needs=("torch", "torch_geometric", "stable_baselines3", "graphopt_agents"),
         ),
     },
 )

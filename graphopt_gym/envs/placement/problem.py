@@ -12,6 +12,7 @@ from graphopt_gym.envs.placement.groups import Moves, make_moves
 from graphopt_gym.fields import check_integers
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
+from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -112,11 +113,11 @@ class PlacementProblem(Problem):
         """A line for each device whose peak int64 [D] is beyond its capacity; ``time_s``: when, float64 [D]."""
         reasons = []
         for device in np.flatnonzero(peak_bytes > self.capacity_bytes).tolist():
-            peak, capacity = int(peak_bytes[device]), int(self.capacity_bytes[device])
+            name, peak, capacity = self.cluster.devices[device].name, peak_bytes[device], self.capacity_bytes[device]
             when = "" if time_s is None else f" at {time_s[device] * 1e3:.3f} ms"
             reasons.append(
-                f"out of memory: device {device} ({self.cluster.devices[device].name}) needs {peak / 2**30:.2f} GiB"
-                f"{when} and has {capacity / 2**30:.2f} GiB: {(peak - capacity) / 2**30:.2f} GiB too much"
+                f"out of memory: device {device} ({name}) needs {format_bytes(peak)}{when} and has "
+                f"{format_bytes(capacity)}: {format_bytes(peak - capacity)} too much"
             )
         return tuple(reasons)
 

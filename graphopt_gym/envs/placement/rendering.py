@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from graphopt_gym.units import format_bytes
+
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.episodes import PlacementEpisodes
 
@@ -22,7 +24,7 @@ def describe(episodes: PlacementEpisodes, row: int) -> str:
         busy = metrics["busy_s"][device] / step_s if step_s else 0.0
         lines.append(
             f"  {device} {problem.cluster.devices[device].name:<18} {metrics['ops_per_device'][device]:>7} ops  "
-            f"busy {busy:>4.0%}  peak {metrics['peak_bytes'][device] / 2**30:.2f} of "
-            f"{metrics['capacity_bytes'][device] / 2**30:.2f} GiB"
+            f"busy {busy:>4.0%}  peak {format_bytes(metrics['peak_bytes'][device])} of "
+            f"{format_bytes(metrics['capacity_bytes'][device])}"
         )
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt_gym.task import Benchmark, Task, Variant, Words
 
 _ROOM = "graphopt_gym.envs.rewrite"
-_BENCHMARKS = "graphopt_gym.benchmarks.rewrite"
+_BENCHMARKS = f"{_ROOM}.benchmarks"
 TASK = Task(
     name="rewrite",
     summary="which rewrite rules make a program faster, where and in what order",
@@ -21,9 +21,7 @@ TASK = Task(
     words=Words("inference time", "program", "evaluation", graph="program", cluster="device"),
     catalogs={"graph": "programs", "cluster": "devices"},
     benchmarks={
-        "rewrite-env": Benchmark(
-            f"{_BENCHMARKS}:rewrite_env_report", "steps a second of RewriteOrder-v0, scalar and vector"
-        ),
+        "rewrite-env": Benchmark(f"{_BENCHMARKS}:env_report", "steps a second of RewriteOrder-v0, scalar and vector"),
         "matching": Benchmark(
             f"{_BENCHMARKS}:matching_report",
             "matches of rewrite rules kept up to date, against searching the whole program anew",
@@ -31,6 +29,7 @@ TASK = Task(
         "saturation": Benchmark(
             f"{_BENCHMARKS}:saturation_report",
             "e-nodes a second of equality saturation by engine, and seconds of extraction",
+            needs=("ortools", "highspy"),
         ),
     },
     commands={

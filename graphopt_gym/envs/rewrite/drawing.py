@@ -16,6 +16,7 @@ import numpy as np
 
 from graphopt_gym.graphs.tensor_program import TensorProgram
 from graphopt_gym.graphs.tensor_program.ops import OPS
+from graphopt_gym.units import format_seconds
 
 GONE, NEW, KEPT, FREE = "#f4b6b0", "#a9dcae", "#dbe4ee", "#f5f7f9"
 WIDTH, HEIGHT = 152.0, 38.0  # of a box, in pixels
@@ -142,8 +143,6 @@ def _texts(
     colour: str,
 ) -> tuple[str, str, str, str]:
     """(title, line below, hover title, colour) of a box."""
-    from graphopt_gym.report.units import format_seconds
-
     total = sum(seconds.get(node, 0.0) for node in nodes)
     time = format_seconds(total) if any(node in seconds for node in nodes) else "free"
     if len(nodes) > 1:

@@ -239,6 +239,17 @@ class RewriteProblem(Problem):
         }
         return Outcome(not reasons, math.inf if reasons else cost, self.unit, reasons, metrics)
 
+    def summary_lines(self, outcome: Outcome, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the e-graph was like, where a method grew one."""
+        growth = details.get("growth_nodes")
+        if not growth:
+            return ()
+        counts = " ".join(f"{count:,}" for count in growth)
+        return (
+            f"e-graph: {details['nodes']:,} nodes in {details['classes']:,} classes after {len(growth)} iterations "
+            f"({counts}), stopped by: {details['saturation_stopped_by']}",
+        )
+
     # -- equality --------------------------------------------------------------------------------------------------
 
     def reasons(self, program: TensorProgram) -> tuple[str, ...]:

@@ -12,39 +12,31 @@ from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.files import check_output, write_text
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
-from graphopt_gym.solutions import StoredSolution, load_solution
+from graphopt_gym.solutions import StoredSolution
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def measure_report(
-    paths: Sequence[str | os.PathLike[str]], *, say: Callable[[str], object] | None = None, **limits: Any
+    solutions: Sequence[StoredSolution], *, say: Callable[[str], object] = str, **limits: Any
 ) -> dict[str, Any]:
-    """A table with a row a solution file: the simulated gain beside the measured one.
+    """A table with a row a solution: the simulated gain beside the measured one; ``ok``: all outputs are the same.
 
     Args:
-        paths: solutions of ``RewriteOrder-v0``, or folders of them; other JSON files in a folder are left out.
-        say: called with a line for each file that is left out.
+        solutions: of ``RewriteOrder-v0``.
+        say: called with a line before each is measured.
         limits: as :func:`measure` takes them.
 
     Raises:
-        InputError: no such solution, or what :func:`measure` refuses.
+        InputError: a problem that cannot be built here, or what :func:`measure` refuses.
     """
+    problems = [_problem_of(stored) for stored in solutions]
+    programs = [problem.check(stored.decision) for problem, stored in zip(problems, solutions, strict=True)]
     rows: list[dict[str, Any]] = []
-    for path in map(Path, paths):
-        for file in sorted(path.glob("*.json")) if os.path.isdir(path) else [path]:
-            try:
-                problem, stored = load_rewriting(file)
-            except InputError as error:
-                if not os.path.isdir(path):
-                    raise
-                (say or str)(f"left out: {error}")
-                continue
-            program = problem.check(stored.decision)
-            rows.append({"program": problem.program.name, "method": stored.method, **_row(problem, program, limits)})
-    if not rows:
-        raise InputError(f"no solutions of {RewriteProblem.env_id} in: {', '.join(map(str, paths))}")
+    for problem, program, stored in zip(problems, programs, solutions, strict=True):
+        say(f"{stored.path}: measured with its original in turns")
+        rows.append({"program": problem.program.name, "method": stored.method, **_row(problem, program, limits)})
     notes = [
         "simulated: on the problem's device; cpu: measured on this machine's CPU, original and rewritten in turns, "
         "medians; low and high: 95 % interval of what is saved, by bootstrap",
@@ -56,23 +48,14 @@ def measure_report(
     if found is not None:
         notes.append(f"rank correlation of the two gains over {len(rows)} solutions: {found:.2f}")
     columns = [name for name in rows[0] if not name.endswith("quartiles_s")]
-    return {"title": "Simulated and measured", "columns": columns, "rows": rows, "notes": notes}
+    ok = all(row["same_outputs"] for row in rows)
+    return {"title": "Simulated and measured", "columns": columns, "rows": rows, "notes": notes, "ok": ok}
 
 
-def load_rewriting(path: str | os.PathLike[str], graph: Any = None) -> tuple[RewriteProblem, StoredSolution]:
-    """The problem of a solution file of ``RewriteOrder-v0``, and what the file says; ``graph`` stands for its own.
-
-    Raises:
-        InputError: no such solution, one of another task, or a problem that cannot be built here.
-    """
-    stored = load_solution(path)
-    if stored.env_id != RewriteProblem.env_id:
-        raise InputError(
-            f"{os.fspath(path)!r} is a solution of {stored.env_id}; only {RewriteProblem.env_id} has programs"
-        )
+def _problem_of(stored: StoredSolution, graph: Any = None) -> RewriteProblem:
     problem = stored.make_problem(graph)
     assert isinstance(problem, RewriteProblem)
-    return problem, stored
+    return problem
 
 
 def _row(problem: RewriteProblem, program: TensorProgram, limits: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +80,13 @@ def _row(problem: RewriteProblem, program: TensorProgram, limits: dict[str, Any]
 
 
 def export_solution(
-    path: str | os.PathLike[str], out: str | os.PathLike[str], graph: str | os.PathLike[str] | None = None
+    stored: StoredSolution, out: str | os.PathLike[str] | None = None, graph: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
     """Write the program of a solution of ``RewriteOrder-v0``.
 
     Args:
-        path: the solution file.
-        out: where to; as ONNX where it ends in ``.onnx``, else as text.
+        stored: the solution.
+        out: where to; as ONNX where it ends in ``.onnx``, else as text. Left out: as ONNX beside the solution.
         graph: stands in for the program that the solution names, such as an ONNX file that has moved.
 
     Returns:
@@ -112,18 +95,19 @@ def export_solution(
         values, and get random ones.
 
     Raises:
-        InputError: no such solution, a decision that does not compute what the original does, or a file that cannot be
-            written.
+        InputError: a decision that does not compute what the original does, or a file that cannot be written.
     """
-    problem, stored = load_rewriting(path, graph)
+    out = Path(stored.path.with_suffix(".onnx") if out is None else out)
+    check_output(out, inputs=(stored.path, graph))
+    problem = _problem_of(stored, graph)
+    source = problem.config["graph"]
+    check_output(out, inputs=(source,))
     program = problem.check(stored.decision)
     wrong = problem.reasons(program)
     if wrong:
-        raise InputError(f"{os.fspath(path)!r} holds a program that is not the original's equal: {wrong[0]}")
-    source = problem.config["graph"]
-    check_output(out, inputs=(path, source))
+        raise InputError(f"{str(stored.path)!r} holds a program that is not the original's equal: {wrong[0]}")
     weights = "none, a text has no values"
-    if Path(out).suffix == ".onnx":
+    if out.suffix == ".onnx":
         from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx, write_onnx
 
         values: dict[str, np.ndarray] | None = None

@@ -25,6 +25,7 @@ from graphopt_gym.envs.rewrite.drawing import (
     svg,
 )
 from graphopt_gym.graphs.tensor_program import TensorProgram
+from graphopt_gym.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,8 +109,6 @@ def comparison_figure(problem: RewriteProblem, program: TensorProgram) -> Figure
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    from graphopt_gym.report.units import format_seconds
-
     gone, new = changed(problem.program, program)
     sides = ((problem.program, gone, GONE, "before"), (program, new, NEW, "after"))
     drawings = [draw_program(one, problem.program_costs.node_costs(one), odd, colour) for one, odd, colour, _ in sides]
@@ -160,8 +159,6 @@ def comparison_page(
     problem: RewriteProblem, program: TensorProgram, trace: Trace | None, details: Mapping[str, Any] | None = None
 ) -> str:
     """Markup for a report: both programs drawn, the rules applied or the e-graph explored, both programs op by op."""
-    from graphopt_gym.report.units import format_seconds
-
     gone, new = changed(problem.program, program)
     sides = (("Before", problem.program, gone, GONE), ("After", program, new, NEW))
     titles = {
@@ -214,8 +211,6 @@ MOST_RULES = 12  # of an e-graph's rules: the busiest are named
 
 def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
     """What the e-graph was, and what each extractor found in it; nothing where the details do not say."""
-    from graphopt_gym.report.units import format_seconds
-
     growth = details.get("growth_nodes")
     if not isinstance(growth, list | tuple) or not all(isinstance(count, int) for count in growth):
         return ""
@@ -259,8 +254,6 @@ def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
 
 
 def _steps(problem: RewriteProblem, trace: Trace) -> str:
-    from graphopt_gym.report.units import format_seconds
-
     original_s = problem.original_s
     parts = ['<div class="scroll"><table style="white-space: nowrap">'
              '<tr><th class="n">step</th><th>rule</th><th>source and target</th>'
@@ -287,8 +280,6 @@ def _mood(seconds: float, before: float) -> str:
 
 
 def _listing(problem: RewriteProblem, program: TensorProgram, odd: set[int], colour: str) -> str:
-    from graphopt_gym.report.units import format_seconds
-
     seconds = problem.program_costs.node_costs(program)
     names = {node: f"v{index}" for index, node in enumerate(program.order)}
     names |= {
@@ -317,8 +308,6 @@ def _text(value: object) -> str:
 
 def describe(state: Rewritten, best_s: float) -> str:
     """A rewriting as it stands: the time, the last rules, operators by kind."""
-    from graphopt_gym.report.units import format_seconds
-
     problem, counts = state.problem, state.program.statistics()
     original = problem.program.statistics()
     saved = 100 * (1 - state.cost / problem.original_s) if problem.original_s else 0.0

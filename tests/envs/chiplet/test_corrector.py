@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt_gym.benchmarks.corrector import corrector_report
+from graphopt_gym.envs.chiplet.benchmarks import corrector_report
 from graphopt_gym.envs.chiplet.checker import violations
 from graphopt_gym.envs.chiplet.corrector import Corrector, _close_gaps
 from graphopt_gym.envs.chiplet.exact import Exact

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
-from graphopt_gym.benchmarks import rewrite
+from graphopt_gym.benchmarks import timing
+from graphopt_gym.envs.rewrite import benchmarks
 
 
 def test_matching_benchmark__checks_that_both_ways_agree():
-    report = rewrite.matching_report(("small_fire", "small_scores"), rewrites=3)
+    report = benchmarks.matching_report(("small_fire", "small_scores"), rewrites=3)
     assert [row["program"] for row in report["rows"]] == ["small_fire", "small_scores"]
     assert all(row["ratio"] > 0 and set(row) == set(report["columns"]) for row in report["rows"])
 
 
 def test_rewrite_env_benchmark__one_and_several(monkeypatch):
-    monkeypatch.setattr(rewrite, "SECONDS", 0.01)
-    monkeypatch.setattr(rewrite, "VECTOR_ENVS", 2)
-    report = rewrite.rewrite_env_report(("small_fire",))
+    monkeypatch.setattr(timing, "SECONDS", 0.01)
+    monkeypatch.setattr(benchmarks, "VECTOR_ENVS", 2)
+    report = benchmarks.env_report(("small_fire",))
     assert [row["envs"] for row in report["rows"]] == [1, 2]
     assert all(row["steps_per_s"] > 0 for row in report["rows"])
 
 
 def test_saturation_benchmark__a_row_for_each_engine(monkeypatch):
-    monkeypatch.setattr(rewrite, "ILP_S", 1.0)
-    report = rewrite.saturation_report(("small_fire",), node_limit=300)
+    monkeypatch.setattr(benchmarks, "ILP_S", 1.0)
+    report = benchmarks.saturation_report(("small_fire",), node_limit=300)
     assert report["rows"][0]["engine"] == "native"
     assert all(row["nodes_per_s"] > 0 and set(row) == set(report["columns"]) for row in report["rows"])

@@ -1,4 +1,4 @@
-"""Corrections a second of chiplet partitions, beside z3 alone on the same rules."""
+"""Steps a second of ``ChipletPartition-v0``, and corrections a second beside z3 alone on the same rules."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import importlib.util
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from graphopt_gym.benchmarks import timing
 from graphopt_gym.envs.chiplet.corrector import Correction, Corrector
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.simulator.simulator import cores
 
 GRAPHS = ("bert_primitive", "bert_base_b1", "resnet50_b1", "gnmt_l2_t5_b8", "lstm_l2_w650_t5_b1", "vgg11_b1")
 SECONDS = 3.0  # a figure, in ROUNDS rounds; the best counts
@@ -20,8 +23,59 @@ ROUNDS = 3
 LIMIT_S = 10.0  # what z3 may take for one correction, stating the rules included
 
 
+def env_report(
+    graph: str = "bert_base_b1", cluster: str = "mcm36", say: Callable[[str], object] = str
+) -> dict[str, Any]:
+    """``ChipletPartition-v0`` under a random policy, by mode: one environment, and the vector one on all cores.
+
+    ``alone_per_s`` is what the environment does at its core on the same proposals, one after the other: a correction
+    and its price; ``share`` what part of a step's time that is.
+    """
+    problem = ChipletProblem(graph, cluster)
+    rng = np.random.default_rng(0)
+    chances = rng.random((problem.num_ops, problem.num_chips)).astype(np.float32)
+    candidate = rng.integers(0, problem.num_chips, problem.num_ops)
+
+    def choose(mode: str, count: int) -> Callable[[Any], Any]:
+        if mode == "step":
+            return lambda observation: timing.draw_legal(observation["action_mask"], rng)
+        action = candidate if mode == "fix" else chances
+        actions = action if count == 1 else np.repeat(action[None], count, axis=0)
+        return lambda observation: actions
+
+    def corrected(mode: str) -> int:
+        corrector = problem.corrector
+        fixed = corrector.fix(candidate, rng) if mode == "fix" else corrector.sample(chances, rng)
+        problem.costs(fixed.decision[None])
+        return 1
+
+    rows = []
+    for mode in ("fix", "sample", "step"):
+        say(f"steps a second in mode {mode!r}")
+        counts = (1,) if mode == "step" else (1, timing.VECTOR_ENVS)
+        found = timing.step_rates(
+            "ChipletPartition-v0", problem.num_ops, partial(choose, mode), counts,
+            graph=graph, cluster=cluster, mode=mode,
+        )  # fmt: skip
+        alone = None if mode == "step" else timing.best_rate(partial(corrected, mode))
+        for row in found:
+            scalar = row["envs"] == 1 and alone is not None
+            share = row["steps_per_s"] / alone if scalar else None
+            rows.append({"mode": mode, **row, "alone_per_s": alone if scalar else None, "share": share})
+    notes = [
+        f"{problem.num_ops} ops, {problem.num_chips} chips; {cores()} cores; one random proposal again and again "
+        f"(its corrections differ), step: random legal actions; best of {timing.ROUNDS} rounds",
+    ]
+    title = f"ChipletPartition-v0 on {graph}, {cluster}"
+    return {"title": title, "columns": list(rows[0]), "rows": rows, "notes": notes}
+
+
 def corrector_report(
-    graphs: tuple[str, ...] = GRAPHS, package: str = "mcm36", seconds: float = SECONDS, limit_s: float = LIMIT_S
+    graphs: tuple[str, ...] = GRAPHS,
+    package: str = "mcm36",
+    seconds: float = SECONDS,
+    limit_s: float = LIMIT_S,
+    say: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """The table behind ``graphopt bench corrector``. A row each for three kinds of proposals:
 
@@ -36,6 +90,7 @@ def corrector_report(
         corrector = Corrector.of(problem)
         rng = np.random.default_rng(0)
         for mode, propose in _proposals(problem, corrector, rng).items():
+            say(f"{graph}: {mode}")
             rate, made = _rate(corrector, mode, propose, rng, seconds)
             row: dict[str, Any] = {
                 "graph": graph,
@@ -52,6 +107,7 @@ def corrector_report(
             if mode != "SAMPLE":
                 row["changed_share"] = float(np.mean([len(one.changed) for one in made])) / problem.num_ops
             if with_z3:
+                say(f"{graph}: {mode}, z3 alone, at most {limit_s:g} s")
                 taken, changed = _z3(graph, package, None if mode == "SAMPLE" else propose(), limit_s)
                 row["z3_s"] = taken
                 row["z3_ratio"] = None if taken is None else taken * rate

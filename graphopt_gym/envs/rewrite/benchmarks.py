@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from graphopt_gym.benchmarks.timing import seconds as clock
+from graphopt_gym.benchmarks import timing
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.saturation.explore import saturate
 from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
@@ -17,13 +17,13 @@ from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_gre
 PROGRAMS = ("squeezenet", "bert", "nasrnn", "inception_v3", "nasnet_a")
 REWRITES = 60  # random ones, a program: matches are compared after each
 VECTOR_ENVS = 16
-SECONDS = 2.0  # an environment's figure, in ROUNDS rounds; the best counts
-ROUNDS = 2
 EPISODE = 20  # steps of an episode
 NODE_LIMIT, SATURATION_S, ILP_S = 10_000, 15.0, 5.0
 
 
-def matching_report(programs: tuple[str, ...] = PROGRAMS, rewrites: int = REWRITES) -> dict[str, Any]:
+def matching_report(
+    programs: tuple[str, ...] = PROGRAMS, rewrites: int = REWRITES, say: Callable[[str], object] = str
+) -> dict[str, Any]:
     """The table behind ``graphopt bench matching``: along a random walk, the matches after each rewrite.
 
     Raises:
@@ -31,6 +31,7 @@ def matching_report(programs: tuple[str, ...] = PROGRAMS, rewrites: int = REWRIT
     """
     rows = []
     for name in programs:
+        say(name)
         problem, rng = RewriteProblem(name), np.random.default_rng(0)
         matcher, state = problem.matcher, problem.original
         found = matcher.find(state.program)
@@ -46,7 +47,7 @@ def matching_report(programs: tuple[str, ...] = PROGRAMS, rewrites: int = REWRIT
             started = time.perf_counter()
             again = matcher.find(program)
             search_s.append(time.perf_counter() - started)
-            list_s.append(clock(lambda updated=updated: updated.matches))  # type: ignore[misc]
+            list_s.append(timing.seconds(lambda updated=updated: updated.matches))  # type: ignore[misc]
             if updated.matches != again.matches:
                 raise RuntimeError(f"{name}: matches kept up to date differ from those of a search")
             found, state = updated, state.apply(match)
@@ -72,61 +73,36 @@ def matching_report(programs: tuple[str, ...] = PROGRAMS, rewrites: int = REWRIT
     return {"title": "Matches of rewrite rules", "columns": list(rows[0]), "rows": rows, "notes": notes}
 
 
-def rewrite_env_report(programs: tuple[str, ...] = ("squeezenet", "bert", "nasnet_a")) -> dict[str, Any]:
+def env_report(
+    programs: tuple[str, ...] = ("squeezenet", "bert", "nasnet_a"), say: Callable[[str], object] = str
+) -> dict[str, Any]:
     """``RewriteOrder-v0`` under random legal actions in episodes of :data:`EPISODE` steps: one, and the vector one."""
+    rng = np.random.default_rng(0)
     rows = []
-    for graph in programs:
-        arguments: dict[str, Any] = {"graph": graph, "max_steps": EPISODE}
-        rng = np.random.default_rng(0)
-        env = gym.make("RewriteOrder-v0", **arguments)
-        envs = gym.make_vec(
-            "RewriteOrder-v0", num_envs=VECTOR_ENVS, vectorization_mode="vector_entry_point", **arguments
+    for name in programs:
+        say(name)
+        found = timing.step_rates(
+            "RewriteOrder-v0",
+            EPISODE,
+            lambda count: lambda observation: timing.draw_legal(observation["action_mask"], rng, least=1),
+            (1, VECTOR_ENVS),
+            graph=name,
+            max_steps=EPISODE,
         )
-        env.reset(seed=0)
-        envs.reset(seed=0)
-
-        def episode(env: Any = env, rng: np.random.Generator = rng) -> int:
-            observation, _ = env.reset()
-            steps, done = 0, False
-            while not done:
-                observation, _, done, *_ = env.step(_draw(observation["action_mask"], rng))
-                steps += 1
-            return steps
-
-        def round_of_all(envs: Any = envs, rng: np.random.Generator = rng) -> int:
-            observation, _ = envs.reset()
-            for _ in range(EPISODE):
-                observation, *_ = envs.step(np.array([_draw(mask, rng) for mask in observation["action_mask"]]))
-            return EPISODE * VECTOR_ENVS
-
-        nodes = len(env.unwrapped.problem.program)  # type: ignore[attr-defined]
-        for count, work in ((1, episode), (VECTOR_ENVS, round_of_all)):
-            rates = []
-            for _ in range(ROUNDS):
-                done, started = 0, time.perf_counter()
-                while (spent := time.perf_counter() - started) < SECONDS / ROUNDS or not done:
-                    done += work()
-                rates.append(done / spent)
-            rows.append({"program": graph, "nodes": nodes, "envs": count, "steps_per_s": max(rates)})
-        env.close()
-        envs.close()
+        nodes = len(RewriteProblem(name).program)
+        rows += [{"program": name, "nodes": nodes, **row} for row in found]
     notes = [
-        f"random legal rewrites in episodes of {EPISODE} steps, resets counted; best of {ROUNDS} rounds of "
-        f"{SECONDS / ROUNDS:g} s; every program an environment comes by is matched and priced once"
+        f"random legal rewrites in episodes of {EPISODE} steps, resets counted; best of {timing.ROUNDS} rounds of "
+        f"{timing.SECONDS / timing.ROUNDS:.2g} s; every program an environment comes by is matched and priced once"
     ]
     return {"title": "RewriteOrder-v0", "columns": list(rows[0]), "rows": rows, "notes": notes}
-
-
-def _draw(mask: np.ndarray, rng: np.random.Generator) -> int:
-    """A legal action, the one that ends only where there is no other."""
-    legal = np.flatnonzero(mask)
-    return int(legal[rng.integers(1, len(legal))]) if len(legal) > 1 else int(legal[0])
 
 
 def saturation_report(
     programs: tuple[str, ...] = ("squeezenet", "bert", "inception_v3"),
     node_limit: int = NODE_LIMIT,
     seconds: float = SATURATION_S,
+    say: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """The table behind ``graphopt bench saturation``: e-nodes a second by each engine, and extraction.
 
@@ -138,6 +114,7 @@ def saturation_report(
     for name in programs:
         problem = RewriteProblem(name)
         for engine in engines:
+            say(f"{name}: {engine}")
             explored = saturate(
                 problem.program,
                 problem.matcher.rules,
@@ -160,8 +137,8 @@ def saturation_report(
                     "saturation_s": explored.seconds,
                     "nodes_per_s": explored.nodes / explored.seconds,
                     "choices_s": choices_s,
-                    "greedy_s": clock(extract_greedy, explored, choices),
-                    "shared_s": clock(extract_shared, explored, choices),
+                    "greedy_s": timing.seconds(extract_greedy, explored, choices),
+                    "shared_s": timing.seconds(extract_shared, explored, choices),
                     "ilp_s": ilp.seconds,
                     "ilp_status": ilp.status,
                     "cost_s": ilp.cost,

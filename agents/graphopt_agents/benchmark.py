@@ -1,38 +1,29 @@
-"""What a forward pass and a training step of the GDP network take: seconds and memory, against the number of ops.
-
-The agents' package is loaded by name when the benchmark runs; this package does not depend on it.
-"""
+"""What a forward pass and a training step of the GDP network take: seconds and memory, against the number of ops."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
-
-from graphopt_gym.errors import InputError
 
 SIZES = (1_000, 5_000, 20_000, 80_000)
 DEVICES, SAMPLES = 8, 16
 
 
-def agent_report(sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
+def agent_report(sizes: tuple[int, ...] = SIZES, say: Callable[[str], object] = str) -> dict[str, Any]:
     """The table behind ``graphopt bench agent``.
 
     Each size runs in a process of its own, so that its peak memory is its own: a random layered DAG, every op a
     decision, on 8 devices, with the network's standard sizes. A training step is one pass of PPO forward and
     backward over a batch of 16 placements, and Adam.
-
-    Raises:
-        InputError: the agents' packages are not installed.
     """
-    for needed in ("torch", "torch_geometric", "stable_baselines3", "graphopt_agents"):
-        if importlib.util.find_spec(needed) is None:
-            raise InputError(f"the agents need {needed!r}, not installed: pip install 'graphopt-gym[agents]'")
-    rows = [_measured_apart(size) for size in sizes]
+    rows = []
+    for size in sizes:
+        say(f"{size:,} ops")
+        rows.append(_measured_apart(size))
     first, last = rows[0], rows[-1]
     notes = [
         "forward: the network on the whole graph; draw: 16 placements from its policy; step: PPO forward and backward "
@@ -47,7 +38,7 @@ def agent_report(sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
 
 
 def _measured_apart(num_ops: int) -> dict[str, Any]:
-    code = f"from graphopt_gym.benchmarks.agent import measure; measure({num_ops})"
+    code = f"from graphopt_agents.benchmark import measure; measure({num_ops})"
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -60,16 +51,13 @@ def measure(num_ops: int) -> None:
     """Print one row as JSON; run in a process of its own."""
     import resource
     import time
-    from collections.abc import Callable
 
     import torch
 
+    from graphopt_agents import blocks, gdp
+    from graphopt_agents.core import one_shot
     from graphopt_gym.graphs.generators import layered_dag
     from graphopt_gym.hardware.cluster import load_cluster
-
-    gdp = importlib.import_module("graphopt_agents.gdp")
-    one_shot = importlib.import_module("graphopt_agents.core.one_shot")
-    blocks = importlib.import_module("graphopt_agents.blocks")
 
     def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,57 @@
+"""Steps a second of ``Placement-v0``, and how much of it is the simulator."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.benchmarks import timing
+from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.simulator.simulator import cores
+
+
+def env_report(graph: str = "bert_base", cluster: str = "v100x4", say: Callable[[str], object] = str) -> dict[str, Any]:
+    """``Placement-v0`` under a random policy: one environment, and the vector one on all cores.
+
+    A row each for the environment with a reward a step (a simulation a step, where the placement changed) and with
+    the terminal reward (one an episode). ``simulations_per_s`` is the engine alone on the same placements, one after
+    the other, and ``overhead_s`` what a step takes beyond its simulation.
+    """
+    problem = PlacementProblem(graph, cluster)
+    groups, devices = problem.num_groups, problem.num_devices
+
+    def choose(count: int) -> Callable[[Any], Any]:
+        shape = (groups,) if count == 1 else (groups, count)
+        actions = itertools.cycle(np.random.default_rng(0).integers(0, devices, shape))
+        return lambda observation: next(actions)
+
+    start = problem.check(np.zeros(groups, np.int32))
+    actions = np.random.default_rng(0).integers(0, devices, groups, dtype=np.int32)
+    steps = np.where(np.tri(groups, dtype=bool), actions, start)  # the placement after each step of an episode
+    changed = steps[actions != start]
+    rows = []
+    for reward, simulated in (("improvement", changed), ("terminal", steps[-1:])):
+        say(f"steps a second with reward {reward!r}")
+        counts = (1, timing.VECTOR_ENVS)
+        one, several = timing.step_rates(
+            "Placement-v0", groups, choose, counts, graph=graph, cluster=cluster, reward=reward
+        )
+
+        def simulations(simulated: np.ndarray = simulated) -> int:
+            for placement in simulated:
+                problem.simulator.cost(placement[problem.group_of_task])
+            return len(simulated)
+
+        engine = timing.best_rate(simulations)
+        overhead = 1 / one["steps_per_s"] - len(simulated) / groups / engine
+        rows.append({"reward": reward, **one, "simulations_per_s": engine, "overhead_s": overhead})
+        rows.append({"reward": reward, **several, "simulations_per_s": None, "overhead_s": None})
+    notes = [
+        f"{problem.graph.num_ops} ops, {groups} groups, {devices} devices; {cores()} cores; random actions in whole "
+        f"episodes, best of {timing.ROUNDS} rounds",
+        "a step simulates the whole graph where its action changed the placement (about 3 in 4 on 4 devices)",
+    ]
+    return {"title": f"Placement-v0 on {graph}, {cluster}", "columns": list(rows[0]), "rows": rows, "notes": notes}
