@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.errors import InputError, printable, quoted
 from graphopt_gym.extras import import_named
 from graphopt_gym.registration import env_ids, make_problem, refuse_unknown, tasks
 from graphopt_gym.units import format_cost, format_seconds
@@ -86,7 +86,7 @@ def _console(file: Any) -> Console:
 
 def say(text: str, style: str = "") -> None:
     """A line on standard output, as it is."""
-    stdout().print(text, style=style, soft_wrap=True)
+    stdout().print(printable(text), style=style, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
