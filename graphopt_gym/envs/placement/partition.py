@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphopt_gym.envs.placement.groups import GroupGraph, make_group_graph
+from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.files import silenced
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
+    from graphopt_gym.graphs.graph import ComputationGraph
 
 WEIGHT_TOTAL = 2**24  # METIS takes 32-bit integers: weights are scaled to this sum
 EDGE_TOTAL = 2**30
@@ -31,7 +33,7 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     exchange most bytes. A graph without stages is cut in topological order.
     """
     graph, devices = make_group_graph(problem), problem.num_devices
-    stages = problem.graph.metadata.get("stages") or []
+    stages = _stages(problem.graph)
     stage_of_group = _stage_of_group(problem, stages)
     staged = bool((stage_of_group >= 0).any())
     if staged:
@@ -51,7 +53,22 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
             yield placement
 
 
-def _stage_of_group(problem: PlacementProblem, stages: list[dict]) -> np.ndarray:
+def _stages(graph: ComputationGraph) -> list[dict[str, Any]]:
+    """The stages that a graph's metadata names."""
+    stages = graph.metadata.get("stages") or []
+    for stage in stages if isinstance(stages, list) else [None]:
+        texts = [None]
+        if isinstance(stage, dict) and isinstance(stage.get("modules", []), list):
+            texts = [stage.get("name"), stage.get("part", ""), *stage.get("modules", [])]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(
+                f"graph {graph.name!r}: its metadata has 'stages' {quoted(stages, 80)}; give a list of tables with "
+                "name, part and modules (a list of paths)"
+            )
+    return stages
+
+
+def _stage_of_group(problem: PlacementProblem, stages: list[dict[str, Any]]) -> np.ndarray:
     """int64 [G]: the stage that most tasks of each group belong to, or -1; the longest matching module path counts."""
     graph, tasks, count = problem.graph, problem.simulator.tasks, len(stages)
     prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage.get("modules", ())]

@@ -12,6 +12,7 @@ from graphopt_gym.envs.placement import TASK, baechi, methods, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.groups import make_group_graph
 from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, layered_dag
 from graphopt_gym.graphs.graph import COLUMNS, ComputationGraph
 from graphopt_gym.hardware.cluster import Cluster, Device, Link
@@ -421,6 +422,22 @@ def test_schedulers__eighty_thousand_ops_in_seconds():
         begin = time.perf_counter()
         methods.METHODS[name].run(Evaluator(problem, 10), np.random.default_rng(0))
         assert time.perf_counter() - begin < 30, name
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [3, "x", {"a": 1}, [3], [[]], [{}], [{"name": 3}], [{"name": "a", "part": 3}], [{"name": "a", "modules": 3}],
+     [{"name": "a", "modules": [3]}], [{"name": "a", "modules": ["x"]}, None]],
+    ids=str,
+)  # fmt: skip
+def test_expert__stages_that_are_none__are_refused_in_one_line(stages):
+    graph = layered_dag(12, 2, seed=1)
+    problem = PlacementProblem(graph.replace(metadata={"stages": stages}), "toyx2")
+    with pytest.raises(InputError, match="its metadata has 'stages'"):
+        solve(problem, "expert")
+    for none in (None, [], [{"name": "a"}], [{"name": "a", "modules": [""], "part": "other"}]):
+        problem = PlacementProblem(graph.replace(metadata={"stages": none}), "toyx2")
+        assert solve(problem, "expert").outcome.valid
 
 
 @pytest.mark.parametrize("ops", [1, 2, 5, 12])
