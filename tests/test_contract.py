@@ -672,10 +672,10 @@ ENV_MUTANTS = {
         ),
     },
     "light infos hold numbers only": {
-        "a name": (PLACEMENT, [(Episodes, "_told", lambda self, info: info)]),
+        "a name": (PLACEMENT, [(Episodes, "told", lambda self, info: info)]),
         "no cost": (
             PLACEMENT,
-            [changed(Episodes, "_told", lambda self, found, _: without("cost")(found) if self.light else found)],
+            [changed(Episodes, "told", lambda self, found, _: without("cost")(found) if self.light else found)],
         ),
         "a decision that is cut": (
             PLACEMENT,
