@@ -51,10 +51,12 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """A whole number of at least ``least``, or InputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name} is {quoted(value, 80)}; give a whole number, at least {least}")
+def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number of at least ``least`` and at most ``most``, or InputError for anything else."""
+    good = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not good or value < least or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise InputError(f"{name} is {quoted(value, 80)}; give a whole number, at least {least}{limit}")
     return int(value)
 
 

@@ -117,13 +117,11 @@ def step_time(outcome: Outcome) -> str:
 
 def train_agent(console: Console, args: argparse.Namespace) -> Solution:
     """A small agent on the same problem; what it has found so far stands beside the bar."""
-    from graphopt_agents import train_sb3
+    from graphopt_agents.ppo import TRAINERS, Args
 
     checkpoint = args.out / "checkpoint"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an earlier demo; training would refuse to overwrite it
-    given = train_sb3.Args(
-        algorithm=args.agent, graph=args.graph, cluster=args.cluster, steps=args.steps, seed=args.seed
-    )
+    given = Args(graph=args.graph, cluster=args.cluster, steps=args.steps, seed=args.seed)
     said = 0.0
     with bar(console, args.agent, args.steps) as progress:
         task = progress.task_ids[0]
@@ -138,11 +136,11 @@ def train_agent(console: Console, args: argparse.Namespace) -> Solution:
                 said = row["wall_s"]
                 console.print(f"  {steps:>9,} decisions  {row['wall_s']:>6.1f} s  {text}")
 
-        result = train_sb3.train(given, checkpoint, progress=show)
+        result = TRAINERS[args.agent].train(given, checkpoint, progress=show)
     solution = result.solution()
     console.print(
         f"  {solution.method}: best {step_time(solution.outcome)}, by its likeliest actions "
-        f"{step_time(result.policy_outcome)}, in {format_seconds(solution.wall_s)}"
+        f"{step_time(result.trainer.likeliest().outcome)}, in {format_seconds(solution.wall_s)}"
     )
     return solution
 

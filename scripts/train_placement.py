@@ -7,7 +7,7 @@ trains what is missing under ``out/learning`` (a run that is there, of the same 
 repeated), then writes the curves and the
 summary to ``envs_data/learning``, the figure and the table to ``docs``. Under half an hour on two cores.
 
-Both algorithms are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``, see ``graphopt_agents.train_sb3``.
+Both algorithms are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``, see ``graphopt_agents.ppo``.
 MaskablePPO gets an action space of eight devices on a cluster of four, so that its mask matters. Random search gets
 as many evaluations as an agent takes decisions (of which only those that change the placement are simulated).
 """
@@ -30,7 +30,7 @@ for folder in (ROOT, ROOT / "agents"):
     sys.path.insert(0, str(folder))
 
 import numpy as np  # noqa: E402
-from graphopt_agents.train_sb3 import Args, train  # noqa: E402
+from graphopt_agents.ppo import TRAINERS, Args  # noqa: E402
 
 from graphopt_gym.envs.placement.problem import PlacementProblem  # noqa: E402
 from graphopt_gym.files import write_file, write_text  # noqa: E402
@@ -46,12 +46,11 @@ CURVE = ("steps", "wall_s", "mean_cost", "valid_share", "best_cost")
 
 def run_agent(algorithm: str, graph: str, seed: int) -> dict[str, Any]:
     args = Args(
-        algorithm=algorithm,
         graph=graph,
         cluster=CLUSTER,
+        environment={"max_devices": PADDED_DEVICES[algorithm]},
         seed=seed,
         steps=STEPS[graph],
-        max_devices=PADDED_DEVICES[algorithm],
     )
 
     def show(row: dict[str, float]) -> None:
@@ -63,17 +62,18 @@ def run_agent(algorithm: str, graph: str, seed: int) -> dict[str, Any]:
             flush=True,
         )
 
-    result = train(args, progress=show)
+    result = TRAINERS[algorithm].train(args, progress=show)
     print(file=sys.stderr)
+    outcome, likeliest = result.solution().outcome, result.trainer.likeliest().outcome
     return {
         "args": dataclasses.asdict(args),
-        "steps": result.steps,
+        "steps": result.done,
         "wall_s": result.wall_s,
-        "mean_cost": result.history[-1]["mean_cost"],
-        "valid_share": result.history[-1]["valid_share"],
-        "best_cost": result.outcome.cost if result.outcome.valid else None,
-        "greedy_cost": result.policy_outcome.cost if result.policy_outcome.valid else None,
-        "history": result.history,
+        "mean_cost": result.curve[-1]["mean_cost"],
+        "valid_share": result.curve[-1]["valid_share"],
+        "best_cost": outcome.cost if outcome.valid else None,
+        "greedy_cost": likeliest.cost if likeliest.valid else None,
+        "history": result.curve,
     }
 
 

@@ -276,8 +276,9 @@ def test_train__evaluate__resume(graphopt, graph, tmp_path):
     assert code == 0, err
     row = only_json(out)
     assert (code, row["method"], row["valid"]) == (0, "maskable_ppo", True)
-    assert "of 200 decisions: mean " in err
-    assert graphopt("validate", run / "solution.json")[0] == 0
+    assert "of 200 steps: mean " in err
+    (solution,) = run.glob("solution_*.json")
+    assert graphopt("validate", solution)[0] == 0
     code, out, err = graphopt(*train, "--steps", 400, "--out", run, "--resume", "--json")
     assert code == 0
     assert only_json(out)["evaluations"] >= 400

@@ -1,7 +1,7 @@
 """Train the policy of program rewriting on one or several programs: one file, top to bottom.
 
-    python -m graphopt_agents.train_rewrite --graphs small_scores --out runs/scores
-    python -m graphopt_agents.train_rewrite --graphs small --updates 200 --out runs/small
+    graphopt train rewrite --graphs small_scores --out runs/scores
+    graphopt train rewrite --graphs small --updates 200 --out runs/small
 
 An update takes a few programs; on each, the policy rewrites from the original until it stops, a few episodes at once,
 and then takes a few epochs of PPO (Schulman et al., 2017) over all their steps. The problem is that of X-RLflow (He et

@@ -89,7 +89,7 @@ def method_table(env_id: str) -> Table:
 
 
 def agent_table() -> Table:
-    """The learned agents of the package ``graphopt_agents``, where it is installed."""
+    """The learned agents of all installed packages."""
     from graphopt_gym.cli.agents import agent_rows
 
-    return _table("Agents", ["agent", "summary", "source"], agent_rows())
+    return _table("Agents", ["agent", "environments", "summary", "cluster_if_not_named", "source"], agent_rows())

@@ -96,7 +96,7 @@ def test_train__names_of_the_command_reach_the_run(graphopt, run, monkeypatch):
         asked.append((args, options.get("start_from")))
         raise InputError("seen")
 
-    monkeypatch.setattr(gdp, "train", train)
+    monkeypatch.setattr(gdp.Trainer, "train", train)
     for arguments in (
         ["--held-out", "gnmt", "--clusters", "v100x4", "--seed", 5],
         ["--start-from", run, "-g", "test", "--set", "samples=6"],

@@ -37,6 +37,7 @@ from graphopt_gym.registration import make_problem, task_of
 from graphopt_gym.search.solve import Evaluator
 
 SCALARS = ("mean_reward", "entropy", "best_cost", "mean_cost", "valid_share", "divergence", "evaluations")
+MOST_SEED = 2**64 - 1  # that torch takes
 FREE_ARGUMENTS = ("updates", "steps", "checkpoint_every")  # may differ when a run goes on
 
 Costs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # decisions [B, …] -> (cost [B], valid [B])
@@ -91,7 +92,8 @@ class TrainArgs:
             raise InputError(
                 f"clusters has {len(self.clusters)} entries for {len(self.graphs)} graphs; give one, or one for each"
             )
-        wholes = {"seed": 0, **dict.fromkeys(("updates", "graphs_per_update", "epochs", "checkpoint_every"), 1)}
+        whole("seed", self.seed, 0, MOST_SEED)
+        wholes = dict.fromkeys(("updates", "graphs_per_update", "epochs", "checkpoint_every"), 1)
         check_fields(self, wholes, above=("learning_rate", "clip", "max_grad_norm"), at_least=("entropy",))
 
     def own_clusters(self, graphs: tuple[str, ...]) -> tuple[str, ...]:
@@ -495,7 +497,7 @@ class Trainer(ABC):
             InputError: see :meth:`load_network`, :meth:`make_task`.
         """
         whole("updates", updates)
-        whole("seed", seed)
+        whole("seed", seed, 0, MOST_SEED)
         args = cls.kept_args(checkpoints.load_checkpoint(checkpoint, cls.agent), str(checkpoint))
         args = dataclasses.replace(args, seed=seed, **({"updates": updates} if updates else {}))
         graph = args.graphs[0] if graph is None else graph
@@ -575,7 +577,7 @@ class TrainResult:
     evaluations: int
     wall_s: float
     interrupted: bool
-    agent: str
+    trainer: Trainer
 
     @classmethod
     def of(cls, trainer: Trainer) -> TrainResult:
@@ -583,12 +585,13 @@ class TrainResult:
         interrupted = trainer.done < getattr(args, trainer.length)
         return cls(
             args, trainer.network, trainer.tasks, trainer.curve, trainer.updates, trainer.done, trainer.evaluations,
-            trainer.wall_s, interrupted, trainer.agent,
+            trainer.wall_s, interrupted, trainer,
         )  # fmt: skip
 
     def solutions(self) -> list[Solution]:
         """The best decision of each task, in order, as ``solve`` returns it and ``validate`` checks it."""
-        return [task.solution(self.agent, self.args.seed, self.wall_s) for task in self.tasks if task.best is not None]
+        agent = self.trainer.agent
+        return [task.solution(agent, self.args.seed, self.wall_s) for task in self.tasks if task.best is not None]
 
     def solution(self) -> Solution:
         """The best decision of the first task."""

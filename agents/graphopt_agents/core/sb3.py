@@ -19,9 +19,12 @@ rest is noise. Three ways out, all here:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import random
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,14 +34,17 @@ from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import Tensor, nn
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.fields import choice
+from graphopt_gym.wrappers import SB3VecEnv
 
 # what the mixin comes before; for the type checker, one of them
 _Base: Any = ActorCriticPolicy if TYPE_CHECKING else object
 RATIOS = ("mean", "joint")
+SCALE_KEY = 1  # of the random numbers that the scale of rewards is found with
 
 
 def observation_key(observation: Mapping[str, Any], row: int) -> bytes:
@@ -293,3 +299,86 @@ class StepPolicy(NetworkPolicy, MaskableActorCriticPolicy):
     def predict_values(self, obs: Any) -> Tensor:
         """float32 [B, 1]: what the rest of the episode is to bring."""
         return self.act(obs)[1][:, None]
+
+
+# -- what a run of Stable-Baselines3 needs beside a policy -------------------------------------------------------------
+
+
+class ScaledRewards(VecEnvWrapper):
+    """Rewards divided by a constant, so that PPO sees returns of order 1 whatever the graph."""
+
+    def __init__(self, envs: SB3VecEnv, scale: float) -> None:
+        super().__init__(envs)
+        self.scale = scale
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, done, infos = self.venv.step_wait()
+        return observations, rewards / self.scale, done, infos
+
+
+def reward_scale(envs: Any, seed: int) -> float:
+    """Root mean square of the returns of an episode of random actions in each environment."""
+    rng = np.random.default_rng((seed, SCALE_KEY))
+    envs.reset(seed=seed)
+    space = envs.single_action_space
+    space.seed(seed)
+    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while running.any():
+        if isinstance(space, spaces.Discrete):
+            actions = np.array([rng.choice(np.flatnonzero(mask)) for mask in envs.action_masks()])
+        else:
+            actions = np.stack([space.sample() for _ in range(envs.num_envs)])
+        _, rewards, terminated, truncated, _ = envs.step(actions)
+        returns += np.where(running, rewards, 0.0)
+        running &= ~(terminated | truncated)
+    scale = float(np.sqrt(np.mean(returns**2)))
+    return scale if scale > 0 and math.isfinite(scale) else 1.0
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """The libraries' own random numbers from a seed; a caller's stay as they are."""
+    first, second = np.random.SeedSequence(key).generate_state(2).tolist()
+    before, before_too = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(first)
+        np.random.seed(second)
+        random.seed(second)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
+            random.setstate(before_too)
+
+
+class Track(BaseCallback):
+    """Offers what a rollout's episodes end with to the task, and keeps their costs, and returns."""
+
+    def __init__(self, task: Any, envs: ScaledRewards, wall_s: Callable[[], float]) -> None:
+        super().__init__()
+        self.task, self.envs, self.wall_s = task, envs, wall_s
+        self.costs: list[float] = []
+        self.valid: list[bool] = []
+        self.returns: list[float] = []
+        self.sums = np.zeros(envs.num_envs)
+
+    def _on_step(self) -> bool:
+        self.sums += self.locals["rewards"] * self.envs.scale
+        for row, info in enumerate(self.locals["infos"]):
+            if "decision" in info:
+                self.costs.append(info["cost"])
+                self.valid.append(info["valid"])
+                self.returns.append(float(self.sums[row]))
+                self.sums[row] = 0.0
+                self.task.trials = self.num_timesteps  # each is at most one evaluation
+                cost, valid = np.array(self.costs[-1:]), np.array(self.valid[-1:])
+                self.task.offer([exact(self.task.problem, info["decision"])], cost, valid, self.wall_s(), -1)
+        return True
+
+
+def exact(problem: Any, decision: Any) -> Any:
+    """A decision without the padding that infos have."""
+    return decision[: problem.decision_shape[0]] if isinstance(decision, np.ndarray) else problem.check(decision)

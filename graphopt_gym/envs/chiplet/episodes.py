@@ -134,6 +134,7 @@ class OneShotEpisodes(ChipletEpisodes):
     """A whole proposal in one action, corrected; modes ``"fix"`` and ``"sample"``."""
 
     table = ONE_SHOT
+    longest = 1
 
     def __init__(self, roster: ChipletRoster, count: int, info: str = "full", mode: str = "fix") -> None:
         super().__init__(roster, count, info)
@@ -204,6 +205,7 @@ class StepEpisodes(ChipletEpisodes):
     def __init__(self, roster: ChipletRoster, count: int, info: str = "full") -> None:
         super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_chips)
+        self.longest = roster.max_ops
         problems = [one.problem for one in self.instances]
         self.walk = new_walk(count, problems, roster.max_ops, roster.max_chips)
         self.partition = self.walk.chip_of

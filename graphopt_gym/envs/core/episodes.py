@@ -51,6 +51,7 @@ class Episodes(ABC, Generic[InstanceT]):
     roster: Roster[InstanceT]
     table: ObservationTable
     action_space: spaces.Space[Any]
+    longest: int | None = None  # steps that an episode has at most, where that is known
 
     def __init__(self, roster: Roster[InstanceT], count: int, info: str = "full") -> None:
         if info not in INFOS:

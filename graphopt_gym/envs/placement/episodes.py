@@ -152,6 +152,7 @@ class StepEpisodes(PlacementEpisodes):
         self.with_graph = observation == "graph"
         self.table = ObservationTable((*STEP, *STEP_GRAPH)) if self.with_graph else STEP
         super().__init__(roster, count, info, start, reward)
+        self.longest = roster.max_groups
         self.action_space = spaces.Discrete(roster.max_devices)
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -199,6 +200,7 @@ class OneShotEpisodes(PlacementEpisodes):
     """The whole graph in one action; ``PlacementOneShot-v0``."""
 
     table = ONE_SHOT
+    longest = 1
 
     def __init__(self, roster: PlacementRoster, count: int, info: str = "full") -> None:
         super().__init__(roster, count, info)

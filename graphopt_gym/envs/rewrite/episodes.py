@@ -40,7 +40,7 @@ class RewriteEpisodes(Episodes[Instance]):
     table = TABLE
 
     def __init__(self, roster: RewriteRoster, count: int, info: str = "full", max_steps: int = 100) -> None:
-        self.max_steps = whole("max_steps", max_steps, 1)
+        self.max_steps = self.longest = whole("max_steps", max_steps, 1)
         super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_matches + 1)
         self.states: list[Rewritten | None] = [None] * count
