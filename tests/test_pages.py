@@ -107,7 +107,7 @@ def test_add_an_environment__runs_as_written(tmp_path):
     assert re.search(r"^ +longest_first +the longest job next", printed, flags=re.M)
     assert re.search(r"^ +cross_entropy +", printed, flags=re.M)
     assert printed.count(": ok: ") == 2
-    assert re.search(r"^ +method +finish time", printed, flags=re.M)
+    assert re.search(r"^ +method +finish time +vs blocks +evaluations", printed, flags=re.M)
     costs = {name: float(cost) for name, cost in re.findall(r"^ +(\w+) +([\d.]+) ms ", printed, flags=re.M)}
     assert set(costs) == {"blocks", "longest_first", "annealing", "evolution"}
     assert max(costs["annealing"], costs["evolution"]) < costs["blocks"] < costs["longest_first"]
