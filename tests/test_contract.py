@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import re
 import warnings
 
 import numpy as np
@@ -30,8 +31,10 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.tensor_program import program_text
 from graphopt_gym.hardware.package import Chip, Package
+from graphopt_gym.problem import Outcome, Problem, check_integers
 from graphopt_gym.registration import env_ids, tasks
 from graphopt_gym.search.solve import Method, method_table
+from graphopt_gym.task import Benchmark, Words
 from graphopt_gym.testing import ContractError, check_problem, check_task
 from tests.envs.placement.cases import cluster
 from tests.envs.rewrite.programs import attention
@@ -72,6 +75,37 @@ QUICK = {
 def test_methods__keep_to_budget_and_seed(env_id):
     names = [name for name in gg.methods(env_id) if not method_table(env_id)[name].small]
     check_problem(gg.make_problem(env_id, **QUICK[env_id]), names, samples=2, budget=6)
+
+
+class Steps(Problem):
+    """Of no task, without graph and cluster: two numbers whose sum should be small, and even."""
+
+    unit = "steps"
+
+    def __init__(self, most=9):
+        self.most, self.config, self.decision_shape = most, {"most": most}, (2,)
+
+    def check(self, decision):
+        return check_integers(decision, self.decision_shape, self.most, "step")
+
+    def costs(self, decisions):
+        totals = decisions.sum(axis=1).astype(np.float64)
+        return np.where(totals % 2, 2 * self.most + totals, totals), totals % 2 == 0
+
+    def evaluate(self, decision):
+        (cost,), (valid,) = self.costs(self.check(decision)[None])
+        reasons = () if valid else ("the sum is odd",)
+        return Outcome(bool(valid), float(cost) if valid else float("inf"), self.unit, reasons)
+
+    def sample(self, rng):
+        return rng.integers(0, self.most, 2, dtype=np.int32)
+
+    def neighbour(self, decision, rng):
+        return self.sample(rng)
+
+
+def test_check_problem__of_no_task():
+    check_problem(Steps(7), ["random", "annealing", "evolution"], invalid=[[0, 1], [2, 3]])
 
 
 # --------------------------------------------------------------------------------------------------- what is caught
@@ -688,7 +722,7 @@ ENV_MUTANTS = {
             ],
         ),
     },
-    "reset options are checked": {
+    "resets are checked": {
         "an option that is ignored": (PLACEMENT, [(Roster, "check", lambda self, options: None)]),
         "a name that is ignored": (
             PLACEMENT,
@@ -792,3 +826,23 @@ def test_check_task__catches_a_mutant_by_name(rule, env_id, arguments, changes, 
     with pytest.raises(ContractError, match=f"^{env_id}: {rule}: .+; .+$") as caught:
         check_task(env_id, arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"summary": ""}, "summary is ''; set it to one line"),
+        ({"words": Words("step\ntime")}, "cost is 'step\\ntime'; set it to one line"),
+        ({"problem": "builtins:dict"}, "problem is <class 'dict'>; name a subclass of Problem"),
+        ({"methods": {"best": 3}, "starts": (), "references": ()}, "method 'best' is a int; give a Method"),
+        ({"starts": ("no_such",)}, "starts names 'no_such'; name some of single, "),
+        ({"references": ("no_such",)}, "references names 'no_such'; name some of single, "),
+        ({"catalogs": {"chips": "graphs"}}, "catalogs names 'chips'; name arguments of the problem: graph, "),
+        ({"catalogs": {"graph": "chips"}}, "catalogs has 'chips'; name one of graphs, "),
+        ({"benchmarks": {"env": Benchmark(3, "")}}, "3 is no function; name one"),
+        ({"commands": {"export": "graphopt_gym.errors:no_such"}}, "AttributeError: "),
+    ],
+)
+def test_check_task__catches_a_record_by_name(fields, message):
+    with pytest.raises(ContractError, match=f"^record is complete: {re.escape(message)}"):
+        check_task(dataclasses.replace(tasks()["placement"], **fields))

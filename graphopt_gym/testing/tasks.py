@@ -26,6 +26,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
+from graphopt_gym.catalog import catalogs
 from graphopt_gym.errors import UnknownArgument
 from graphopt_gym.problem import Problem
 from graphopt_gym.registration import make_problem, task_of
@@ -110,9 +111,10 @@ def record_is_complete(task: Task) -> None:
     for field in ("starts", "references"):
         for name in getattr(task, field):
             require(name in table, f"{field} names {name!r}", f"name some of {', '.join(table) or 'no methods'}")
-    for argument in task.catalogs:
-        known = inspect.signature(problem_class).parameters
-        require(argument in known, f"catalogs has {argument!r}", f"name arguments of the problem: {', '.join(known)}")
+    known = inspect.signature(problem_class).parameters
+    for argument, catalog in task.catalogs.items():
+        require(argument in known, f"catalogs names {argument!r}", f"name arguments of the problem: {', '.join(known)}")
+        require(catalog in catalogs(), f"catalogs has {catalog!r}", f"name one of {', '.join(catalogs())}")
     for reference in [*(one.run for one in task.benchmarks.values()), *task.commands.values()]:
         require(callable(resolve(reference)), f"{reference!r} is no function", "name one")
 
@@ -719,14 +721,28 @@ def _numbers(name: str, value: Any) -> Any:
     return value.dtype, value.shape
 
 
-def reset_options_are_checked(case: _EnvCase) -> None:
-    """The vector form's are the same, and a refused reset changes nothing."""
+def resets_are_checked(case: _EnvCase) -> None:
+    """Options and seeds; the vector form's are the same, and a refused reset changes nothing."""
+    bad_options: list[Any] = [["graph"], "graph", 3, {0: 0}, {"graf": "x"}, {"graph": "no such"}, {"cluster": None}]
+    wrong: list[dict[str, Any]] = [{"seed": 99, "options": one} for one in bad_options]
+    bad_seeds: tuple[Any, ...] = (-1, 0.5, "0", math.nan, True, {})
+    wrong += [{"seed": one} for one in bad_seeds]
 
     def refuse(env: Any) -> None:
-        for options in ({"graf": "x"}, {"graph": "no such"}, {"cluster": "no such"}, {"graph": None}, {0: 0}):
-            refuses(lambda: env.reset(options=options), f"reset(options={options!r})", "raise an InputError")  # noqa: B023
+        for arguments in wrong:
+            refuses(lambda: env.reset(**arguments), f"reset(**{arguments!r})", "raise an InputError")  # noqa: B023
 
     case.same(case.play(case.make(), refuse), "an environment that refused to be reset", "check before anything else")
+    vector, twin = case.make_vector(), case.make_vector()
+    vector.reset(seed=case.seed)
+    twin.reset(seed=case.seed)
+    right = list(range(case.num_envs))
+    wrong += [{"seed": one} for one in (right[:-1], [*right, 0], [*right[:-1], -1], [*right[:-1], "0"])]
+    masks = (None, "x", np.zeros(case.num_envs, np.bool_), np.ones(case.num_envs + 1, np.bool_), np.ones(case.num_envs))
+    wrong += [{"options": {"reset_mask": mask}} for mask in masks]
+    refuse(vector)
+    where = difference(vector.reset(), twin.reset(), "reset()")
+    require(not where, f"a vector form that refused to be reset: {where}", "check before anything else")
     for first, _, _ in _endings(case.told):
         options = {name: first[name] for name in ("graph", "cluster")}
         env, vector = case.make(), case.make_vector()
@@ -825,7 +841,7 @@ ENV_RULES: tuple[Callable[[_EnvCase], None], ...] = (
     the_last_info_is_what_the_problem_says,
     what_was_returned_belongs_to_the_caller,
     light_infos_hold_numbers_only,
-    reset_options_are_checked,
+    resets_are_checked,
     the_vector_form_equals_the_sync_one,
     every_render_mode_works,
     frames_have_one_size,

@@ -77,3 +77,9 @@ def test_documentation__is_the_class_docstring(env_id):
     for part in ("Description", "Action Space", "Observation Space", "Rewards", "Episode End", "Arguments"):
         assert f"## {part}" in text
     assert f'gym.make("{env_id}"' in text
+
+
+@pytest.mark.parametrize("env_id", ALL)
+def test_make_vec__more_than_memory_holds_is_refused(env_id):
+    with pytest.raises(InputError, match=r"do not fit in memory: .*; give fewer"):
+        gym.make_vec(env_id, num_envs=10**15, vectorization_mode="vector_entry_point")

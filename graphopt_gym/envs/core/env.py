@@ -11,6 +11,8 @@ from gymnasium.error import ResetNeeded
 
 from graphopt_gym.envs.core.actions import checked_action
 from graphopt_gym.envs.core.rendering import RENDER_MODES, check_render_mode, render_frame
+from graphopt_gym.errors import InputError, one_line
+from graphopt_gym.fields import whole
 from graphopt_gym.registration import refuse_unknown
 
 if TYPE_CHECKING:
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from graphopt_gym.problem import Outcome, Problem
 
 _ROW = np.zeros(1, np.int64)  # a scalar environment is row 0 of its episodes
+
+
+def made(make_episodes: Callable[..., Episodes[Any]], count: int, info: str) -> Episodes[Any]:
+    """``count`` episodes. Raises InputError where they do not fit in memory."""
+    try:
+        return make_episodes(count=count, info=info)
+    except MemoryError as error:
+        raise InputError(
+            f"{count} episodes do not fit in memory: {one_line(error)}; give fewer, or smaller sizes to pad to"
+        ) from None
 
 
 class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
@@ -54,7 +66,7 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
         self.make_episodes = make_episodes
         self.render_mode = check_render_mode(render_mode)
         self.info = info
-        self.episodes = make_episodes(count=1, info=info)
+        self.episodes = made(make_episodes, 1, info)
         self.observation_space = self.episodes.observation_space  # type: ignore[assignment]
         self.action_space = self.episodes.action_space
         self._running = self._started = False
@@ -104,9 +116,10 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
             options: ``{"graph": name, "cluster": name}``, either or both, to choose in place of drawing.
 
         Raises:
-            InputError: an option or a name that is not known.
+            InputError: an option or a name that is not known, or a seed that is none; nothing is changed.
         """
-        super().reset(seed=seed)
+        self.episodes.roster.check(options)
+        super().reset(seed=None if seed is None else whole("seed", seed))
         self.episodes.reset(_ROW, [self.np_random], options)
         self._running = self._started = True
         if self.render_mode == "human":

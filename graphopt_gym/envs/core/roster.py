@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from graphopt_gym.catalog import catalogs
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.problem import Problem
 from graphopt_gym.registration import task_of
 
@@ -116,7 +116,7 @@ class Roster(Generic[InstanceT]):
     def check(self, options: Mapping[str, Any] | None) -> None:
         """Raises InputError for options of a reset that are not known, or name what is not there."""
         if options is not None and not isinstance(options, Mapping):
-            raise InputError(f"options is {options!r}; give names, such as {{'graph': {self.graph_names[0]!r}}}")
+            raise InputError(f"options is {quoted(options)}; give names, such as {{'graph': {self.graph_names[0]!r}}}")
         known = {"graph": self.graph_names, "cluster": self.cluster_names}
         for option, name in (options or {}).items():
             if option not in known:
@@ -135,12 +135,14 @@ def padded_size(name: str, given: int | None, needed: int) -> int:
     """A size to pad to: what is given, or what the largest instance needs.
 
     Raises:
-        InputError: less than that, or no whole number.
+        InputError: less than that, more than int32 indices reach, or no whole number.
     """
     if given is None:
         return needed
-    if not isinstance(given, (int, np.integer)) or isinstance(given, bool) or given < needed:
-        raise InputError(f"{name} is {given!r}; give a whole number of at least {needed}, what the largest needs")
+    if not isinstance(given, (int, np.integer)) or isinstance(given, bool) or not needed <= given < 2**31:
+        raise InputError(
+            f"{name} is {quoted(given)}; give a whole number of at least {needed}, what the largest needs, below 2**31"
+        )
     return int(given)
 
 

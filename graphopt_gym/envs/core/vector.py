@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from graphopt_gym.envs.core.actions import checked_actions
-from graphopt_gym.envs.core.env import EpisodeEnv
+from graphopt_gym.envs.core.env import EpisodeEnv, made
 from graphopt_gym.envs.core.rendering import RENDER_MODES, render_frame
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import whole
@@ -68,7 +68,7 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
         one = (task_of(env).env_class(env) if isinstance(env, str) else env)(*positional, **arguments)
         self.autoreset_mode = mode
         self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4, "autoreset_mode": mode}
-        self.episodes: Episodes[Any] = one.make_episodes(count=self.num_envs, info=one.info)
+        self.episodes: Episodes[Any] = made(one.make_episodes, self.num_envs, one.info)
         self.render_mode = one.render_mode
         self.single_observation_space = self.episodes.observation_space
         self.single_action_space = self.episodes.action_space
@@ -135,16 +135,15 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
             options: those of the environment, and ``reset_mask``, bool [num_envs]: start these episodes only.
 
         Raises:
-            InputError: as many seeds as sub-environments are needed; an option or a name that is not known.
+            InputError: as many seeds as sub-environments are needed; an option or a name that is not known; nothing is
+                changed.
         """
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise InputError(f"{len(seeds)} seeds for {self.num_envs} sub-environments; give one each, or a number")
-        chosen = dict(options or {})
-        rows = self._masked(chosen.pop("reset_mask")) if "reset_mask" in chosen else self._rows
+        seeds = self._seeds_of(seed)
+        chosen = {} if options is None else options
+        rows = self._rows
+        if isinstance(chosen, Mapping) and "reset_mask" in chosen:
+            rows = self._masked(chosen["reset_mask"])
+            chosen = {name: value for name, value in chosen.items() if name != "reset_mask"}
         self.episodes.roster.check(chosen)  # before a generator is seeded
         self.episodes.reset(rows, [self._generator(row, seeds[row]) for row in rows.tolist()], chosen)
         if self._ended is None:
@@ -152,6 +151,16 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
         self._ended[rows] = False
         self._show()
         return self.episodes.observe(self._rows), self._reset_infos({}, rows)
+
+    def _seeds_of(self, seed: Any) -> list[int | None]:
+        """The seed of each row."""
+        if seed is None:
+            return [None] * self.num_envs
+        if not isinstance(seed, Sequence | np.ndarray):
+            return [whole("seed", seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise InputError(f"{len(seed)} seeds for {self.num_envs} sub-environments; give one each, or a number")
+        return [None if one is None else whole(f"seed[{row}]", one) for row, one in enumerate(seed)]
 
     def _masked(self, mask: Any) -> np.ndarray:
         """The rows that a reset mask names."""
