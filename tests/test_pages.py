@@ -112,3 +112,16 @@ def test_add_an_environment__runs_as_written(tmp_path):
     assert set(costs) == {"blocks", "longest_first", "annealing", "evolution"}
     assert max(costs["annealing"], costs["evolution"]) < costs["blocks"] < costs["longest_first"]
     assert (tmp_path / "longest.html").stat().st_size
+
+
+def test_add_an_agent__runs_as_written(tmp_path):
+    pytest.importorskip("torch")
+    printed = followed("add_an_agent.md", tmp_path)
+    assert re.search(r"^ +pairs +Placement-v0", printed, flags=re.M)
+    updates = [line.split(",")[0] for line in (tmp_path / "runs/pairs/curve.csv").read_text().splitlines()[1:]]
+    assert updates == [str(update) for update in range(1, 9) for _ in range(2)]
+    assert printed.count(": ok: ") == 3
+    costs = [float(cost) for cost in re.findall(r"^ +(?:expert|pairs) +(\d+) ms ", printed, flags=re.M)]
+    assert len(costs) == 2
+    assert costs[1] <= costs[0]  # it starts from what heuristics decide
+    assert re.search(r"^0\.3\d+ s a step after 133 evaluations\n0\.\d+$", printed, flags=re.M)

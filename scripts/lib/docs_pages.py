@@ -17,15 +17,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md")  # beside the README, where people look for them
 API = {  # page -> modules
     "Problems and solutions": ("problem", "solutions", "search.solve", "errors"),
-    "Tasks": ("task", "registration", "testing"),
+    "Tasks": ("task", "registration", "testing.problems", "testing.tasks"),
     "Environments": tuple(f"envs.core.{name}" for name in ("env", "vector", "episodes", "roster", "observation")),
     "Catalogs": ("catalog",),
     "Graphs": ("graphs.graph", "graphs.io", "graphs.capture", "graphs.zoo", "graphs.generators"),
     "Programs": ("graphs.tensor_program", "graphs.zoo.programs"),
     "Hardware": ("hardware.cluster", "hardware.package", "hardware.cost_model"),
-    "Simulator": ("simulator.simulator", "simulator.timeline", "simulator.tasks"),
+    "Simulator": ("simulator.simulator", "simulator.lowering", "simulator.timeline", "simulator.tasks"),
     "Wrappers": ("wrappers.sb3", "wrappers.graphs"),
     "Reports": ("report.files", "report.gantt", "report.perfetto", "report.html"),
+    "Agents": ("agent", "graphopt_agents.core.run", "graphopt_agents.core.one_shot", "graphopt_agents.core.sb3"),
 }
 
 
@@ -36,9 +37,10 @@ def environment_page(task: Task, env_id: str) -> str:
     methods = "\n".join(
         f"| `{method.name}` | {method.summary} | {method.source} |" for method in task.method_table().values()
     )
+    summary = task.variants[env_id].summary
     return f"""# {env_id}
 
-{task.variants[env_id].summary}. Task `{task.name}`: {task.summary}. Made from the docstring of `{env.__name__}` in
+{summary[0].upper()}{summary[1:]}. Task `{task.name}`: {task.summary}. Made from the docstring of `{env.__name__}` in
 `{source}`.
 
 {inspect.getdoc(env)}
@@ -63,7 +65,8 @@ def pages() -> dict[str, str]:
             rows.append(f"| [{env_id}]({env_id}.md) | {variant.summary} |")
     made["environments/index.md"] = "\n".join(["# Environments\n", "| Id | What is decided |", "|---|---|", *rows, ""])
     for title, modules in API.items():
-        parts = [f"# {title}\n", *(f"## `graphopt_gym.{name}`\n\n::: graphopt_gym.{name}\n" for name in modules)]
+        named = [name if name.startswith("graphopt_agents") else f"graphopt_gym.{name}" for name in modules]
+        parts = [f"# {title}\n", *(f"## `{name}`\n\n::: {name}\n" for name in named)]
         made[f"api/{_slug(title)}.md"] = "\n".join(parts)
     made["api/index.md"] = "\n".join(
         ["# API\n", "```python\nimport graphopt_gym as gg\n```\n", "`gg` has these names:\n"]
