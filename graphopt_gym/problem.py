@@ -223,12 +223,8 @@ class Solution:
             **({"details": dict(self.details)} if self.details else {}),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the solution as JSON, whole or not at all.
-
-        Raises:
-            InputError: the folder does not exist or cannot be written.
-        """
+    def to_json(self) -> dict[str, Any]:
+        """What :meth:`save` writes: JSON-able."""
         text = {
             "format": SOLUTION_FORMAT,
             "version": SOLUTION_VERSION,
@@ -245,4 +241,12 @@ class Solution:
             text["problem_class"] = class_name(type(self.problem))
         if self.trace is not None:
             text["trace"] = [list(step) for step in self.trace]
-        return write_text(path, json.dumps(text, indent=None, separators=(", ", ": ")) + "\n")
+        return text
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the solution as JSON, whole or not at all.
+
+        Raises:
+            InputError: the folder does not exist or cannot be written.
+        """
+        return write_text(path, json.dumps(self.to_json(), indent=None, separators=(", ", ": ")) + "\n")

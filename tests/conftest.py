@@ -15,3 +15,12 @@ os.environ["GRAPHOPT_HOME"] = _HOME.name
 def graphopt(monkeypatch, capsys):
     """Runs the command in this process: (exit status, standard output, standard error)."""
     return lambda *arguments: run_command(arguments, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray that is there already: two workers on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

@@ -338,28 +338,6 @@ def test_bench__table_names_functions_that_exist():
             assert callable(resolve(benchmark.run))
 
 
-def test_reproduce__runs_the_script_and_gives_its_rows(graphopt, monkeypatch, tmp_path):
-    from graphopt_gym.cli import reproduce
-
-    code, out, _ = graphopt("reproduce", "--json")
-    assert code == 0
-    assert {row["table"] for row in only_json(out)["rows"]} == set(reproduce.TABLES)
-    for script, _, _ in reproduce.TABLES.values():
-        assert (reproduce.data_path().parent / "scripts" / script).is_file()
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "a.py").write_text(
-        f"open({str(tmp_path / 'data.json')!r}, 'w').write('{{\"rows\": [{{\"a\": 1}}]}}')\n"
-    )
-    monkeypatch.setattr(reproduce, "data_path", lambda *parts: tmp_path.joinpath(*(parts or ("envs_data",))))
-    monkeypatch.setitem(reproduce.TABLES, "mine", ("a.py", ("data.json",), ""))
-    monkeypatch.setitem(reproduce.TABLES, "gone", ("b.py", ("data.json",), ""))
-    code, out, _ = graphopt("reproduce", "mine", "--json")
-    assert (code, only_json(out)) == (0, {"table": "mine", "rows": [{"a": 1}]})
-    code, _, err = graphopt("reproduce", "gone")
-    assert code == 2
-    assert "needs a checkout" in err
-
-
 def test_plain__numpy_and_what_is_not_finite():
     value = {"a": np.float64("inf"), "b": np.array([1, 2]), "c": (np.int64(3), float("nan")), 4: True}
     assert plain(value) == {"a": None, "b": [1, 2], "c": [3, None], "4": True}

@@ -1,65 +1,70 @@
-"""``graphopt reproduce``: run a published table or an experiment of this project again, from a checkout."""
+"""``graphopt reproduce``: run an experiment of this project again, from a checkout."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import JsonFlag
 from graphopt_gym.data import data_path
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
 
-# table -> (script in a checkout, the JSON with rows that it writes, what it shows)
-TABLES = {
-    "placement": (
-        "reproduce_placement.py",
-        ("placement", "summary.json"),
-        "GDP, HDP and the classical methods on the fourteen graphs of GO's table 1; some hours, resumable",
-    ),
-    "chiplet": (
-        "reproduce_chiplet.py",
-        ("chiplet", "summary.json"),
-        "a policy and searches partition test networks over 36 chips through one solver; one to two hours, resumable",
-    ),
-    "rewrite": (
-        "reproduce_rewrite.py",
-        ("rewrite", "summary.json"),
-        "sequential search, equality saturation, tree search and learning rewrite the networks of TENSAT's table; "
-        "two hours, resumable",
-    ),
-    "placement-learning": (
-        "train_placement.py",
-        ("learning", "summary.json"),
-        "PPO and MaskablePPO place three graphs, three seeds each, against random placements; about 20 minutes",
-    ),
-}
+EXPERIMENTS = data_path().parent / "scripts" / "experiments"  # in a checkout
+
+
+def _names(given: str | None) -> list[str] | None:
+    return None if given is None else [name.strip() for name in given.split(",")]
 
 
 def reproduce(
-    table: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(TABLES)}.")] = None,
+    table: Annotated[str | None, typer.Argument(help="Its name; left out: say which there are.")] = None,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", "-w", help="Processes; or ray, auto, or the address of a Ray cluster."),
+    ] = "1",
+    tables: Annotated[bool, typer.Option("--tables", help="Only the tables, of the runs that are there.")] = False,
+    graphs: Annotated[str | None, typer.Option("--graphs", help="Only these, with commas between.")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Only these, with commas between.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Others than the table's, with commas between.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where runs are kept; otherwise out/TABLE.")] = None,
+    pretrain: Annotated[bool, typer.Option("--pretrain", help="Only train what runs begin from.")] = False,
+    measuring: Annotated[bool, typer.Option(help="Whether programs are timed on this machine, last.")] = True,
+    ship: Annotated[bool, typer.Option("--ship", help="Only train the policy that is shipped, and write it.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run an experiment again and write its table; without a name, say which there are."""
+    """Run an experiment again and write its tables, page and curves. Ctrl-C keeps the runs that are done.
+
+    What is done is not repeated, and several commands may share the work.
+    """
     from graphopt_gym.report.tables import Table
 
+    if not EXPERIMENTS.is_dir():
+        raise InputError(f"experiments need a checkout of the project: {str(EXPERIMENTS)!r} is not there")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks: more threads only wait for each other
+    sys.path.insert(0, str(EXPERIMENTS.parent))
+    from experiments.runner import summaries
+    from experiments.runner.command import run
+
     if table is None:
-        rows = tuple((name, summary) for name, (_, _, summary) in TABLES.items())
-        common.show(Table("Tables", ("table", "shows"), rows), as_json)
+        common.show(Table("Tables", ("table", "shows"), tuple(summaries(EXPERIMENTS).items())), as_json)
         return
-    if table not in TABLES:
-        raise unknown_name("table", table, TABLES)
-    script_name, result, _ = TABLES[table]
-    script = data_path().parent / "scripts" / script_name
-    if not script.is_file():
-        raise InputError(f"table {table!r} needs a checkout of the project: {str(script)!r} is not there")
-    # the script's own words are progress where the answer is JSON
-    done = subprocess.run([sys.executable, str(script)], stdout=2 if as_json else None, check=False)
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    chosen: dict[str, Any] = {
+        "graphs": _names(graphs),
+        "methods": _names(methods),
+        "seeds": _names(seeds),
+        "workers": workers,
+    }
+    try:
+        rows = run(
+            EXPERIMENTS, table, out, **chosen, tables=tables, pretrain=pretrain, measuring=measuring, ship=ship
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        common.warn("interrupted: what is done is kept, and the same command goes on")
+        raise typer.Exit(130) from None
     if as_json:
-        common.print_json({"table": table, "rows": json.loads(data_path(*result).read_text(encoding="utf-8"))["rows"]})
+        common.print_json({"table": table, "rows": rows})

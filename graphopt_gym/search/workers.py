@@ -10,6 +10,7 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -204,6 +205,12 @@ def _in_processes(function: Callable[[Any], Any], jobs: Sequence[Any], count: in
                 process.join()
 
 
+def _environment() -> dict[str, str]:
+    """What workers on Ray need to import what this process can: its path without what Python itself brings."""
+    own = [path for path in sys.path if not path.startswith((sys.prefix, sys.base_prefix))]
+    return {"PYTHONPATH": os.pathsep.join(own), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
 def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -> Answers:
     try:
         import ray
@@ -218,7 +225,7 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -
             raise InputError(f"workers is {address!r}; no Ray answers there: {why}") from None
     numbers: dict[Any, int] = {}  # of the tasks that run
     try:
-        task, shared = ray.remote(_answer), ray.put(function)
+        task, shared = ray.remote(_answer).options(runtime_env={"env_vars": _environment()}), ray.put(function)
         with _signals(at_once=False) as noted:  # after ray.init, which takes SIGTERM for itself
             todo, told = iter(range(len(jobs))), False
             while True:
@@ -239,7 +246,7 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -
                     except ray.exceptions.RayError as error:
                         if noted:
                             continue
-                        why = str(error).strip().partition("\n")[0]
+                        why = str(error).strip().rpartition("\n")[2]
                         raise InputError(f"a job on Ray was lost ({why}); run it again") from None
                     yield number, _value(answer)
             if noted:

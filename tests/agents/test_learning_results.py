@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+from experiments.runner.page import render
+
 from graphopt_gym.data import data_path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "learning.md"
@@ -38,3 +40,9 @@ def test_learning__curves_and_table_come_from_the_same_runs():
                 ]
                 assert float(mine[-1]["mean_cost"]) == float(f"{mean:.6g}")
                 assert f"{mean:.4f}" in text
+
+
+def test_document__says_what_the_summary_says():
+    folder = data_path().parent / "scripts" / "experiments"
+    summary = json.loads(data_path("learning", "summary.json").read_text())
+    assert render(folder, "placement-learning", summary) == DOCUMENT.read_text(encoding="utf-8")

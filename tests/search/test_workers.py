@@ -15,19 +15,10 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.search.workers import Interrupted, check_workers, run_side_by_side
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray that is there already: two workers on this machine."""
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(params=[1, 2, "ray"])
 def workers(request):
     if request.param == "ray":
-        request.getfixturevalue("cluster")
+        request.getfixturevalue("ray_cluster")
     return request.param
 
 

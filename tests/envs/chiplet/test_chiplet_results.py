@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from pathlib import Path
 
 import pytest
+from experiments.runner import module
+from experiments.runner.page import render
+from experiments.runner.runs import stored_runs
 
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.chiplet.bounds import lower_bound
@@ -13,10 +16,9 @@ from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.graphs.zoo.registry import SPLITS
 
 ROOT = data_path().parent
-SPEC = importlib.util.spec_from_file_location("reproduce_chiplet", ROOT / "scripts" / "reproduce_chiplet.py")
-SCRIPT = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(SCRIPT)
-RUNS = SCRIPT.stored_runs(SCRIPT.ROOM)
+FOLDER = ROOT / "scripts" / "experiments"
+SCRIPT = module(FOLDER, "chiplet")
+RUNS = stored_runs(data_path("chiplet"))
 
 
 @pytest.mark.parametrize("graph", SCRIPT.GRAPHS)
@@ -49,4 +51,4 @@ def test_policy__never_saw_a_family_of_the_test_graphs():
 
 def test_document__says_what_the_stored_runs_say():
     written = (ROOT / "docs" / "chiplet.md").read_text(encoding="utf-8")
-    assert SCRIPT.document(SCRIPT.summarise(RUNS)) == written
+    assert render(FOLDER, "chiplet", SCRIPT.summarise(RUNS, Path("none"))) == written

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
+from pathlib import Path
 
 import pytest
+from experiments.runner import load
+from experiments.runner.page import render
+from experiments.runner.runs import stored_runs
 
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -33,8 +36,7 @@ def test_stored_runs__cost_what_they_say(graph):
 
 def test_document__says_what_the_stored_runs_say():
     root = data_path().parent
-    spec = importlib.util.spec_from_file_location("reproduce_placement", root / "scripts" / "reproduce_placement.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    folder = root / "scripts" / "experiments"
     written = (root / "docs" / "placement.md").read_text(encoding="utf-8")
-    assert script.document(script.summarise(script.stored_runs(script.ROOM))) == written
+    summary = load(folder, "placement").summarise(stored_runs(data_path("placement")), Path("none"))
+    assert render(folder, "placement", summary) == written

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
-import sys
+from pathlib import Path
 
 import pytest
+from experiments.runner import module
+from experiments.runner.page import render
+from experiments.runner.runs import stored_runs
+from experiments.runner.tables import finite
 
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 
 ROOT = data_path().parent
-SPEC = importlib.util.spec_from_file_location("reproduce_rewrite", ROOT / "scripts" / "reproduce_rewrite.py")
-SCRIPT = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(SCRIPT)
-EXPERIMENT = sys.modules["experiment"]  # the script has imported it
-RUNS = EXPERIMENT.stored_runs("rewrite")
+FOLDER = ROOT / "scripts" / "experiments"
+SCRIPT = module(FOLDER, "rewrite")
+GRAPHS = SCRIPT.EXPERIMENT.graphs
+RUNS = stored_runs(data_path("rewrite"))
 BEST = json.loads(gzip.decompress(data_path("rewrite", "best.json.gz").read_bytes()))
 SUMMARY = json.loads(data_path("rewrite", "summary.json").read_text(encoding="utf-8"))
 EXECUTED = ("squeezenet", "resnext50", "bert_tensat", "nasrnn_tensat", "nasrnn")  # the others take minutes, or memory
 
 
-@pytest.mark.parametrize("graph", SCRIPT.GRAPHS)
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_stored_runs__are_of_the_programs_as_they_are(graph):
     problem = RewriteProblem(graph, SCRIPT.DEVICE)
     runs = {job: run for job, run in RUNS.items() if job[0] == graph}
-    assert {name for _, name, _ in runs} == set(SCRIPT.WAYS)
+    assert {name for _, name, _ in runs} == set(SCRIPT.ENTRIES)
     for (_, name, seed), run in runs.items():
         assert run["fingerprints"] == problem.fingerprints(), (name, seed)
         assert run["valid"], (name, seed)
@@ -40,10 +42,10 @@ def test_stored_runs__are_of_the_programs_as_they_are(graph):
             assert bound <= run["cost"] * (1 + 1e-6), (name, seed)
 
 
-@pytest.mark.parametrize("graph", SCRIPT.GRAPHS)
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_best_programs__cost_what_they_say_and_compute_the_same(graph):
     problem = RewriteProblem(graph, SCRIPT.DEVICE)
-    least = SCRIPT.best_run(RUNS, graph)["cost"]
+    least = SCRIPT.bests(RUNS)[graph]["cost"]
     if graph in EXECUTED:
         outcome = problem.evaluate(BEST[graph])
         assert outcome.valid, outcome.reasons
@@ -53,12 +55,11 @@ def test_best_programs__cost_what_they_say_and_compute_the_same(graph):
 
 
 def test_document__says_what_the_stored_runs_say():
-    measured = {row["graph"]: row["measured"] for row in SUMMARY["rows"] if row["measured"]}
-    assert EXPERIMENT.finite(SCRIPT.summarise(RUNS, measured)) == SUMMARY
+    assert finite(SCRIPT.summarise(RUNS, Path("none"))) == SUMMARY
     written = (ROOT / "docs" / "rewrite.md").read_text(encoding="utf-8")
-    assert SCRIPT.document(SUMMARY) == written
+    assert render(FOLDER, "rewrite", SUMMARY) == written
 
 
 def test_policy__was_trained_on_other_programs():
     facts = json.loads(data_path("checkpoints", "rewrite.json").read_text(encoding="utf-8"))
-    assert not set(facts["args"]["graphs"]) & set(SCRIPT.GRAPHS)
+    assert not set(facts["args"]["graphs"]) & set(GRAPHS)
