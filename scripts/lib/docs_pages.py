@@ -21,7 +21,7 @@ API = {  # page -> modules
     "Environments": tuple(f"envs.core.{name}" for name in ("env", "vector", "episodes", "roster", "observation")),
     "Catalogs": ("catalog",),
     "Graphs": ("graphs.graph", "graphs.io", "graphs.capture", "graphs.zoo", "graphs.generators"),
-    "Programs": ("graphs.tensor_program", "graphs.zoo.programs"),
+    "Programs": ("graphs.tensor_program.program", "graphs.zoo.programs"),
     "Hardware": ("hardware.cluster", "hardware.package", "hardware.cost_model"),
     "Simulator": ("simulator.simulator", "simulator.lowering", "simulator.timeline", "simulator.tasks"),
     "Wrappers": ("wrappers.sb3", "wrappers.graphs"),
@@ -69,10 +69,22 @@ def pages() -> dict[str, str]:
         parts = [f"# {title}\n", *(f"## `{name}`\n\n::: {name}\n" for name in named)]
         made[f"api/{_slug(title)}.md"] = "\n".join(parts)
     made["api/index.md"] = "\n".join(
-        ["# API\n", "```python\nimport graphopt_gym as gg\n```\n", "`gg` has these names:\n"]
-        + [f"* `{name}`" for name in sorted(gg.__all__)]
+        ["# API\n", "After `import graphopt_gym as gg`:\n", "| Name | |", "|---|---|"]
+        + [f"| {_link(name)} | {_summary(getattr(gg, name))} |" for name in gg.__all__]
     )
     return made
+
+
+def _link(name: str) -> str:
+    """A public name, which leads to what it names where that is on another page."""
+    thing = getattr(gg, name)
+    path = f"{thing.__module__}.{thing.__qualname__}"
+    return f'<autoref identifier="{path}" optional><code>gg.{name}</code></autoref>'
+
+
+def _summary(thing: object) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def _slug(title: str) -> str:
