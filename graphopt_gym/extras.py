@@ -36,7 +36,7 @@ class NotInstalled(InputError, ImportError):
 
     def __init__(self, module: str, what: str = "this", extra: str = "") -> None:
         extra = extra or EXTRAS.get(module, "")
-        hint = f": pip install 'graphopt-gym[{extra}]'" if extra else ""
+        hint = f': pip install "graphopt-gym[{extra}]"' if extra else ""
         super().__init__(f"{what} needs {module!r}, which is not installed{hint}")
 
 

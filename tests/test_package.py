@@ -173,7 +173,7 @@ def test_cli__without_torch__names_the_fix(arguments, extra):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: this needs 'torch', which is not installed: pip install 'graphopt-gym[{extra}]'\n"
+    assert done.stderr == f"error: this needs 'torch', which is not installed: pip install \"graphopt-gym[{extra}]\"\n"
 
 
 def test_public_names__all_exist():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.extras import need
 from graphopt_gym.files import read_file
 from graphopt_gym.graphs.capture import FLOPS_PER_ELEMENT
 from graphopt_gym.graphs.graph import COLUMNS, DTYPE_BYTES, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
@@ -115,10 +116,9 @@ def import_onnx(
         InputError: ``onnx`` is not installed; the file cannot be read, is not ONNX or is damaged; a dimension is
             open, or a shape cannot be inferred (all are listed); control flow, sequences or strings occur.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise InputError('reading ONNX files needs the package onnx: pip install "graphopt-gym[onnx]"') from error
+    need("onnx", what="reading ONNX files")
+    import onnx
+
     where = f"ONNX file {quoted(os.fspath(path))}"
     content = read_file(path, "ONNX file")
     model = _parse(content, where)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -212,10 +213,9 @@ def _environment() -> dict[str, str]:
 
 
 def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -> Answers:
-    try:
-        import ray
-    except ImportError:
-        raise InputError(f'workers is {address!r}, and Ray is not installed; pip install "graphopt-gym[ray]"') from None
+    need("ray", what=f"workers {address!r}")
+    import ray
+
     own = not ray.is_initialized()
     if own:
         try:

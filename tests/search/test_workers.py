@@ -102,7 +102,7 @@ def test_run_side_by_side__a_worker_dies__says_so():
 
 def test_run_side_by_side__no_ray__says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r'Ray is not installed; pip install "graphopt-gym\[ray\]"'):
+    with pytest.raises(InputError, match=r'which is not installed: pip install "graphopt-gym\[ray\]"'):
         run_side_by_side(square, [1], "ray")
 
 

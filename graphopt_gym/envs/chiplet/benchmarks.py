@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from graphopt_gym.benchmarks import timing
 from graphopt_gym.envs.chiplet.corrector import Correction, Corrector
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
+from graphopt_gym.extras import NotInstalled, installed
 from graphopt_gym.simulator.simulator import cores
 
 GRAPHS = ("bert_primitive", "bert_base_b1", "resnet50_b1", "gnmt_l2_t5_b8", "lstm_l2_w650_t5_b1", "vgg11_b1")
@@ -84,7 +84,7 @@ def corrector_report(
     - FIX near: a valid partition with one op on another chip, as the local searches ask; the peer is the same.
     """
     rows = []
-    with_z3 = importlib.util.find_spec("z3") is not None
+    with_z3 = installed("z3")
     for graph in graphs:
         problem = ChipletProblem(graph, package)
         corrector = Corrector.of(problem)
@@ -119,7 +119,7 @@ def corrector_report(
         "candidate's, of all",
         f"z3_s: z3 alone on one such proposal, stating the rules included; none: no answer within {limit_s:g} s"
         if with_z3
-        else 'z3 is not installed: pip install "graphopt-gym[solver]"',
+        else str(NotInstalled("z3", "the comparison")),
     ]
     return {"title": f"Corrections for {package}", "columns": list(rows[0]), "rows": rows, "notes": notes}
 

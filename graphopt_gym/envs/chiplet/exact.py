@@ -15,6 +15,7 @@ import numpy as np
 
 from graphopt_gym.envs.chiplet.propagator import check_graph
 from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.chiplet.checker import Holdings
@@ -46,10 +47,9 @@ class Exact:
     def __init__(
         self, num_ops: int, num_chips: int, edges: Any, holdings: Holdings | None = None, seconds: float = 60.0
     ) -> None:
-        try:
-            import z3
-        except ImportError:
-            raise InputError('the exact judge needs z3: pip install "graphopt-gym[solver]"') from None
+        need("z3", what="the exact judge")
+        import z3
+
         self.num_ops, self.num_chips = num_ops, num_chips
         self._z3, self._seconds = z3, seconds
         self._is = [[z3.Bool(f"is_{op}_{chip}") for chip in range(num_chips)] for op in range(num_ops)]

@@ -264,6 +264,7 @@ METHODS: dict[str, Method] = {
             f"the optimum, proved by z3 or refused; up to {EXACT_SIZE} ops times chips",
             "z3 (de Moura and Bjørner, TACAS 2008) on the rules stated in clauses",
             small=True,
+            needs=("z3",),
         ),
     )
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from graphopt_gym.benchmarks import timing
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.saturation.explore import saturate
 from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
+from graphopt_gym.extras import NotInstalled, installed
 
 PROGRAMS = ("squeezenet", "bert", "nasrnn", "inception_v3", "nasnet_a")
 REWRITES = 60  # random ones, a program: matches are compared after each
@@ -109,7 +109,7 @@ def saturation_report(
     All rules, multi-pattern ones in the first iteration, up to a node limit. The engines grow e-graphs in orders of
     their own, so they are compared by nodes a second.
     """
-    engines = ["native", *(["egglog"] if importlib.util.find_spec("egglog") is not None else [])]
+    engines = ["native", *(["egglog"] if installed("egglog") else [])]
     rows = []
     for name in programs:
         problem = RewriteProblem(name)
@@ -147,6 +147,6 @@ def saturation_report(
     notes = [
         f"up to {node_limit:,} e-nodes or {seconds:g} s, all rules, k_multi 1; the linear program up to {ILP_S:g} s; "
         "one core; cost: simulated, of the program that it extracts",
-        *([] if len(engines) > 1 else ['egglog is not installed: pip install "graphopt-gym[rewrite]"']),
+        *([] if len(engines) > 1 else [str(NotInstalled("egglog", "engine 'egglog'"))]),
     ]
     return {"title": "Equality saturation", "columns": list(rows[0]), "rows": rows, "notes": notes}

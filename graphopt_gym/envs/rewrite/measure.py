@@ -15,6 +15,7 @@ import numpy as np
 
 from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.extras import need
 from graphopt_gym.graphs.tensor_program import TensorProgram, random_values
 from graphopt_gym.graphs.tensor_program.execute import DTYPES, compile_torch
 
@@ -105,10 +106,9 @@ def measure(
     if clock not in CLOCKS:
         raise unknown_name("clock", clock, CLOCKS)
     now = CLOCKS[clock]
-    try:
-        import torch
-    except ImportError:
-        raise InputError("measuring needs torch, which is not installed: pip install 'graphopt-gym[torch]'") from None
+    need("torch", what="measuring")
+    import torch
+
     values = random_values(original, seed=0, dtype=dtype)
     _check_alike(original, rewritten)
     calls, inputs = [], []

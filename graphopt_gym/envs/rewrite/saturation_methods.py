@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.envs.rewrite.problem import RewriteProblem, Rewritten
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.extras import need
+from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.saturation.explore import Saturation
-    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, Extraction
+    from graphopt_gym.envs.rewrite.saturation.extraction import Extraction
     from graphopt_gym.search.solve import Evaluator
 
 SECONDS = 60.0  # of the exploration, and again of the linear program, where the caller gives no limit
@@ -120,7 +121,7 @@ def explore(evaluator: Evaluator, program: TensorProgram, options: Mapping[str, 
 
 def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: bool) -> dict[str, Any]:
     """Proposes what the extractors make of an e-graph, cheap ones first; what they found, for a solution's details."""
-    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_shared
+    from graphopt_gym.envs.rewrite.saturation.extraction import Choices, extract_greedy, extract_ilp, extract_shared
 
     problem = problem_of(evaluator)
     started = time.perf_counter()
@@ -138,7 +139,7 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
         details |= {"shared_cost_s": shared.cost}
         seconds = SECONDS if not np.isfinite(seconds) else (1 - RESERVE) * seconds - (time.perf_counter() - started)
         if seconds > 0:
-            best = extract_exactly(explored, choices, seconds, evaluator.options["solver"])
+            best = extract_ilp(explored, solver=evaluator.options["solver"], seconds=seconds, choices=choices)
             propose(best)
             details |= {
                 "ilp_cost_s": best.cost,
@@ -153,25 +154,11 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
 
 
 def check_solver(options: Mapping[str, Any]) -> None:
-    """Raises InputError where the option ``solver`` names none."""
+    """Raises InputError where the option ``solver`` names none, or one that is not installed."""
     from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS
 
-    if options["solver"] not in SOLVERS:
-        raise unknown_name("solver", options["solver"], SOLVERS)
-
-
-def extract_exactly(explored: Saturation, choices: Choices, seconds: float, solver: str) -> Extraction:
-    """As ``extract_ilp``.
-
-    Raises:
-        InputError: the solver is not installed.
-    """
-    from graphopt_gym.envs.rewrite.saturation.extraction import extract_ilp
-
-    try:
-        return extract_ilp(explored, solver=solver, seconds=seconds, choices=choices)
-    except ImportError:
-        raise InputError(f'solver {solver!r} is not installed: pip install "graphopt-gym[rewrite]"') from None
+    solver = choice("solver", options["solver"], SOLVERS)
+    need(*SOLVERS[solver], what=f"solver {solver!r}")
 
 
 def saturation_details(explored: Saturation) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from graphopt_gym.envs.rewrite.saturation_methods import (
     RESERVE,
     as_decision,
     check_solver,
-    extract_exactly,
     problem_of,
     seconds_left,
 )
@@ -238,7 +237,7 @@ class _Tree:
         choices = Choices(explored)
         options = self.evaluator.options
         seconds = min(options["extraction_seconds"], max(LEAST_SECONDS, seconds_left(self.evaluator)))
-        found = extract_exactly(explored, choices, seconds, options["solver"])
+        found = self._extract(explored, choices, seconds)
         self.evaluator.finish(as_decision(self.problem, found.program))
         if found.status != "optimal":
             self.found.add(found.cost, explored, choices)
@@ -246,6 +245,11 @@ class _Tree:
         self.worst = max(self.worst, found.cost)
         self._learn(found, explorer.entered)
         return found.cost
+
+    def _extract(self, explored: Saturation, choices: Choices, seconds: float) -> Extraction:
+        from graphopt_gym.envs.rewrite.saturation.extraction import extract_ilp
+
+        return extract_ilp(explored, solver=self.evaluator.options["solver"], seconds=seconds, choices=choices)
 
     def _learn(self, found: Extraction, entered: Mapping[str, int]) -> None:
         if found.cost < self.best:
@@ -266,7 +270,7 @@ class _Tree:
                 share = min(share, left / (len(rows) - place))
             if share <= 0:
                 break
-            found = extract_exactly(explored, choices, share, self.evaluator.options["solver"])
+            found = self._extract(explored, choices, share)
             self.evaluator.finish(as_decision(self.problem, found.program))
             self._learn(found, explored.entered)
         return self.best

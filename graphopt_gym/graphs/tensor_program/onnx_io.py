@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, printable, quoted
+from graphopt_gym.extras import need
 from graphopt_gym.files import read_file, write_file
 from graphopt_gym.graphs.onnx_import import UNFIT, _attributes, _bind, _node_name, _parse, _refuse, dtype_name, unfit
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
@@ -53,7 +54,7 @@ def read_onnx(
         InputError: ``onnx`` is not installed; the file cannot be read or is damaged; its opset is not one of
             :data:`OPSETS`; it has operators, or forms of them, that a TensorProgram has not (all are listed).
     """
-    _need_onnx("reading")
+    need("onnx", what="reading ONNX files")
     where = f"ONNX file {quoted(os.fspath(path))}"
     content = read_file(path, "ONNX file")
     model = _parse(content, where)
@@ -71,7 +72,7 @@ def read_onnx(
 
 def output_names(path: str | os.PathLike[str]) -> list[str]:
     """Names of the outputs of an ONNX file that :func:`read_onnx` reads, in the program's order."""
-    _need_onnx("reading")
+    need("onnx", what="reading ONNX files")
     model = _parse(read_file(path, "ONNX file"), f"ONNX file {quoted(os.fspath(path))}")
     return [value.name for value in model.graph.output]
 
@@ -85,13 +86,6 @@ def _load_external(model: onnx.ModelProto, folder: Path, where: str) -> None:
         load_external_data_for_model(model, str(folder.resolve()))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{where}: the file of its weights cannot be read: {one_line(error)}") from None
-
-
-def _need_onnx(what: str) -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise InputError(f'{what} ONNX files needs the package onnx: pip install "graphopt-gym[onnx]"') from error
 
 
 class _Reader:
@@ -474,7 +468,7 @@ def to_onnx(
         InputError: ``onnx`` is not installed; a weight has no value, or one of another shape; names of outputs that
             are too few or too many, or another tensor's.
     """
-    _need_onnx("writing")
+    need("onnx", what="writing ONNX files")
     import onnx
 
     if values is None:

@@ -23,6 +23,7 @@ from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher
 from graphopt_gym.envs.rewrite.rules.patterns import Pattern, Rule
 from graphopt_gym.envs.rewrite.rules.verification import RELATIVE_ERROR, draw_instance, outputs_apart
 from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, windows
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
@@ -60,10 +61,7 @@ def prove_rule(rule: Rule, instances: int = 2, seed: int = 0, timeout_s: float =
     Raises:
         InputError: z3 is not installed.
     """
-    try:
-        import z3  # noqa: F401
-    except ImportError:
-        raise InputError('proofs of rules need z3: pip install "graphopt-gym[solver]"') from None
+    need("z3", what="a proof of a rule")
     used = {part.op for side in (rule.source, rule.target) for p in side if isinstance(p, Pattern) for part in p.ops()}
     if used & OPAQUE:
         return Proof(rule, "not attempted", reason=f"{', '.join(sorted(used & OPAQUE))} is opaque")

@@ -38,7 +38,7 @@ from graphopt_gym.envs.rewrite.rules.matching import compile_lines, compile_rule
 from graphopt_gym.envs.rewrite.rules.patterns import Pattern, Rule, Var
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph
 from graphopt_gym.envs.rewrite.saturation.limits import Iteration, LimitHit, Limits
-from graphopt_gym.errors import InputError
+from graphopt_gym.extras import need
 from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape, infer
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
@@ -51,11 +51,10 @@ def bindings() -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        from egglog import bindings as found
-    except ImportError:
-        raise InputError("engine 'egglog' needs the package egglog: pip install \"graphopt-gym[rewrite]\"") from None
-    return found
+    need("egglog", what="engine 'egglog'")
+    from egglog import bindings
+
+    return bindings
 
 
 class _Translated(NamedTuple):

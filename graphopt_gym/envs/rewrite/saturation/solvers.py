@@ -32,7 +32,7 @@ from graphopt_gym.files import silenced
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.saturation.extraction import Choices
 
-SOLVERS = ("both", "cp-sat", "highs")
+SOLVERS = {"both": ("ortools", "highspy"), "cp-sat": ("ortools",), "highs": ("highspy",)}  # and what each needs
 FIRST_SHARE = 0.6  # of the seconds, for CP-SAT: it proves what is of middle size, and HiGHS bounds what is large
 MICROSECOND = 1e-6  # HiGHS's unit
 FEMTOSECOND = 1e-15  # CP-SAT's: costs are rounded down to whole ones, so that its bound is one of the true costs
