@@ -34,7 +34,7 @@ _SUFFIXES: dict[str, Callable[[Any], str]] = {
     "_s": format_seconds,
 }
 _NARROWEST_TEXT = 28  # characters a line
-MOST_CHARACTERS = 400  # of a text in a cell
+MOST_CHARACTERS = 2000  # of a text in a cell
 _SIGNED = "vs_"  # differences show their sign
 
 

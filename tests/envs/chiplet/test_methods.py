@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from graphopt_gym.envs.chiplet import TASK
 from graphopt_gym.envs.chiplet.bounds import lower_bound
 from graphopt_gym.envs.chiplet.checker import RULES
 from graphopt_gym.envs.chiplet.exact import Exact, best_partition
 from graphopt_gym.envs.chiplet.methods import (
     BELIEVED_CAPACITIES,
     METHODS,
-    STARTS,
     _fill,
     contiguous_decision,
     greedy_decision,
@@ -182,7 +182,7 @@ def test_greedy__falls_back_to_a_cut_where_memory_is_tight():
 
 def test_methods__run_through_solve():
     problem = ChipletProblem(chain(6), package_of(3))
-    assert set(STARTS) <= set(METHODS)
+    assert set(TASK.starts) <= set(METHODS)
     for method in METHODS.values():
         solution = solve(problem, method, budget=5)  # exact among them
         assert solution.outcome.valid
