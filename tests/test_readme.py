@@ -16,8 +16,9 @@ README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("READM
 def test_python_blocks__run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("stable_baselines3")
     monkeypatch.chdir(tmp_path)
-    blocks = [text for kind, text in steps(README) if kind == "python"]
-    assert len(blocks) == 3
+    text = README + (ROOT / "docs/other_libraries.md").read_text(encoding="utf-8")
+    blocks = [block for kind, block in steps(text) if kind == "python"]
+    assert len(blocks) == 4
     for block in blocks:
         exec(compile(block.replace("20_000", "64").replace("verbose=1", "n_steps=64"), "README.md", "exec"), {})
     assert (tmp_path / "heft.json").stat().st_size
