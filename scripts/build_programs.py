@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.rewrite.cost import program_cost
@@ -23,33 +26,6 @@ from graphopt_gym.graphs.zoo.programs import PROGRAMS, known_best, load_program,
 from graphopt_gym.search.solve import solve
 
 BUDGET = 100_000  # far more programs than the small ones reach
-INTRODUCTION = """# Tensor programs
-
-Programs of `RewriteOrder-v0`, made by `graphopt_gym/graphs/zoo/programs` from their architecture; this page is written
-by `scripts/build_programs.py`. Inference, batch 1, float32. Work: floating-point operations, a multiply-add as two.
-Parameters and costs leave out biases, as TASO's and TENSAT's own programs do (layer norms keep theirs). T4: the sum of
-operator times by the cost model for that device, so simulated. Views (reshape, split) cost nothing.
-
-## Networks
-
-Where they differ from TENSAT's own programs (uwplse/tensat, MIT):
-
-- `bert` is BERT's encoder: TENSAT's program of that name has no softmax, residuals and feed-forward layers, and its
-  output projection reads the layer's input; it is here as `bert_tensat`, to be compared with published figures.
-- `nasrnn` has the same weights in all steps; in TENSAT's each step has its own, here as `nasrnn_tensat`. In both the
-  first state is an input; it is a weight in TENSAT's.
-- `nasnet_a` is TENSAT's, but a pooling that two sums read is one node.
-- `resnext50` has no activation after the projections, as in its paper, and ends in the classifier.
-- `inception_v3` follows its paper: all poolings within blocks that keep the size average, those that halve it take the
-  maximum; concatenations take all branches at once, where TENSAT's take pairs.
-- `vgg19` ends in its classifier's logits, with activations by themselves, as TENSAT has it; so `squeezenet`.
-"""
-SMALL_TEXT = f"""
-## Small programs
-
-Their best is found by going through every program that rewrites reach with at most {ROOM} nodes more than the
-original, with all rules, on the T4 (`small.json`; a test searches again).
-"""
 
 
 def statistics(program: TensorProgram) -> dict[str, Any]:
@@ -89,29 +65,15 @@ def search(name: str) -> dict[str, Any]:
 
 
 def readme() -> str:
-    lines = [
-        INTRODUCTION,
-        "| program | operators | parameters | GFLOP | T4 ms | by kind |",
-        "|---|--:|--:|--:|--:|---|",
-    ]
-    for name in program_names("network"):
-        facts = statistics(load_program(name))
-        kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())
-        lines.append(
-            f"| {name} | {facts['operators']} | {facts['parameters']:,} | {facts['gflop']:.3f} | "
-            f"{1e3 * facts['t4_s']:.3f} | {kinds} |"
-        )
-    lines += ["", "Sources:", ""]
-    lines += [f"- {name}: {PROGRAMS[name].source}" for name in program_names("network")]
-    lines += [SMALL_TEXT, "| program | operators | T4 us | best us | ratio | programs reached | what it has |"]
-    lines.append("|---|--:|--:|--:|--:|--:|---|")
-    for name in program_names("small"):
-        facts, best = statistics(load_program(name)), known_best(name)
-        lines.append(
-            f"| {name} | {facts['operators']} | {1e6 * facts['t4_s']:.2f} | {1e6 * best['best_s']:.2f} | "
-            f"{best['best_s'] / best['original_s']:.4f} | {best['programs']} | {PROGRAMS[name].source} |"
-        )
-    return "\n".join(lines) + "\n"
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    networks, small = (
+        {name: statistics(load_program(name)) for name in program_names(kind)} for kind in ("network", "small")
+    )
+    names = {"networks": networks, "small": small, "PROGRAMS": PROGRAMS, "ROOM": ROOM, "known_best": known_best}
+    return environment.get_template("build_programs.md").render(names)
 
 
 def main() -> None:

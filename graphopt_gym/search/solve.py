@@ -82,7 +82,7 @@ class Evaluator:
         self.details: dict[str, Any] = {}
         self.budget = budget
         self.seconds = seconds
-        self.evaluations = 0
+        self.evaluations = self.valid_evaluations = 0
         self.best: Any = None
         self.best_cost = float("inf")
         self.best_valid = False
@@ -153,6 +153,7 @@ class Evaluator:
             if self.best_valid:
                 self.history.append((self.evaluations + row + 1, self.wall_s, self.best_cost))
         self.evaluations += len(taken)
+        self.valid_evaluations += int(valid.sum())
         if self._progress:
             self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))
         cut = len(decisions) - len(taken)

@@ -198,17 +198,10 @@ def counted(method: Method) -> Any:
     """A method's run that also notes what share of its decisions was valid."""
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        price, counts = evaluator.price, [0, 0]
-
-        def count(decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            costs, valid = price(decisions)
-            counts[0] += int(valid.sum())
-            counts[1] += len(valid)
-            evaluator.note(valid_share=counts[0] / counts[1])
-            return costs, valid
-
-        evaluator.price = count  # type: ignore[method-assign]
-        method.run(evaluator, rng)
+        try:
+            method.run(evaluator, rng)
+        finally:
+            evaluator.note(valid_share=evaluator.valid_evaluations / max(1, evaluator.evaluations))
 
     return run
 
