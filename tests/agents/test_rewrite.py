@@ -12,8 +12,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from graphopt_agents import lessons
 from graphopt_agents import rewrite as agent
 from graphopt_agents.core import checkpoints
+from graphopt_agents.core.stepwise import Episode, Step
+from graphopt_agents.lessons import Lesson
 from graphopt_agents.methods import rewrite_rl, rewrite_rl_pretrained
 from graphopt_agents.networks import rewrite as network_module
 from graphopt_agents.networks.rewrite import (
@@ -254,33 +257,48 @@ def problem_of(program: TensorProgram) -> RewriteProblem:
     return RewriteProblem(program, "t4")
 
 
-def test_look__is_what_the_environment_shows() -> None:
-    args = agent.Args(max_matches=40)
+def test_inputs__are_those_of_the_environment() -> None:
+    args = agent.Args(max_matches=40, max_steps=30)
     for program in (attention(), inception()):
         task = agent.task_of(problem_of(program), args)
-        task.max_steps = 30
-        env = gym.make("RewriteOrder-v0", graph=program, max_matches=40, max_steps=30, max_nodes=400, max_edges=900)
+        steps = task.episodes.max_steps
+        env = gym.make("RewriteOrder-v0", graph=program, max_matches=40, max_steps=steps, max_nodes=400, max_edges=900)
         observation, _ = env.reset(seed=0)
-        episode = agent.Episode.start(task)
+        row = np.zeros(1, np.int64)
+        task.episodes.reset(row, [np.random.default_rng(0)])
         for step in range(12):
             flat = {name: torch.from_numpy(one[None]) for name, one in observation.items()}
-            seen = episode.look(RULES.numpy())
+            (seen,) = agent.Trainer.inputs(network(), task, row)
             theirs = RewriteInput.from_observations(flat, RULES)
             for one in dataclasses.fields(RewriteInput):
-                torch.testing.assert_close(getattr(seen.input, one.name), getattr(theirs, one.name), msg=one.name)
+                torch.testing.assert_close(getattr(seen, one.name), getattr(theirs, one.name), msg=one.name)
             action = 1 + step * 7 % len(seen.matches)
             observation, reward, *_ = env.step(action)
-            episode.act(seen, action, 0.0, 0.0)
-            assert episode.steps[-1].reward == pytest.approx(reward)
+            rewards, *_ = task.episodes.act(row, np.array([action]))
+            assert rewards[0] == pytest.approx(reward)
+
+
+def test_inputs__have_room_where_the_environment_alone_would_hide_matches() -> None:
+    """A program may grow: no match is hidden for want of room, as the shipped policy was trained."""
+    program = recurrent()
+    task = agent.task_of(problem_of(program), agent.Args(max_matches=2000))
+    row = np.zeros(1, np.int64)
+    task.episodes.reset(row, [np.random.default_rng(0)])
+    for _ in range(15):
+        state = task.episodes.state(0)
+        assert task.episodes.shown(0) == list(state.matches)
+        growing = [index for index, one in enumerate(state.matches) if task.episodes.instance(0).grown[one.rule] > 0]
+        task.episodes.act(row, np.array([1 + (growing or [0])[0]]))
+    assert len(task.episodes.state(0).program) > len(program)
 
 
 def test_episode__advantages_are_those_of_plain_python() -> None:
-    episode = agent.Episode.start(agent.task_of(problem_of(attention()), agent.Args()))
+    episode = Episode(task=None, row=0)
     rng = np.random.default_rng(0)
     rewards, values = rng.normal(size=5), rng.normal(size=5)
-    seen = episode.look(RULES.numpy())
     for reward, value in zip(rewards, values, strict=True):
-        episode.steps.append(agent.Step(seen.input, 1, 0.0, value, reward))
+        episode.steps.append(Step(None, 1, 0.0, value, reward))
+    assert episode.reward == pytest.approx(rewards.sum())
     for gae_lambda in (0.0, 0.7, 1.0):
         episode.finish(gae_lambda)
         errors = rewards + np.append(values[1:], 0.0) - values
@@ -290,13 +308,17 @@ def test_episode__advantages_are_those_of_plain_python() -> None:
             assert step.target == pytest.approx(expected + values[at])
 
 
+def lessons_of(task: agent.Task) -> list[Lesson]:
+    return lessons.lessons_of(task, lambda rows: agent.Trainer.inputs(network(), task, rows))
+
+
 def test_lessons__lead_to_the_best_and_then_stop() -> None:
     task = agent.task_of(problem_of(load_program("small_fire")), agent.Args())
     evaluator = Evaluator(task.problem, 500)
     searches.greedy(evaluator, np.random.default_rng(0))
     task.visit([evaluator.best], 0.0)
     task.looked_around = True
-    lessons = agent.lessons_of(task, RULES.numpy())
+    lessons = lessons_of(task)
     steps = len(evaluator.best.trace)
     assert len(lessons) == steps + 1 > 3
     assert [bool(lesson.right[0]) for lesson in lessons] == [False] * steps + [True]
@@ -310,31 +332,29 @@ def test_lessons__lead_to_the_best_and_then_stop() -> None:
         state = state.apply(state.matches[int(lesson.gains.argmax())])  # greedy's own choice
     assert state.cost == evaluator.best_cost
     task.looked_around = False
-    known = [int((~lesson.gains.isnan()).sum()) for lesson in agent.lessons_of(task, RULES.numpy())]
+    known = [int((~lesson.gains.isnan()).sum()) for lesson in lessons_of(task)]
     assert known == [1] * steps + [0]
 
 
 def test_ppo_loss__raises_what_was_better_and_learns_to_foresee() -> None:
-    task = agent.task_of(problem_of(load_program("small_fire")), agent.Args())
+    args = agent.Args(**SMALL, entropy=0.0, learning_rate=3e-3)
+    task = agent.task_of(problem_of(load_program("small_fire")), args)
     made = network()
-    episodes = [agent.Episode.start(task) for _ in range(6)]
-    agent.play(made, episodes, lambda: 0.0, torch.Generator().manual_seed(0))
+    trainer = agent.Trainer(args, [task], made)
+    episodes = trainer.play(made, [(task, 6)], (0,), lambda: 0.0, torch.Generator().manual_seed(0))
     steps = [step for episode in episodes for step in episode.steps][:24]
     for index, step in enumerate(steps):
         step.gain, step.target = (1.0 if index % 2 else -1.0), 0.3
-    args = agent.Args(**SMALL, entropy=0.0)
-    before, measures = agent.ppo_loss(made, steps, args)
+    before, measures = trainer.ppo_loss(steps)
     assert measures["clipped_share"] == pytest.approx(0.0)
     assert measures["divergence"] == pytest.approx(0.0, abs=1e-5)
-    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     for _ in range(10):
-        optimizer.zero_grad()
-        agent.ppo_loss(made, steps, args)[0].backward()
-        optimizer.step()
-    batch = RewriteInput.join([step.input for step in steps])
+        trainer.optimizer.zero_grad()
+        trainer.ppo_loss(steps)[0].backward()
+        trainer.optimizer.step()
     with torch.no_grad():
-        log_probs = made(batch).logits(batch).log_softmax(1)
-        after, measured = agent.ppo_loss(made, steps, args)
+        log_probs = trainer.act(made, [step.input for step in steps])[0].log_softmax(1)
+        after, measured = trainer.ppo_loss(steps)
     change = log_probs[range(len(steps)), [step.action for step in steps]] - torch.tensor([s.log_prob for s in steps])
     assert change[1::2].mean() > 0 > change[::2].mean()
     assert after < before

@@ -88,24 +88,6 @@ class RewriteInput:
         return len(self.progress)
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], rule_number: np.ndarray) -> RewriteInput:
-        """One program, from the unpadded arrays of the environment's observation by name, ``progress`` among them."""
-        n, m = len(arrays["nodes"]), len(arrays["matches"])
-        roots = arrays["match_roots"].astype(np.int64)
-        return cls(
-            nodes=torch.from_numpy(arrays["nodes"]),
-            graph_of_node=torch.zeros(n, dtype=torch.int64),
-            edge_index=torch.from_numpy(arrays["edge_index"].astype(np.int64)),
-            edge_operand=torch.from_numpy(arrays["edge_operand"]),
-            matches=torch.from_numpy(arrays["matches"]),
-            match_rule=torch.from_numpy(rule_number[arrays["match_rule"]]),
-            match_roots=torch.from_numpy(np.where(roots < 0, n, roots)),
-            graph_of_match=torch.zeros(m, dtype=torch.int64),
-            slot=torch.arange(m),
-            progress=torch.from_numpy(np.asarray(arrays["progress"], np.float32)[None]),
-        )
-
-    @classmethod
     def from_observations(cls, observations: Mapping[str, Tensor], rule_number: Tensor) -> RewriteInput:
         """B flat observations of ``RewriteOrder-v0``, each [B, ...]; padding is cut away here."""
         batch = len(observations["node_mask"])

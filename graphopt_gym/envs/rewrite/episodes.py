@@ -66,14 +66,22 @@ class RewriteEpisodes(Episodes[Instance]):
             state, view = self.state(row), self._view(row)
             self.steps[row] += 1
             if 1 <= action <= len(view.matches):
-                after = state.apply(view.matches[action - 1])
-                rewards[at] = self._relative(row, state.cost - after.cost)
-                self.states[row], self.views[row] = after, None
-                self.best_s[row] = min(self.best_s[row], after.cost)
+                self.rewrite(row, view.matches[action - 1])
+                rewards[at] = self._relative(row, state.cost - self.state(row).cost)
             else:
                 illegal[at] = action != 0
             done[at] = action == 0 or self.steps[row] >= self.max_steps or len(self._view(row).matches) == 0
         return rewards, done, illegal
+
+    def rewrite(self, row: int, match: Match) -> None:
+        """Apply a match, which need not be among those that are shown. It takes no step."""
+        after = self.state(row).apply(match)
+        self.states[row], self.views[row] = after, None
+        self.best_s[row] = min(self.best_s[row], after.cost)
+
+    def shown(self, row: int) -> list[Match]:
+        """The matches of actions 1, 2, …"""
+        return self._view(row).matches
 
     def _relative(self, row: int, seconds: float) -> float:
         original_s = self.instance(row).original_s
