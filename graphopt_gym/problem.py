@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from graphopt_gym.errors import printable
 from graphopt_gym.fields import check_integers as check_integers
 from graphopt_gym.files import write_text
 from graphopt_gym.registration import find_task
@@ -109,7 +110,7 @@ class Problem(ABC):
     @property
     def title(self) -> str:
         """What is decided on, for people."""
-        return " on ".join(name for name in (self.graph_name, self.cluster_name) if name) or self.env_id
+        return printable(" on ".join(name for name in (self.graph_name, self.cluster_name) if name) or self.env_id)
 
     @abstractmethod
     def check(self, decision: Any) -> Any:

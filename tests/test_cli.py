@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -350,7 +351,8 @@ def test_version__and_help(graphopt):
     assert all(command in out for command in ("solve", "compare", "validate", "report", "capture", "bench", "list"))
 
 
-def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path, number):
     out = tmp_path / "s.json"
     code = (
         "import signal, sys\n"
@@ -360,7 +362,7 @@ def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
         "def costs_then_ctrl_c(self, decisions):\n"
         "    if self.evaluations >= 500:\n"
-        "        signal.raise_signal(signal.SIGINT)\n"
+        f"        signal.raise_signal(signal.{number})\n"
         "    return costs(self, decisions)\n"
         "Evaluator.costs = costs_then_ctrl_c\n"
         "main()\n"
@@ -373,3 +375,47 @@ def test_solve__interrupted__keeps_the_best_and_says_so(graph, tmp_path):
     assert f"interrupted: random keeps the best of its {row['evaluations']:,} evaluations" in done.stderr
     assert row["evaluations"] >= 500
     assert json.loads(out.read_text())["stopped_by"] == "interrupt"
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_solve__interrupted_before_there_is_a_result__says_so_in_a_line(tmp_path, number, status):
+    code = (
+        "import signal\n"
+        "from graphopt_gym.cli import main\n"
+        "from graphopt_gym.search.solve import Evaluator\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"Evaluator.costs = lambda self, decisions: signal.raise_signal(signal.{number})\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "solve", "Placement-v0", "-m", "random", "--out", str(tmp_path / "s.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, os.listdir(tmp_path)) == (status, "", [])
+    assert done.stderr == "interrupted before there was a result\n"
+
+
+CLOSED = [
+    ("list envs | true; exit ${PIPESTATUS[0]}", 141, ""),
+    ("list envs --json | true; exit ${PIPESTATUS[0]}", 141, ""),
+    ("list envs >&-", 1, "error: cannot write standard output: Bad file descriptor\n"),
+    ("list envs --json >&-", 1, "error: cannot write standard output: Bad file descriptor\n"),
+    ("list envs >/dev/full", 1, "error: cannot write standard output: No space left on device\n"),
+    ("list envs 2>&-", 0, ""),
+    ("list nothing 2>&-", 2, ""),
+    ("list nothing >&- 2>&-", 2, ""),
+    ("solve Placement-v0 -g {graph} -c toyx2 -m metis --out {out} >&- 2>&- <&-", 1, ""),
+    ("solve Placement-v0 -g {graph} -c toyx2 -m metis --out /dev/full", 2, "error: cannot write '/dev/full': No space"),
+]
+
+
+@pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="needs a shell")
+@pytest.mark.parametrize(("command", "status", "said"), CLOSED, ids=[command for command, *_ in CLOSED])
+def test_graphopt__output_that_is_closed_or_full__ends_in_a_line_at_most(graph, tmp_path, command, status, said):
+    out = tmp_path / "s.json"
+    line = command.replace("{graph}", str(graph)).replace("{out}", str(out))
+    line = f"'{sys.executable}' -m graphopt_gym {line}"
+    done = subprocess.run(["/bin/bash", "-c", line], capture_output=True, text=True, timeout=300)
+    assert done.returncode == status
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == (said != "")
+    if "{out}" in command:  # what was asked for is there, and is nothing else
+        assert json.loads(out.read_text())["method"] == "metis"

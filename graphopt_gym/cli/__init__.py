@@ -1,27 +1,57 @@
 """The ``graphopt`` command.
 
-Exit status: 0 done; 1 it ran and the answer is no (an invalid outcome, a failed check); 2 bad input, said in one line
-on standard error. With ``--json``, standard output holds one JSON object and nothing else.
+Exit status: 0 done; 1 it ran and the answer is no (an invalid outcome, a failed check), or could not be written; 2 bad
+input, said in one line on standard error; 130 and 143, interrupted (Ctrl-C) and terminated (SIGTERM) before there was
+anything to keep; 141, nobody reads on. With ``--json``, standard output holds one JSON object and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
+import signal
 import sys
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whoever keeps something at Ctrl-C keeps it now too."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
 
 
 def main() -> None:
     """The entry point: runs a command, turns bad input into one line and exit status 2."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed before we began: the next file would get its number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before we began
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if stream is None:
+            setattr(sys, name, io.StringIO())
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that cannot be encoded here
-    code = _run()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+        code = _run()
+    except KeyboardInterrupt as stop:
+        print("interrupted before there was a result", file=sys.stderr)
+        code = 143 if isinstance(stop, Terminated) else 130
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, before)
     try:
         sys.stdout.flush()
+        if isinstance(sys.stdout, io.StringIO) and sys.stdout.getvalue():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     except OSError as error:
         code = _unwritten(error)
     sys.exit(code)
@@ -48,9 +78,6 @@ def _run() -> int:
         if error.name not in EXTRAS:
             raise
         return _refused(NotInstalled(error.name, extra="agents" if "graphopt_agents" in sys.modules else ""))
-    except KeyboardInterrupt:
-        print("interrupted before there was a result", file=sys.stderr)
-        return 130
     except OSError as error:
         if error.filename is not None:
             raise
@@ -76,4 +103,5 @@ def _unwritten(error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):  # its reader has seen enough, as `head` has
         return 141
-    return _refused(f"cannot write standard output: {error.strerror or error}")
+    _refused(f"cannot write standard output: {error.strerror or error}")
+    return 1

@@ -11,7 +11,7 @@ import typer
 from graphopt_gym.cli import common
 from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag, ProblemOption
 from graphopt_gym.errors import InputError
-from graphopt_gym.files import check_output, make_folder
+from graphopt_gym.files import check_output, file_stem, make_folder
 from graphopt_gym.registration import find_task, tasks
 from graphopt_gym.task import resolve
 from graphopt_gym.units import format_cost
@@ -146,7 +146,7 @@ def capture(
 
     check_output(out)
     graph = capture_from_spec(function)
-    path = out or Path(f"{graph.name}.npz")
+    path = out or Path(f"{file_stem(graph.name)}.npz")
     save_graph(graph, path)
     table = catalog_table("graphs", [graph])
     if as_json:

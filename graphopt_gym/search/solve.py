@@ -17,7 +17,7 @@ import numpy as np
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.extras import need
 from graphopt_gym.fields import positive, whole
-from graphopt_gym.files import make_folder
+from graphopt_gym.files import file_stem, make_folder
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.registration import find_task, task_of
 from graphopt_gym.search.workers import Interrupted, check_workers, run_side_by_side
@@ -399,7 +399,7 @@ class Run:
         return solve(problem, self.method, options=self.options, progress=progress, **limits)  # type: ignore[arg-type]
 
     def file(self, folder: Path) -> Path:
-        return folder / f"{self.method}-{self.seed}.json"
+        return folder / f"{file_stem(self.method)}-{self.seed}.json"
 
     def kept(self, problem: Problem, folder: Path) -> Solution | None:
         """What the folder holds of this run; None where that is nothing, or of another problem, limit or option."""

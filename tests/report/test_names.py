@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from io import StringIO
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -138,3 +139,28 @@ def test_program_text__is_a_file_that_is_read_again(name, tmp_path):
     path = write_text(tmp_path / "program.txt", program_text(program))
     again = gg.load_program(path)
     assert (again.name, again) == (name, program)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names__break_no_report_and_no_text_of_an_episode(name, tmp_path):
+    builder = ProgramBuilder(name)
+    x = builder.input(name or "x", (4, 8))
+    products = [builder.op("matmul", x, builder.weight(f"{name}{side}", (8, 8))) for side in "vw"]
+    program = builder.finish(products)
+    graph = layered_dag(12, 2, seed=1, phases=True).replace(name=name)
+    for env_id, what, method in (
+        ("Placement-v0", graph, "metis"),
+        ("ChipletPartition-v0", graph, "random"),
+        ("RewriteOrder-v0", program, "greedy"),
+    ):
+        problem = gg.make_problem(env_id, graph=what)
+        solution = gg.solve(problem, method, budget=20)
+        assert render_html([solution])
+        figure = problem.figure(solution.decision)
+        assert figure is None or figure_bytes(figure, "svg")
+        assert problem.title.isprintable()
+        env = gym.make(env_id, graph=what, render_mode="ansi").unwrapped
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        assert env.render().replace("\n", "").isprintable()

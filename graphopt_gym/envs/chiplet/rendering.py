@@ -39,7 +39,7 @@ class Load:
 
     def title(self) -> str:
         """The graph, the package, how far it is and what it comes to."""
-        name = f"{self.problem.graph.name} on {self.problem.cluster.name}"
+        name = self.problem.title
         if not self.complete:
             return f"{name}: {self.decided} of {self.problem.num_ops} ops decided"
         over = bool((self.memory_bytes > self.problem.package.sram_bytes).any())

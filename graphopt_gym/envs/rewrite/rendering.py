@@ -312,7 +312,7 @@ def describe(state: Rewritten, best_s: float) -> str:
     original = problem.program.statistics()
     saved = 100 * (1 - state.cost / problem.original_s) if problem.original_s else 0.0
     lines = [
-        f"{problem.program.name} on {problem.cluster.name}: {format_seconds(state.cost)}, {saved:+.1f} % saved "
+        f"{problem.title}: {format_seconds(state.cost)}, {saved:+.1f} % saved "
         f"(best {format_seconds(best_s)}, original {format_seconds(problem.original_s)})",
         f"  {counts['computed']} ops (original {original['computed']}), {len(state.matches)} matches",
     ]
