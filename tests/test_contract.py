@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 import graphopt_gym as gg
 from graphopt_gym.envs.chiplet.episodes import StepEpisodes as ChipletStepEpisodes
+from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.core import actions as core_actions
 from graphopt_gym.envs.core import env as core_env
@@ -141,6 +142,20 @@ def test_check_problem__takes_decisions_that_are_invalid():
         check_problem(
             PlacementProblem(**OBJECTS), invalid=[np.zeros(PlacementProblem(**OBJECTS).num_groups, np.int32)], **OBJECTS
         )
+
+
+def test_check_problem__of_partitions_that_break_rules_and_memory():
+    problem = gg.make_problem("ChipletPartition-v0", **PACKAGED)
+    kept = greedy_decision(problem)
+    one_back = kept.copy()
+    one_back[-1] = 0
+    check_problem(problem, invalid=[one_back, kept.max() - kept])
+    package = Package("tight", (Chip("chip", 1e12, 1e11, 10**7),) * 4, "ring", 1e9)
+    problem = ChipletProblem(GRAPH, package)
+    ops = np.arange(problem.num_ops)
+    check_problem(
+        problem, ["random"], invalid=[ops * chips // len(ops) for chips in (2, 1)], graph=GRAPH, cluster=package
+    )
 
 
 def test_check_problem__of_programs_that_compute_something_else():
@@ -366,6 +381,7 @@ ENVIRONMENTS = [
     ("Placement-v0", OF_SEVERAL),
     ("Placement-v0", {**TIGHT, "start": "random", "observation": "graph", "max_groups": 70}),
     ("Placement-v0", {**TIGHT, "start": "expert", "reward": "terminal", "grouping": "op", "max_devices": 5}),
+    ("Placement-v0", {"graph": SMALL, "cluster": cluster(2), "start": [0, 1] * 10, "reward": "terminal"}),
     ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2"}),
     ("PlacementOneShot-v0", {**TIGHT, "max_groups": 70, "max_devices": 5}),
     ("ChipletPartition-v0", PACKAGED),
