@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +170,12 @@ def test_make_problem__argument_of_another_release__is_refused_by_name(saved, tm
     path = change(tmp_path / "solution.json", problem={"graph": "bert_base", "gruping": "op"})
     with pytest.raises(InputError, match=r"gruping.*did you mean 'grouping'"):
         validate(path)
+
+
+def test_solutions_page__names_every_key(tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "solutions.md").read_text(encoding="utf-8")
+    named = {key for row in re.findall(r"^\| (`[^|]*) \|", page, flags=re.M) for key in re.findall(r"`(\w+)`", row)}
+    problem = gg.make_problem("RewriteOrder-v0", graph="small_chain")
+    solution = gg.solve(problem, "saturation_greedy", budget=4)
+    saved = json.loads(solution.save(tmp_path / "solution.json").read_text(encoding="utf-8"))
+    assert named == {*saved, "options", "details", "trace", "problem_class"}
