@@ -29,7 +29,7 @@ from torch import nn
 
 from graphopt_agents.core import checkpoints
 from graphopt_gym.catalog import catalogs
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError, printable, unknown_name
 from graphopt_gym.fields import check_fields, names, whole
 from graphopt_gym.files import file_stem, write_text
 from graphopt_gym.problem import Problem, Solution
@@ -441,7 +441,7 @@ class Trainer(ABC):
                         progress(row)
                     for name in SCALARS if board else ():
                         if row.get(name) is not None:
-                            board.add_scalar(f"{row['graph']}@{row['cluster']}/{name}", row[name], row["update"])
+                            board.add_scalar(printable(f"{row['graph']}@{row['cluster']}/{name}"), row[name], row["update"])
                 if folder is not None and trainer.updates % args.checkpoint_every == 0 and trainer.done < total:
                     save(folder, trainer)
             if folder is not None:
