@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -419,3 +421,35 @@ def test_graphopt__output_that_is_closed_or_full__ends_in_a_line_at_most(graph, 
     assert done.stderr.count("\n") == (said != "")
     if "{out}" in command:  # what was asked for is there, and is nothing else
         assert json.loads(out.read_text())["method"] == "metis"
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]$\\frac$", "two\nlines | <b>", "🦜\x1b[31m", "n" * 3000], ids=ascii)
+def test_graphopt__names_of_graphs_are_printed_as_they_are(graphopt, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    gg.save_graph(layered_dag(20, 2, seed=1).replace(name=name, metadata={"source": name}), "g.npz")
+    problem = ("Placement-v0", "-g", "g.npz", "-c", "toyx2")
+    for command in (
+        ("solve", *problem, "-m", "metis", "-o", "s.json"),
+        ("compare", *problem, "--methods", "metis,random", "--budget", 3, "-o", "out"),
+        ("validate", "s.json"),
+        ("report", "s.json"),
+        ("report", "out"),
+        ("list", "graphs", "g.npz"),
+    ):
+        code, out, err = graphopt(*command)
+        assert (code, err) == (0, "")
+        assert (out + err).replace("\n", "").replace("\xa0", "").isprintable()
+        code, out, err = graphopt(*command, "--json")
+        assert code == 0
+        assert only_json(out)
+    code, _, err = graphopt("solve", "Placement-v0", "-g", name, "-m", "metis")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_graphopt__called_with_an_output_of_ones_own__writes_into_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["graphopt", "list", "envs", "--json"])
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stop:
+        gg.cli.main()
+    assert stop.value.code == 0
+    assert only_json(out.getvalue())["rows"]

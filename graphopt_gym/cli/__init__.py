@@ -20,6 +20,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: whoever keeps something at Ctrl-C keeps it now too."""
 
 
+class Closed(io.StringIO):
+    """Stands for a stream that was closed before we began, and keeps what should have been written."""
+
+
 def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
@@ -34,7 +38,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, io.StringIO())
+            setattr(sys, name, Closed())
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that cannot be encoded here
     before = signal.getsignal(signal.SIGTERM)
@@ -50,7 +54,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, before)
     try:
         sys.stdout.flush()
-        if isinstance(sys.stdout, io.StringIO) and sys.stdout.getvalue():
+        if isinstance(sys.stdout, Closed) and sys.stdout.getvalue():
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     except OSError as error:
         code = _unwritten(error)

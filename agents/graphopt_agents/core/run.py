@@ -441,7 +441,9 @@ class Trainer(ABC):
                         progress(row)
                     for name in SCALARS if board else ():
                         if row.get(name) is not None:
-                            board.add_scalar(printable(f"{row['graph']}@{row['cluster']}/{name}"), row[name], row["update"])
+                            board.add_scalar(
+                                printable(f"{row['graph']}@{row['cluster']}/{name}"), row[name], row["update"]
+                            )
                 if folder is not None and trainer.updates % args.checkpoint_every == 0 and trainer.done < total:
                     save(folder, trainer)
             if folder is not None:
