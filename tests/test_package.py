@@ -31,7 +31,7 @@ HEAVY = (
 
 # the rooms from the top of the house down; a module imports its own room and those above, never one below
 ROOMS = (
-    ("errors", "extras", "data", "fields", "files", "task", "units", "catalog", "agent"),
+    ("errors", "extras", "data", "fields", "files", "task", "units", "compiled", "catalog", "agent"),
     ("registration",),
     ("graphs",),
     ("hardware",),
@@ -133,6 +133,7 @@ def test_package__never_imports_the_agents():
 
 # what unpickles nothing but what this program pickled a moment ago
 PICKLES = {
+    "compiled.py": "kernels that were compiled here, as Numba keeps them, with their checksum",
     "search/workers.py": "functions go to its own processes",
     "testing/tasks.py": "an environment that is pickled must go on as it would have",
 }

@@ -36,7 +36,7 @@ from graphopt_gym.hardware.roofline import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 LONG_S = 100e-6
 # class of the report -> ops of the source, and the median error that is aimed at (of kernels over 100 us)
@@ -84,7 +84,7 @@ def kernel_seconds(p: Parameters, device: Device, op: str, kernels: Kernels) -> 
 
 
 def cost_model_report(say: Callable[[str], object] = str) -> dict[str, list[dict[str, Any]]]:
-    """Everything that the fit is judged by, as rows of plain values; prints as tables with :func:`tables`.
+    """Everything that the fit is judged by, as rows of plain values.
 
     - ``kernels``: by device and op class, over held-out shapes: error of the latency that the timing loop would show.
       ``median_error`` etc. are of kernels over 100 us; ``median_error_all`` of all. ``median_work_error``: of the work
@@ -296,43 +296,3 @@ def _all_reduce_rows(fitted: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def tables(report: dict[str, list[dict[str, Any]]]) -> list[Table]:
-    """The report as rich tables, to print on a ``rich.console.Console``."""
-    from rich.table import Table
-
-    titles = {
-        "kernels": "Kernels, shapes that were not fitted on (errors: over 100 us)",
-        "models": "Whole models, one device",
-        "anchors": "Whole models: the worst error, had the row for in_model been another",
-        "leave_one_out": "Devices without measurements: one architecture left out",
-        "all_reduce": "Ring all-reduce over NVLink",
-    }
-    result = []
-    for name, rows in report.items():
-        table = Table(title=titles[name], title_justify="left")
-        for column in rows[0]:
-            table.add_column(column.replace("_", " "), justify="right" if _is_number(rows[0][column]) else "left")
-        for row in rows:
-            table.add_row(*(_text(column, value) for column, value in row.items()))
-        result.append(table)
-    return result
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(column: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, float):
-        return str(value)
-    if "error" in column or column == "target":
-        return f"{100 * value:+.1f} %" if column in ("error", "median_signed_error") else f"{100 * value:.1f} %"
-    if column.endswith("bytes_per_s"):
-        return f"{value / 1e9:.1f}e9"
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}"

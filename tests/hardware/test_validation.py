@@ -14,7 +14,8 @@ from graphopt_gym.hardware.cluster import load_device, load_link
 from graphopt_gym.hardware.collectives import ring_all_reduce_s
 from graphopt_gym.hardware.cost_model import read_fitted
 from graphopt_gym.hardware.measured import SHAPE_COLUMNS, held_out, isolated_seconds, load_kernels
-from graphopt_gym.hardware.validation import ALL_REDUCE_LINKS, CLASSES, cost_model_report, tables
+from graphopt_gym.hardware.validation import ALL_REDUCE_LINKS, CLASSES, cost_model_report
+from graphopt_gym.report.tables import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,9 +105,9 @@ def test_report__all_reduce_holds_for_numbers_of_gpus_not_fitted_on(report):
 
 def test_report__is_plain_and_prints(report):
     assert json.loads(json.dumps(report)) == report
-    shown = tables(report)
+    shown = [Table.of({"title": name, "rows": rows}) for name, rows in report.items()]
     assert len(shown) == len(report)
-    assert [table.row_count for table in shown] == [len(rows) for rows in report.values()]
+    assert [len(table.cells()) for table in shown] == [len(rows) for rows in report.values()]
 
 
 def test_catalog__nvlink_bandwidths_are_those_fitted_to_all_reduce():
