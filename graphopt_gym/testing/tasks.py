@@ -30,6 +30,7 @@ from graphopt_gym.catalog import catalogs
 from graphopt_gym.errors import UnknownArgument
 from graphopt_gym.problem import Problem
 from graphopt_gym.registration import make_problem, task_of
+from graphopt_gym.search.methods import METHODS as SEARCHES
 from graphopt_gym.search.solve import Method
 from graphopt_gym.task import Task, resolve
 from graphopt_gym.testing.contract import (
@@ -108,12 +109,12 @@ def record_is_complete(task: Task) -> None:
         require(isinstance(method, Method), f"method {name!r} is {form(method)}", "give a Method")
         require(method.name == name, f"method {name!r} calls itself {method.name!r}", "give one name")
         require(method.summary and method.source, f"method {name!r} has no summary or source", "say what it does")
-    for field in ("starts", "references"):
+    for field, known in (("starts", table), ("references", {**table, **SEARCHES})):
         for name in getattr(task, field):
-            require(name in table, f"{field} names {name!r}", f"name some of {', '.join(table) or 'no methods'}")
-    known = inspect.signature(problem_class).parameters
+            require(name in known, f"{field} names {name!r}", f"name some of {', '.join(known)}")
+    taken = inspect.signature(problem_class).parameters
     for argument, catalog in task.catalogs.items():
-        require(argument in known, f"catalogs names {argument!r}", f"name arguments of the problem: {', '.join(known)}")
+        require(argument in taken, f"catalogs names {argument!r}", f"name arguments of the problem: {', '.join(taken)}")
         require(catalog in catalogs(), f"catalogs has {catalog!r}", f"name one of {', '.join(catalogs())}")
     for reference in [*(one.run for one in task.benchmarks.values()), *task.commands.values()]:
         require(callable(resolve(reference)), f"{reference!r} is no function", "name one")
@@ -231,15 +232,28 @@ class _EnvCase:
         where = difference(told, self.told, "call ")
         require(not where, f"{what} tells something else: {where}", fix)
 
+    def twins(self, calls: int, meanwhile: Callable[[Any, Any], Any], what: str, fix: str) -> None:
+        """A vector form to which something is done after each call, with it and what it returned, tells the same as
+        its twin; and what both returned stays as it was."""
+        pair = self.make_vector(), self.make_vector()
+        agents = [_Agent(one.single_action_space, self.seed) for one in pair]
+        returned = [one.reset(seed=self.seed) for one in pair]
+        kept, copied = [], []
+        for number in range(calls):
+            where = difference(returned[0], returned[1], f"call {number}")
+            require(not where, f"{what}: {where}", fix)
+            kept.append(returned[1])
+            copied.append(copy.deepcopy(returned[1]))
+            meanwhile(pair[0], returned[0])
+            returned = [one.step(agent.batch(one.action_masks())) for one, agent in zip(pair, agents, strict=True)]
+        where = difference(kept, copied, "call ")
+        require(not where, f"what a vector form returned is changed by later calls: {where}", "return new arrays")
 
-def _endings(told: Told) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]]:
-    """(first info, those between, last info) of each episode."""
-    infos: list[dict[str, Any]] = []
+
+def _infos(told: Told) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each info, and whether it is the first of an episode, the last, or one between."""
     for one in told:
-        infos.append(one[-1])
-        if len(one) == 5 and (one[2] or one[3]):
-            yield infos[0], infos[1:-1], infos[-1]
-            infos = []
+        yield "first" if len(one) == 2 else "last" if one[2] or one[3] else "next", one[-1]
 
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -414,43 +428,31 @@ def wrong_actions_are_refused(case: _EnvCase) -> None:
 
 def wrong_batches_are_refused(case: _EnvCase) -> None:
     """As wrong actions, in the vector form: a wrong batch, and a right one whose last action is wrong."""
-    vector, twin = case.make_vector(), case.make_vector()
-    space = vector.single_action_space
+    space = case.make().action_space
     right = [space.sample() for _ in range(case.num_envs)]
     wrong = [(f"{what}, all together,", one) for what, one in _wrong_actions(space, _batch(space, right))]
     for what, one in _wrong_actions(space, right[0]):
         if what != "bools":  # among numbers they become numbers
             wrong.append((f"{what}, the last one,", [*right[:-1], one]))
     wrong += [("one too few", right[:-1]), ("one too many", [*right, right[0]])]
-    agents = _Agent(space, case.seed), _Agent(space, case.seed)
-    told = [vector.reset(seed=case.seed), twin.reset(seed=case.seed)]
-    for number in range(4):
-        where = difference(told[0], told[1], f"call {number}")
-        require(not where, f"a vector form that refused actions: {where}", "check before anything is changed")
+
+    def refuse(vector: Any, _: Any) -> None:
         for what, actions in wrong:
             refuses(lambda: vector.step(actions), f"a batch that is {what}", "raise an InputError")  # noqa: B023
-        told = [one.step(agent.batch(one.action_masks())) for one, agent in zip((vector, twin), agents, strict=True)]
+
+    case.twins(4, refuse, "a vector form that refused actions", "check before anything is changed")
 
 
 def masks_tell_the_truth(case: _EnvCase) -> None:
     env = case.make()
     agent, space = _Agent(env.action_space, case.seed), env.action_space
-    size = (
-        space.n
-        if isinstance(space, spaces.Discrete)
-        else space.nvec.sum()
-        if isinstance(space, spaces.MultiDiscrete)
-        else None
-    )
+    size = int(np.sum(getattr(space, "nvec", getattr(space, "n", 0))))  # 0: any, of a space without choices
     for episode in range(case.episodes):
         observation, _ = env.reset(seed=case.seed + episode)
         for number in range(case.steps):
             mask = env.action_masks()
             require(
-                isinstance(mask, np.ndarray)
-                and mask.dtype == np.bool_
-                and mask.ndim == 1
-                and size in (None, mask.size),
+                isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim == 1 and size in (0, mask.size),
                 f"action_masks() gives {form(mask)}",
                 f"give bool [{size}]",
             )
@@ -481,23 +483,23 @@ def _masks_agree(mask: np.ndarray, observed: np.ndarray) -> None:
 def infos_tell_the_story(case: _EnvCase) -> None:
     needed = {"first": {"graph", "cluster"}, "last": {"decision", "cost", "valid", "reasons", "illegal_action"}}
     kinds: dict[str, set[str]] = {}
-    for first, between, last in _endings(case.told):
-        for kind, infos in {"first": [first], "next": between, "last": [last]}.items():
-            for info in infos:
-                missing = needed.get(kind, {"illegal_action"}) - info.keys()
-                require(not missing, f"the {kind} info has no {', '.join(sorted(missing))}", "put it there")
-                keys = kinds.setdefault(kind, set(info))
-                require(keys == set(info), f"the {kind} infos have now {sorted(keys)}, now {sorted(info)}", "give all")
-        for name in ("graph", "cluster"):
-            require(isinstance(first[name], str) and first[name], f"info[{name!r}] is {first[name]!r}", "give its name")
-        require(type(last["valid"]) is bool, f"info['valid'] is {form(last['valid'])}", "give a bool")
-        require(type(last["cost"]) is float, f"info['cost'] is {form(last['cost'])}", "give a float")
-        reasons = last["reasons"]
-        require(
-            isinstance(reasons, tuple) and bool(reasons) != last["valid"] and all("\n" not in one for one in reasons),
-            f"info['reasons'] is {reasons!r} where valid is {last['valid']}",
-            "give a tuple of lines, empty where valid",
-        )
+    for kind, info in _infos(case.told):
+        missing = needed.get(kind, {"illegal_action"}) - info.keys()
+        require(not missing, f"the {kind} info has no {', '.join(sorted(missing))}", "put it there")
+        keys = kinds.setdefault(kind, set(info))
+        require(keys == set(info), f"the {kind} infos have now {sorted(keys)}, now {sorted(info)}", "give all")
+        if kind == "first":
+            for name in ("graph", "cluster"):
+                require(isinstance(info[name], str) and info[name], f"info[{name!r}] is {info[name]!r}", "give a name")
+        if kind == "last":
+            valid, cost, reasons = info["valid"], info["cost"], info["reasons"]
+            require(type(valid) is bool, f"info['valid'] is {form(valid)}", "give a bool")
+            require(type(cost) is float, f"info['cost'] is {form(cost)}", "give a float")
+            require(
+                isinstance(reasons, tuple) and bool(reasons) != valid and all("\n" not in one for one in reasons),
+                f"info['reasons'] is {reasons!r} where valid is {valid}",
+                "give a tuple of lines, empty where valid",
+            )
 
 
 def the_last_info_is_what_the_problem_says(case: _EnvCase) -> None:
@@ -549,20 +551,13 @@ def what_was_returned_belongs_to_the_caller(case: _EnvCase) -> None:
 
     told = case.play(env, before=spoil_questions, after=_spoil)
     case.same(told, "an environment whose caller writes into what is returned", "return new arrays")
-    vector, twin = case.make_vector(), case.make_vector()
-    agents = _Agent(vector.single_action_space, case.seed), _Agent(vector.single_action_space, case.seed)
-    calls = [vector.reset(seed=case.seed), twin.reset(seed=case.seed)]
-    kept: list[tuple[Any, Any]] = []
-    for number in range(min(case.longest + 3, 20)):
-        where = difference(calls[0], calls[1], f"call {number}")
-        require(not where, f"a vector form whose caller writes into what is returned: {where}", "return new arrays")
-        kept.append((calls[1], copy.deepcopy(calls[1])))
-        actions = [agent.batch(one.action_masks()) for one, agent in zip((vector, twin), agents, strict=True)]
-        _spoil(calls[0])
+    what = "a vector form whose caller writes into what is returned"
+
+    def spoil(vector: Any, returned: Any) -> None:
+        _spoil(returned)
         _spoil(vector.action_masks())
-        calls = [one.step(action) for one, action in zip((vector, twin), actions, strict=True)]
-    where = difference([one for one, _ in kept], [copied for _, copied in kept], "call ")
-    require(not where, f"what the vector form returned is changed by later calls: {where}", "return new arrays")
+
+    case.twins(min(case.longest + 3, 20), spoil, what, "return new arrays")
 
 
 def _spoil(value: Any) -> None:
@@ -698,13 +693,13 @@ def light_infos_hold_numbers_only(case: _EnvCase) -> None:
             where = difference(said, full[-1].get(name), f"info[{name!r}]")
             require(not where, f"{where} in call {number}, light and full", "leave out, and change nothing")
     forms: dict[str, dict[str, Any]] = {}
-    for first, between, last in _endings(told):
-        for kind, infos in {"first": [first], "next": between, "last": [last]}.items():
-            for info in infos:
-                found = {name: _numbers(name, value) for name, value in info.items()}
-                known = forms.setdefault(kind, found)
-                require(found == known, f"light infos are now {found}, now {known}", "give the same at each call")
-        require({"cost", "valid"} <= last.keys(), f"the last light info has {sorted(last)}", "keep cost and valid")
+    for kind, info in _infos(told):
+        found = {name: _numbers(name, value) for name, value in info.items()}
+        known = forms.setdefault(kind, found)
+        require(found == known, f"light infos are now {found}, now {known}", "give the same at each call")
+        require(
+            kind != "last" or {"cost", "valid"} <= info.keys(), f"the last has {sorted(info)}", "keep cost and valid"
+        )
     vector = case.make_vector(info="light")
     agent, infos = _Agent(vector.single_action_space, case.seed), [vector.reset(seed=case.seed)[1]]
     infos += [vector.step(agent.batch(vector.action_masks()))[-1] for _ in range(min(case.longest + 2, 100))]
@@ -733,23 +728,19 @@ def resets_are_checked(case: _EnvCase) -> None:
             refuses(lambda: env.reset(**arguments), f"reset(**{arguments!r})", "raise an InputError")  # noqa: B023
 
     case.same(case.play(case.make(), refuse), "an environment that refused to be reset", "check before anything else")
-    vector, twin = case.make_vector(), case.make_vector()
-    vector.reset(seed=case.seed)
-    twin.reset(seed=case.seed)
     right = list(range(case.num_envs))
     wrong += [{"seed": one} for one in (right[:-1], [*right, 0], [*right[:-1], -1], [*right[:-1], "0"])]
     masks = (None, "x", np.zeros(case.num_envs, np.bool_), np.ones(case.num_envs + 1, np.bool_), np.ones(case.num_envs))
     wrong += [{"options": {"reset_mask": mask}} for mask in masks]
-    refuse(vector)
-    where = difference(vector.reset(), twin.reset(), "reset()")
-    require(not where, f"a vector form that refused to be reset: {where}", "check before anything else")
-    for first, _, _ in _endings(case.told):
-        options = {name: first[name] for name in ("graph", "cluster")}
-        env, vector = case.make(), case.make_vector()
-        info = env.reset(options=options)[1]
-        require(info | options == info, "options are ignored", "use them")
-        infos = vector.reset(options=dict(options))[1]
-        require(set(infos["graph"]) == {options["graph"]}, "the vector form ignores options", "use them")
+    what = "a vector form that refused to be reset"
+    case.twins(3, lambda vector, _: refuse(vector), what, "check before anything else")
+    for kind, first in _infos(case.told):
+        if kind == "first":
+            options = {name: first[name] for name in ("graph", "cluster")}
+            info = case.make().reset(options=options)[1]
+            require(info | options == info, "options are ignored", "use them")
+            infos = case.make_vector().reset(options=options)[1]
+            require(set(infos["graph"]) == {options["graph"]}, "the vector form ignores options", "use them")
 
 
 def the_vector_form_equals_the_sync_one(case: _EnvCase) -> None:
@@ -794,22 +785,18 @@ def unknown_arguments_are_refused(case: _EnvCase) -> None:
         ("the vector form", case.make_vector, task.env_class(case.env_id)),
         ("make_problem", lambda **more: make_problem(case.env_id, **more), task.problem_class()),
     ):
-        names = [name for name in inspect.signature(known.__init__).parameters if name != "self"]
-        for right in names[:1]:
-            wrong = right + right[-1]
-            try:
-                make(**{wrong: None})
-            except UnknownArgument as error:
-                text = f"unexpected keyword argument {wrong!r}"
-                require(
-                    text in str(error) and repr(right) in str(error),
-                    f"{what} says {said(error)}",
-                    f"say {text}, {right!r}",
-                )
-            except Exception as error:
-                raise ContractError(f"{what} raises {said(error)} of {wrong!r}; raise UnknownArgument") from error
-            else:
-                raise ContractError(f"{what} takes the argument {wrong!r}; raise UnknownArgument")
+        right = next(name for name in inspect.signature(known.__init__).parameters if name != "self")
+        wrong = right + right[-1]
+        try:
+            make(**{wrong: None})
+        except UnknownArgument as error:
+            text = f"unexpected keyword argument {wrong!r}"
+            told = text in str(error) and repr(right) in str(error)
+            require(told, f"{what} says {said(error)}", f"say {text}, and {right!r}")
+        except Exception as error:
+            raise ContractError(f"{what} raises {said(error)} of {wrong!r}; raise UnknownArgument") from error
+        else:
+            raise ContractError(f"{what} takes the argument {wrong!r}; raise UnknownArgument")
 
 
 def checkers_of_other_libraries_pass(case: _EnvCase) -> None:
@@ -836,10 +823,10 @@ ENV_RULES: tuple[Callable[[_EnvCase], None], ...] = (
     infos_tell_the_story,
     seeds_reproduce,
     every_action_steps,
+    what_was_returned_belongs_to_the_caller,
     wrong_actions_are_refused,
     wrong_batches_are_refused,
     the_last_info_is_what_the_problem_says,
-    what_was_returned_belongs_to_the_caller,
     light_infos_hold_numbers_only,
     resets_are_checked,
     the_vector_form_equals_the_sync_one,
