@@ -140,7 +140,7 @@ def train_agent(console: Console, args: argparse.Namespace) -> Solution:
     solution = result.solution()
     console.print(
         f"  {solution.method}: best {step_time(solution.outcome)}, by its likeliest actions "
-        f"{step_time(result.trainer.likeliest().outcome)}, in {format_seconds(solution.wall_s)}"
+        f"{step_time(result.likeliest().outcome)}, in {format_seconds(solution.wall_s)}"
     )
     return solution
 

@@ -71,17 +71,8 @@ class Args(OneShotArgs, NetworkConfig):
 
 def paper_arguments() -> dict[str, Any]:
     """The arguments that follow GDP where its choices are known [recalled]."""
-    return {
-        "reward": "papers",
-        "advantage": "baseline",
-        "independent": 1.0,
-        "canonical": False,
-        "starts": False,
-        "mutants": 0.0,
-        "elites": 0,
-        "use_times": False,
-        "waves": 0,
-    }
+    ours = {"independent": 1.0, "canonical": False, "starts": False, "mutants": 0.0, "elites": 0}
+    return {"reward": "papers", "advantage": "baseline", "use_times": False, "waves": 0, **ours}
 
 
 @dataclass(kw_only=True)

@@ -40,7 +40,7 @@ def run_agent(algorithm, problem, seed):
     result = trainer.train(args)
     if result.interrupted:
         raise KeyboardInterrupt
-    last, best, greedy = result.curve[-1], result.solution().outcome, result.trainer.likeliest().outcome
+    last, best, greedy = result.curve[-1], result.solution().outcome, result.likeliest().outcome
     return {
         "args": args.json(),
         "steps": result.done,

@@ -128,7 +128,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        return f"{self.problem.graph.name}@{self.problem.cluster.name}"
+        return f"{self.problem.graph_name}@{self.problem.cluster_name}"
 
     def evaluate(self, decisions: np.ndarray, wall_s: float, before: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(costs, valid) of decisions [B, …]; remembers the best. ``before``: trials not counted yet."""
@@ -207,7 +207,7 @@ class Trainer(ABC):
         self.queue: list[int] = []  # tasks not yet taken in this round
         self.updates = 0
         self.wall_before_s = 0.0
-        self.started = time.perf_counter()
+        self.started: float | None = time.perf_counter()
         self.curve: list[dict[str, Any]] = []
         self.network: Any = network
         self.make_network()
@@ -289,7 +289,8 @@ class Trainer(ABC):
 
     @property
     def wall_s(self) -> float:
-        return self.wall_before_s + time.perf_counter() - self.started
+        """Seconds of training."""
+        return self.wall_before_s + (0.0 if self.started is None else time.perf_counter() - self.started)
 
     @property
     def evaluations(self) -> int:
@@ -308,8 +309,8 @@ class Trainer(ABC):
         """A task's row of the curve, of a batch that was counted; costs in the problem's unit."""
         return {
             "update": self.updates + 1,
-            "graph": task.problem.graph.name,
-            "cluster": task.problem.cluster.name,
+            "graph": task.problem.graph_name,
+            "cluster": task.problem.cluster_name,
             "evaluations": task.trials,
             "mean_cost": float(costs.mean()),
             "mean_reward": float(rewards.mean()),
@@ -380,15 +381,16 @@ class Trainer(ABC):
 
     @classmethod
     def train(
-        cls,
+        cls: type[TrainerT],
         args: Any,
         out: AnyPath | None = None,
         *,
         resume: bool = False,
         progress: Progress | None = None,
         start_from: AnyPath | None = None,
-    ) -> TrainResult:
-        """Train on the graphs of ``args``.
+    ) -> TrainerT:
+        """Train on the graphs of ``args``; the trainer has what came of it: ``network``, ``tasks``, ``curve`` (a row an
+        update and task), ``solutions()``, and whether it was ``interrupted``.
 
         Args:
             out: folder of the run: ``checkpoint.pt``, ``curve.csv``, ``curve.json`` and one solution a task; None:
@@ -412,8 +414,13 @@ class Trainer(ABC):
 
     @classmethod
     def _train(
-        cls, args: Any, folder: Path | None, resume: bool, progress: Progress | None, start_from: AnyPath | None
-    ) -> TrainResult:
+        cls: type[TrainerT],
+        args: Any,
+        folder: Path | None,
+        resume: bool,
+        progress: Progress | None,
+        start_from: AnyPath | None,
+    ) -> TrainerT:
         where, kept = str(folder), None
         if resume:
             kept = checkpoints.load_checkpoint(where, cls.agent)
@@ -432,23 +439,55 @@ class Trainer(ABC):
             if kept.facts.get("fingerprints") != trainer.fingerprints():
                 raise InputError(f"{where!r} was trained on other graphs, clusters or op times; use another folder")
             trainer.restore(kept.state, where)
-        total = getattr(args, cls.length)
-        with stop_on_signals() as stopped, _tensorboard(folder, trainer.updates + 1) as board:
-            while trainer.done < total and not stopped():
-                rows = trainer.update()
-                for row in rows:
+        trainer.run(progress, folder)
+        return trainer
+
+    def run(self, progress: Progress | None = None, folder: Path | None = None) -> None:
+        """Updates up to the length that the arguments say, or to the first signal; written to the folder."""
+        with stop_on_signals() as stopped, _tensorboard(folder, self.updates + 1) as board:
+            while self.interrupted and not stopped():
+                for row in self.update():
                     if progress:
                         progress(row)
                     for name in SCALARS if board else ():
                         if row.get(name) is not None:
-                            board.add_scalar(
-                                printable(f"{row['graph']}@{row['cluster']}/{name}"), row[name], row["update"]
-                            )
-                if folder is not None and trainer.updates % args.checkpoint_every == 0 and trainer.done < total:
-                    save(folder, trainer)
+                            tag = printable(f"{row['graph']}@{row['cluster']}/{name}")
+                            board.add_scalar(tag, row[name], row["update"])
+                if folder is not None and self.updates % self.args.checkpoint_every == 0 and self.interrupted:
+                    self.save(folder)
             if folder is not None:
-                save(folder, trainer)
-        return TrainResult.of(trainer)
+                self.save(folder)
+        self.wall_before_s, self.started = self.wall_s, None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run is not, or not yet, as long as its arguments say."""
+        return self.done < getattr(self.args, self.length)
+
+    def solutions(self) -> list[Solution]:
+        """The best decision of each task, in order, as ``solve`` returns it and ``validate`` checks it."""
+        return [task.solution(self.agent, self.args.seed, self.wall_s) for task in self.tasks if task.best is not None]
+
+    def solution(self) -> Solution:
+        """The best decision of the first task."""
+        return self.solutions()[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the run: solutions and curve, and last the checkpoint."""
+        for solution in self.solutions():
+            name = file_stem(f"{solution.problem.graph_name}_{solution.problem.cluster_name}")
+            solution.save(folder / f"solution_{name}.json")
+        text = io.StringIO()
+        columns = list(dict.fromkeys(name for row in self.curve for name in row)) or ["update"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.curve)
+        write_text(folder / "curve.csv", text.getvalue())
+        args = self.args.json()
+        document = {"agent": self.agent, "args": args, "libraries": checkpoints.library_versions(), "rows": self.curve}
+        write_text(folder / "curve.json", json.dumps(document) + "\n")
+        facts = {"fingerprints": self.fingerprints()}
+        checkpoints.save_checkpoint(folder / checkpoints.CHECKPOINT_NAME, self.agent, args, self.state(), facts)
 
     # -- a trained network -----------------------------------------------------------------------------------------
 
@@ -516,11 +555,7 @@ class Trainer(ABC):
         started = time.perf_counter()
         trainer = cls(args, [task], network)
         cls.place(network, task)
-        with stop_on_signals() as stopped:
-            while trainer.updates < args.updates and not stopped():
-                for row in trainer.update():
-                    if progress:
-                        progress(row)
+        trainer.run(progress)
         return task.solution(f"{cls.agent} fine-tuned", args.seed, time.perf_counter() - started)  # type: ignore[no-any-return]
 
     @classmethod
@@ -564,58 +599,6 @@ class Trainer(ABC):
             cls.place(cls.load_network(start_from), task, evaluator.left, int(rng.integers(2**31)))
 
         return run
-
-
-@dataclass
-class TrainResult:
-    """What came out of a run. ``done``: how far it came, in what its length is counted in."""
-
-    args: Any
-    network: Any
-    tasks: list[Any]
-    curve: list[dict[str, Any]]  # a row an update and task: evaluations so far, mean and best cost, measures, seconds
-    updates: int
-    done: int
-    evaluations: int
-    wall_s: float
-    interrupted: bool
-    trainer: Trainer
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> TrainResult:
-        args = trainer.args
-        interrupted = trainer.done < getattr(args, trainer.length)
-        return cls(
-            args, trainer.network, trainer.tasks, trainer.curve, trainer.updates, trainer.done, trainer.evaluations,
-            trainer.wall_s, interrupted, trainer,
-        )  # fmt: skip
-
-    def solutions(self) -> list[Solution]:
-        """The best decision of each task, in order, as ``solve`` returns it and ``validate`` checks it."""
-        agent = self.trainer.agent
-        return [task.solution(agent, self.args.seed, self.wall_s) for task in self.tasks if task.best is not None]
-
-    def solution(self) -> Solution:
-        """The best decision of the first task."""
-        return self.solutions()[0]
-
-
-def save(folder: Path, trainer: Trainer) -> None:
-    """Write the run: solutions and curve, and last the checkpoint."""
-    for solution in TrainResult.of(trainer).solutions():
-        name = file_stem(f"{solution.problem.graph.name}_{solution.problem.cluster.name}")
-        solution.save(folder / f"solution_{name}.json")
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in trainer.curve for name in row)) or ["update"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(trainer.curve)
-    write_text(folder / "curve.csv", text.getvalue())
-    document = {"agent": trainer.agent, "args": trainer.args.json(), "libraries": checkpoints.library_versions()}
-    write_text(folder / "curve.json", json.dumps({**document, "rows": trainer.curve}) + "\n")
-    where = folder / checkpoints.CHECKPOINT_NAME
-    facts = {"fingerprints": trainer.fingerprints()}
-    checkpoints.save_checkpoint(where, trainer.agent, trainer.args.json(), trainer.state(), facts)
 
 
 def clipped_loss(
