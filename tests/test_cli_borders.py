@@ -154,31 +154,10 @@ def test_usage_error__one_line(graphopt, arguments):
     assert "--help)" in err
 
 
-def command(*arguments, **more):
-    return subprocess.run(
-        [sys.executable, "-m", "graphopt_gym", *map(str, arguments)],
-        stderr=subprocess.PIPE, text=True, timeout=120, check=False, **more,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("as_json", [[], ["--json"]])
-def test_standard_output__closed_full_or_read_in_part__is_no_traceback(as_json):
-    done = command("list", "envs", *as_json, preexec_fn=lambda: os.close(1))
-    assert (done.returncode, done.stderr) == (0, "")
-    if os.path.exists("/dev/full"):
-        with open("/dev/full", "w") as full:
-            done = command("list", "envs", *as_json, stdout=full)
-        assert done.returncode == 2
-        assert done.stderr == "error: cannot write standard output: No space left on device\n"
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = command("list", "envs", *as_json, stdout=writing)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (141, "")
-
-
 def test_standard_output__of_few_characters__is_no_traceback():
-    done = command("list", "envs", stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "graphopt_gym", "list", "graphs"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
 
