@@ -124,7 +124,7 @@ def test_add_an_agent__runs_as_written(tmp_path):
     assert re.search(r"^ +pairs +Placement-v0", printed, flags=re.M)
     updates = [line.split(",")[0] for line in (tmp_path / "runs/pairs/curve.csv").read_text().splitlines()[1:]]
     assert updates == [str(update) for update in range(1, 9) for _ in range(2)]
-    assert printed.count(": ok: ") == 3
+    assert printed.count(": ok: ") == 4
     costs = [float(cost) for cost in re.findall(r"^ +(?:expert|pairs) +(\d+) ms ", printed, flags=re.M)]
     assert len(costs) == 2
     assert costs[1] <= costs[0]  # it starts from what heuristics decide

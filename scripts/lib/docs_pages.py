@@ -26,7 +26,7 @@ API = {  # page -> modules
     "Simulator": ("simulator.simulator", "simulator.lowering", "simulator.timeline", "simulator.tasks"),
     "Wrappers": ("wrappers.sb3", "wrappers.graphs"),
     "Reports": ("report.files", "report.gantt", "report.perfetto", "report.html"),
-    "Agents": ("agent", "graphopt_agents.core.run", "graphopt_agents.core.one_shot", "graphopt_agents.core.sb3"),
+    "Agents": ("agent", *(f"graphopt_agents.core.{name}" for name in ("run", "one_shot", "stepwise", "sb3"))),
 }
 
 
