@@ -1,4 +1,4 @@
-"""TorchRL's PPO on Placement-v0, with masked actions, on one environment or several in one batch.
+"""TorchRL's PPO on Placement-v0, with masked actions, on one environment or several in one batch. Needs TorchRL 0.14.
 
 python scripts/examples/torchrl_ppo.py --envs 8 --decisions 51200
 """
