@@ -238,7 +238,8 @@ class Solution:
             "history": [list(row) for row in self.history],
             "decision": self.problem.encode(self.decision),
         }
-        if self.problem.task is None:
+        task = self.problem.task
+        if task is None or type(self.problem) is not task.problem_class():
             text["problem_class"] = class_name(type(self.problem))
         if self.trace is not None:
             text["trace"] = [list(step) for step in self.trace]

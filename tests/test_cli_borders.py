@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
 import graphopt_gym as gg
 from graphopt_gym import problem as problem_module
 from graphopt_gym.cli import common
+from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.report.html import render_html
@@ -92,6 +94,15 @@ def test_solve__out__is_never_an_input_and_respects_what_is_there(graphopt, grap
     assert graphopt("solve", *SMALL, "-g", graph, "-m", "single", "-o", tmp_path / "pipe")[0] == 0
     reader.join()
     assert json.loads(got[0])["method"] == "single"
+
+
+def test_capture__out__is_not_the_code_that_is_captured(graphopt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text("step = 5\n")
+    code, said, err = graphopt("capture", "my_model:step", "-o", "my_model.py")
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "it is the input" in err
+    assert (tmp_path / "my_model.py").read_text() == "step = 5\n"
 
 
 def test_compare__command__goes_on_and_works_side_by_side(graphopt, graph, tmp_path):
@@ -264,6 +275,22 @@ def test_own_problem__solves_validates_and_reports_by_its_class(graphopt, my_pro
     assert "evaluations" in page
     assert "2.05" not in page
     assert "not measured" not in page  # nothing is simulated
+
+
+class Halved(ChipletProblem):
+    """A variant of a registered task's problem, under its id."""
+
+    def evaluate(self, decision):
+        outcome = super().evaluate(decision)
+        return replace(outcome, cost=outcome.cost / 2)
+
+
+def test_own_problem__a_variant_of_a_registered_one_keeps_its_class(tmp_path):
+    problem = Halved("bert_tiny_b16", "mcm36")
+    path = gg.solve(problem, "greedy").save(tmp_path / "s.json")
+    assert load_solution(path).problem_class == f"{__name__}:Halved"
+    assert validate(path).ok
+    assert not validate(path, problem_class=ChipletProblem).ok
 
 
 def test_own_problem__compares(graphopt, my_problem, tmp_path):

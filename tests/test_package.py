@@ -120,10 +120,7 @@ def test_rooms_that_serve_all_tasks__know_none_by_name():
     files = [path for room in SERVING for path in sorted((PACKAGE / room).rglob("*")) if path.suffix in (".py", ".j2")]
     assert len(files) > 15
     found = {str(path.relative_to(PACKAGE)): pattern.findall(path.read_text(encoding="utf-8")) for path in files}
-    assert {name for name, words in found.items() if words} <= set(WAITING)
-
-
-WAITING = ("cli/agents.py", "cli/reproduce.py")
+    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_package__never_imports_the_agents():

@@ -164,7 +164,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
-    check_output(out)
+    check_output(out, inputs=(checkpoint, graph, cluster))
     agent = importlib.import_module(CHECKPOINTS).load_checkpoint(checkpoint).agent
     if agent not in agents():
         raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(agents())}")

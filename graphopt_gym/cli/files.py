@@ -144,7 +144,7 @@ def capture(
     from graphopt_gym.graphs.capture import capture_from_spec
     from graphopt_gym.graphs.io import save_graph
 
-    check_output(out)
+    check_output(out, inputs=(f"{function.partition(':')[0].replace('.', '/')}.py",))
     graph = capture_from_spec(function)
     path = out or Path(f"{file_stem(graph.name)}.npz")
     save_graph(graph, path)
