@@ -55,7 +55,7 @@ class Agent:
 
 
 def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    return {entry.name: entry for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda one: one.name)}
 
 
 def agent_names() -> list[str]:

@@ -14,7 +14,7 @@ import inspect
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 import graphopt_gym  # noqa: F401 - registers the environments
 from graphopt_agents.core import run
-from graphopt_agents.core.checkpoints import load_checkpoint, load_weights
+from graphopt_agents.core.checkpoints import check_sizes, load_checkpoint, load_weights
 from graphopt_agents.core.run import AnyPath, Name
 from graphopt_agents.core.sb3 import ScaledRewards, Track, reward_scale, seeded
 from graphopt_gym.errors import InputError, unknown_name
@@ -77,10 +77,7 @@ class Args:
 
     def arguments(self, graph: Name | None = None, cluster: Name | None = None) -> dict[str, Any]:
         """Those of the environment; ``graph`` and ``cluster`` in place of its own."""
-        named = {
-            "graph": self.graph if graph is None else graph,
-            "cluster": self.cluster if cluster is None else cluster,
-        }
+        named = {"graph": graph or self.graph, "cluster": cluster or self.cluster}
         return {**self.environment, **{name: value for name, value in named.items() if value is not None}}
 
 
@@ -210,9 +207,12 @@ class Trainer(run.Trainer):
             InputError: no checkpoint of this agent, or a graph or cluster that is too large.
         """
         kept = load_checkpoint(checkpoint, cls.agent)
-        args = cls.kept_args(kept, str(checkpoint))
+        where, weights = str(checkpoint), kept.state.get("network", kept.state.get("policy", {}))  # as 0.1.0 called it
+        # no more room than an episode needs, whatever the file says
+        args = replace(cls.kept_args(kept, where), num_envs=2, episodes_per_rollout=1, minibatches=1)
+        check_sizes((args.width,), weights, where)
         trainer = cls(args, cls.make_tasks(args))
-        load_weights(trainer.network, kept.state.get("network") or kept.state.get("policy", {}), str(checkpoint))
+        load_weights(trainer.network, weights, where)
         return trainer.likeliest(graph, cluster)
 
     def likeliest(self, graph: Name | None = None, cluster: Name | None = None) -> Solution:

@@ -95,11 +95,16 @@ def check_workers(workers: int | str) -> int | str:
 
 
 @contextlib.contextmanager
-def _signals(at_once: bool) -> Iterator[list[int]]:
-    """The stop signals that have come; the first, where ``at_once``, and every later one raises KeyboardInterrupt."""
+def stop_signals(at_once: bool, say: str = "") -> Iterator[list[int]]:
+    """The stop signals that have come; the first, where ``at_once``, and every later one raises KeyboardInterrupt.
+
+    ``say``: to standard error at the first.
+    """
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
+        if not noted and say:
+            os.write(2, say.encode())  # print is not reentrant
         noted.append(number)
         if at_once or len(noted) > 1:
             raise KeyboardInterrupt
@@ -117,7 +122,7 @@ def _signals(at_once: bool) -> Iterator[list[int]]:
 
 
 def _here(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Answers:
-    with _signals(at_once=True) as noted:
+    with stop_signals(at_once=True) as noted:
         for number, job in enumerate(jobs):
             yield number, function(job)
             if noted:  # the job took it as its end, and returned
@@ -144,7 +149,7 @@ def _serve(pickled: bytes, pipe: Any) -> None:
     """A worker: takes jobs and gives answers until it is told to stop, or the other end of the pipe is gone."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the function imports a library that reads it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the first process sends SIGTERM on
-    with _signals(at_once=True) as noted, contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+    with stop_signals(at_once=True) as noted, contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         function = None
         while not noted:
             job = pipe.recv()
@@ -164,7 +169,7 @@ def _in_processes(function: Callable[[Any], Any], jobs: Sequence[Any], count: in
             busy[pipe] = number
             pipe.send(jobs[number])
 
-    with _signals(at_once=False) as noted:
+    with stop_signals(at_once=False) as noted:
         try:
             for _ in range(min(count, len(jobs))):
                 pipe, theirs = context.Pipe()
@@ -226,7 +231,7 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -
     numbers: dict[Any, int] = {}  # of the tasks that run
     try:
         task, shared = ray.remote(_answer).options(runtime_env={"env_vars": _environment()}), ray.put(function)
-        with _signals(at_once=False) as noted:  # after ray.init, which takes SIGTERM for itself
+        with stop_signals(at_once=False) as noted:  # after ray.init, which takes SIGTERM for itself
             todo, told = iter(range(len(jobs))), False
             while True:
                 # no more than run at once: Ray may lose the cancelling of a task that is just about to begin

@@ -194,6 +194,19 @@ def test_train__refuses_folders_and_damaged_checkpoints(small, tmp_path):
         Trainer.train(arguments(small, width=8), out, resume=True)
     with pytest.raises(InputError, match="is of agent 'ppo', not 'maskable_ppo'"):
         MaskableTrainer.train(arguments(small), out, resume=True)
+    with checkpoints.held_folder(out, resume=True), pytest.raises(InputError, match="another process is training into"):
+        Trainer.train(arguments(small), out, resume=True)
+    kept = checkpoints.load_checkpoint(out)
+    for args, state in (
+        ({**kept.args, "width": 10**12}, kept.state),
+        ({**kept.args, "width": 8}, kept.state),
+        (kept.args, {**kept.state, "network": {}}),
+        (kept.args, {**kept.state, "network": {"weight": "text"}}),
+    ):
+        path = checkpoints.save_checkpoint(tmp_path / "changed.pt", "ppo", args, state)
+        with pytest.raises(InputError, match="another network") as error:
+            Trainer.evaluate(path)
+        assert "\n" not in str(error.value)
     (out / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(InputError, match="damaged"):
         Trainer.train(arguments(small), out, resume=True)
@@ -217,7 +230,7 @@ def test_command__takes_any_environment_and_its_arguments(graphopt, tmp_path):
     for arguments, message in (
         (["train", "ppo", "--env", "Placement-v1"], "unknown environment 'Placement-v1'; did you mean 'Placement-v0'"),
         (["train", "ppo", "--set", "grupping=op"], "unknown argument of ppo 'grupping'; did you mean 'grouping'?"),
-        (["train", "gdp", "--env", "RewriteOrder-v0"], "agents for RewriteOrder-v0: ppo, maskable_ppo, rewrite"),
+        (["train", "gdp", "--env", "RewriteOrder-v0"], "agents for RewriteOrder-v0: maskable_ppo, ppo, rewrite"),
         (
             ["train", "maskable_ppo", "--env", "ChipletPartition-v0", "--set", "mode=sample"],
             "maskable_ppo masks choices, and an action of ChipletPartition-v0 is numbers here; train ppo",

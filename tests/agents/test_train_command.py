@@ -335,8 +335,11 @@ def reshaped(content):
         (["evaluate", "run", "--seed", "-1"], "seed is -1"),
         (["evaluate", "run", "--samples", "2", "--updates", "2"], "give one of them"),
         (["evaluate", "a.npz"], "'a.npz' "),
-        (["train", "ppo", "--graphs", "a.npz,b.npz"], "ppo trains on one graph, not 2; agents for several: gdp, chip"),
-        (["train", "ppo", "--start-from", "run"], "ppo takes no --start-from; agents that do: gdp, chiplet"),
+        (
+            ["train", "ppo", "--graphs", "a.npz,b.npz"],
+            "ppo trains on one graph, not 2; agents for several: chiplet, gdp",
+        ),
+        (["train", "ppo", "--start-from", "run"], "ppo takes no --start-from; agents that do: chiplet, gdp"),
         (["train", "ppo", "--out", "run", "--resume"], "is of agent 'gdp', not 'ppo'"),
     ],
 )

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ except ImportError:  # pragma: no cover - no POSIX system
 
 FORMAT, VERSION = "graphopt-agent", 1
 CHECKPOINT_NAME = "checkpoint.pt"
+OTHER_NETWORK = "{!r} holds weights of another network than its arguments say; train again"
 
 
 @dataclass(frozen=True)
@@ -141,22 +142,26 @@ def make_network(network_class: Any, config: Any, weights: Any, where: str) -> A
     Raises:
         InputError: the weights are not of the network that the configuration names.
     """
-    weights = weights if isinstance(weights, dict) else {}
-    held = sum(value.numel() for value in weights.values() if isinstance(value, torch.Tensor))
-    wrong = any(isinstance(size, int) and size > max(held, 10_000) for size in dataclasses.astuple(config))
-    if not wrong:
-        try:
-            with torch.device("meta"):  # where it takes no memory
-                sketch = network_class(config).state_dict()
-        except (RuntimeError, TypeError, ZeroDivisionError):
-            wrong = True
-    if wrong or {name: value.shape for name, value in sketch.items()} != {
-        name: getattr(value, "shape", None) for name, value in weights.items()
-    }:
-        raise InputError(f"{where!r} holds weights of another network than its arguments say; train again")
+    check_sizes(dataclasses.astuple(config), weights, where)
+    try:
+        with torch.device("meta"):  # where it takes no memory
+            sketch = network_class(config).state_dict()
+        wrong = {name: one.shape for name, one in sketch.items()} != {name: one.shape for name, one in weights.items()}
+    except (RuntimeError, TypeError, AttributeError, ZeroDivisionError):
+        wrong = True
+    if wrong:
+        raise InputError(OTHER_NETWORK.format(where))
     network = network_class(config)
     load_weights(network, weights, where)
     return network
+
+
+def check_sizes(sizes: Iterable[Any], weights: Any, where: str) -> None:
+    """Raises InputError for weights that are none, or too few for one of the sizes of their network."""
+    weights = weights if isinstance(weights, dict) else {}
+    held = sum(value.numel() for value in weights.values() if isinstance(value, torch.Tensor))
+    if not held or any(isinstance(size, int) and size > max(held, 10_000) for size in sizes):
+        raise InputError(OTHER_NETWORK.format(where))
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, Any], where: str) -> None:
@@ -168,7 +173,7 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Any], where: str
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, KeyError):
-        raise InputError(f"{where!r} holds weights of another network than its arguments say; train again") from None
+        raise InputError(OTHER_NETWORK.format(where)) from None
     if not all(torch.isfinite(value).all() for value in module.state_dict().values()):
         raise InputError(f"{where!r} holds weights that are not finite; train again")
 

@@ -14,11 +14,9 @@ import io
 import json
 import math
 import os
-import signal
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -35,8 +33,10 @@ from graphopt_gym.files import file_stem, write_text
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.registration import make_problem, task_of
 from graphopt_gym.search.solve import Evaluator
+from graphopt_gym.search.workers import stop_signals
 
 SCALARS = ("mean_reward", "entropy", "best_cost", "mean_cost", "valid_share", "divergence", "evaluations")
+STOPPING = "stopping after this update; Ctrl-C again stops at once, without it\n"
 MOST_SEED = 2**64 - 1  # that torch takes
 FREE_ARGUMENTS = ("updates", "steps", "checkpoint_every")  # may differ when a run goes on
 
@@ -437,15 +437,18 @@ class Trainer(ABC):
         trainer = cls(args, tasks, network)
         if kept is not None:
             if kept.facts.get("fingerprints") != trainer.fingerprints():
-                raise InputError(f"{where!r} was trained on other graphs, clusters or op times; use another folder")
+                raise InputError(
+                    f"{where!r} was trained on other graphs, clusters or op times, or by another version; "
+                    "use another folder"
+                )
             trainer.restore(kept.state, where)
         trainer.run(progress, folder)
         return trainer
 
     def run(self, progress: Progress | None = None, folder: Path | None = None) -> None:
         """Updates up to the length that the arguments say, or to the first signal; written to the folder."""
-        with stop_on_signals() as stopped, _tensorboard(folder, self.updates + 1) as board:
-            while self.interrupted and not stopped():
+        with stop_signals(at_once=False, say=STOPPING) as noted, _tensorboard(folder, self.updates + 1) as board:
+            while self.interrupted and not noted:
                 for row in self.update():
                     if progress:
                         progress(row)
@@ -625,29 +628,6 @@ def clipped_loss(
             "divergence": float((ratio - 1 - log_ratio).sum() / count),
         }
     return -gain - entropy * mean_entropy, measures
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C, or request to terminate, into a request to stop; the second one interrupts as usual."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        os.write(2, b"stopping after this update; Ctrl-C again stops at once, without it\n")  # print is not reentrant
-
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
-        yield lambda: asked
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tensorboard(folder: Path | None, update: int) -> contextlib.AbstractContextManager[Any]:
