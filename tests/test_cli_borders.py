@@ -198,6 +198,7 @@ def test_solve__names_are_printed_as_they_are(graphopt, tmp_path):
          "rewrite"),
         ("egglog", ["solve", "RewriteOrder-v0", "-g", "small_fire", "-m", "saturation_greedy", "--option",
                     "engine=egglog"], "rewrite"),
+        ("torch_geometric", ["solve", *SMALL, "-g", "bert_base", "-m", "gdp"], "agents"),
         ("z3", ["solve", "ChipletPartition-v0", "-g", "vgg11_b1", "-c", "mcm4", "-m", "exact"], "solver"),
         ("z3", ["compare", "ChipletPartition-v0", "-g", "vgg11_b1", "-c", "mcm4", "--methods", "single,exact"],
          "solver"),

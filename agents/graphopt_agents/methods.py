@@ -17,7 +17,7 @@ def _method(module: str, summary: str, source: str, name: str | None = None, **a
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         importlib.import_module(f"graphopt_agents.{module}").method_run(**arguments)(evaluator, rng)
 
-    return Method(name or module, run, summary, source, random=True)
+    return Method(name or module, run, summary, source, random=True, needs=("torch_geometric", "torch"))
 
 
 GDP_PAPER = "Zhou et al., GDP, arXiv:1910.01578, 2019"
