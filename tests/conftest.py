@@ -21,6 +21,6 @@ def graphopt(monkeypatch, capsys):
 def ray_cluster():
     """A Ray that is there already: two workers on this machine."""
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -46,8 +46,9 @@ def run_side_by_side(
         function: a module's own, or a ``functools.partial`` of one; it and the jobs are pickled.
         jobs: what it is called with. They are begun in this order.
         workers: processes of this machine, which are spawned (1: this one); ``"ray"``: a task a CPU of the Ray cluster
-            that runs here, or else of one that is started for the time; ``"auto"``, ``"ray://host:port"`` or
-            ``"host:port"``: of a Ray cluster that is there already. Its machines need this package too.
+            that ``RAY_ADDRESS`` names, or else of one that is started here for the time; ``"auto"`` (the one that runs
+            here), ``"ray://host:port"`` or ``"host:port"``: of one that is there already. Its machines need this
+            package too.
         progress: called in this process with (the job's number, its result) when a job is done.
 
     Returns:
@@ -224,7 +225,8 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence[Any], address: str) -
     own = not ray.is_initialized()
     if own:
         try:
-            ray.init(None if address == "ray" else address, log_to_driver=False, logging_level=logging.ERROR)
+            where = os.environ.get("RAY_ADDRESS", "local") if address == "ray" else address
+            ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             why = str(error).strip().partition("\n")[0]
             raise InputError(f"workers is {address!r}; no Ray answers there: {why}") from None
