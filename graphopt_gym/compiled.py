@@ -22,6 +22,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
@@ -31,10 +32,11 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
-from numba.core import config, types
+from numba.core import config, event, types
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
@@ -49,11 +51,21 @@ SLOW_S = 1.0  # waiting longer than this for a compilation is explained
 KERNELS: list[Dispatcher] = []  # every kernel of the modules loaded so far
 
 
+_compiling = event.TimingListener()
+event.register("numba:compiler_lock", _compiling)
+
+
 class Tally:
     """What this process did: kernels compiled, and kernels loaded from disk, each signature one."""
 
     compiled = 0
     loaded = 0
+
+
+def clock() -> float:
+    """Seconds by a clock that stands still while kernels are compiled or loaded, so that a limit means the same on a
+    machine's first run."""
+    return time.perf_counter() - (_compiling.duration if _compiling.done else 0.0)
 
 
 def kernel(function: Callable[..., Any] | None = None, *, inner: bool = False, allocates: bool = True) -> Any:
@@ -101,9 +113,10 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """The compiled form for a signature; None where none is kept, or what is kept is damaged."""
-        target_context.refresh()
+        rtsys.initialize(target_context)  # all that running a kernel needs; what compiling needs takes long to import
         found = self._load(sig, target_context) if self._enabled else None
         if found is None:
+            target_context.refresh()
             _Notes.compiling(self.cache_path)
         else:
             Tally.loaded += 1
@@ -119,7 +132,7 @@ class KernelCache(_Cache):
             _Notes.say_kept_nowhere("no folder for it can be written")
             return
         parts = self._parts(sig, data.codegen)
-        content = dumps(data._reduce())
+        content = dumps((_hashes(data), data._reduce()))
         path = Path(folder, _file_name(parts))
         stem, machine, code, _ = path.stem.rsplit("-", 3)
         try:
@@ -139,7 +152,10 @@ class KernelCache(_Cache):
             content = whole[CHECKSUM_BYTES:]
             if whole[:CHECKSUM_BYTES] == _checksum(parts, content):
                 with contextlib.suppress(Exception):  # whatever it is, compiling anew does
-                    return CompileResult._rebuild(target_context, *pickle.loads(content))
+                    hashes, reduced = pickle.loads(content)
+                    if hashes:
+                        target_context.refresh()
+                    return CompileResult._rebuild(target_context, *reduced)
         return None
 
     @property
@@ -160,6 +176,11 @@ class KernelCache(_Cache):
 
 def _file_name(parts: tuple[str, str, str, str]) -> str:
     return "-".join([parts[0], *(_digest(part)[:12] for part in parts[1:])]) + SUFFIX
+
+
+def _hashes(data: Any) -> bool:
+    """Whether a compiled form hashes: the linker finds what that takes only once all of Numba is loaded."""
+    return any("hashsecret" in variable.name for variable in data.library._final_module.global_variables)
 
 
 def fingerprint(made: Dispatcher) -> str:

@@ -70,6 +70,8 @@ class Task:
         benchmarks: of this task, by name.
         commands: what can be done with its solutions alone, by the name of the command. ``measure``, a function of
             stored solutions, ``say`` and limits, gives a table; ``export``, of one and a path, writes a file.
+        toys: arguments of its environments with which an episode takes milliseconds, for each form of them that has
+            compiled code of its own: what ``graphopt warmup`` compiles. None where nothing is compiled.
 
     Raises:
         InputError: no variant.
@@ -86,6 +88,7 @@ class Task:
     catalogs: Mapping[str, str] = field(default_factory=lambda: {"graph": "graphs", "cluster": "clusters"})
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     commands: Mapping[str, Reference] = field(default_factory=dict)
+    toys: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.variants:

@@ -73,6 +73,14 @@ def test_kernel__is_compiled_once(toy):
     assert toy.files()[0].stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
+def test_load__kernel_that_hashes__links(toy):
+    use = "@kernel\ndef total(numbers):\n    return len({numbers[0], numbers[1]}) + (hash(numbers[0]) != -1)\n"
+    (toy.folder / "toy.py").write_text(SOURCE.split("FACTOR")[0] + use)
+    run = RUN.replace("np.arange(5)", "('one', 'two')")
+    assert toy.run(run)[0] == [3, 1, 0]
+    assert toy.run(run)[0] == [3, 0, 1]
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "garbage", "another's", "a folder"])
 def test_load__damaged_file__compiles_anew(toy, damage):
     toy.run()

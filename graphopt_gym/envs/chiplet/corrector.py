@@ -12,12 +12,12 @@ unless memory is a rule.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.compiled import clock
 from graphopt_gym.envs.chiplet.propagator import (
     DONE,
     EXHAUSTED,
@@ -177,7 +177,7 @@ class Corrector:
     def _run(
         self, weights: np.ndarray, candidate: np.ndarray | None, rng: np.random.Generator, first: np.ndarray | None
     ) -> Correction:
-        started = time.perf_counter()
+        started = clock()
         has_memory = self.rules.memory.asked
         plan = [self.rules] * ATTEMPTS + [self.chain_rules]
         if has_memory:
@@ -222,7 +222,7 @@ class Corrector:
                 reason = "no partition fits the chips' memory: every one was excluded"
                 break
             reason = f"no partition found that fits the chips' memory in {attempts} attempts"
-            late = time.perf_counter() - started > self.seconds
+            late = clock() - started > self.seconds
         if decision is None:
             decision = np.zeros(self.num_ops, np.int32)
         failed = self._correction(decision, candidate, backtracks, nodes, attempts, False)
