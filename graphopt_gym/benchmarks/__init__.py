@@ -4,6 +4,10 @@ from graphopt_gym.task import Benchmark
 
 BENCHMARKS = {
     "graphs": Benchmark("graphopt_gym.benchmarks.graphs:graphs_report", "milliseconds to read and to build graphs"),
+    "start": Benchmark(
+        "graphopt_gym.benchmarks.start:start_report",
+        "seconds from nothing to a first outcome and a first step, with nothing compiled yet and later",
+    ),
     "simulator": Benchmark(
         "graphopt_gym.benchmarks.simulator:simulator_report",
         "seconds an evaluation, against a plain Python twin and other simulators",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from graphopt_gym.cli import agents, bench, files, listing, reproduce, solving
+from graphopt_gym.cli import agents, bench, files, listing, reproduce, solving, warmup
 
 app = typer.Typer(
     name="graphopt",
@@ -26,6 +26,7 @@ app.command("export")(files.export)
 app.command("capture")(files.capture)
 app.command("reproduce")(reproduce.reproduce)
 app.command("bench")(bench.bench)
+app.command("warmup")(warmup.warmup)
 
 
 @app.callback(invoke_without_command=True)

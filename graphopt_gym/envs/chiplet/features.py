@@ -148,7 +148,7 @@ def _relatives(edges: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.nda
     """(shares of the work of ancestors and of descendants, level and height to the longest way), float64 [N] each."""
     n = len(share)
     above, level = _one_way(edges, share)
-    below, height = _one_way(np.ascontiguousarray(n - 1 - edges[:, ::-1])[::-1], share[::-1])
+    below, height = _one_way(np.ascontiguousarray(n - 1 - edges[:, ::-1])[::-1], share[::-1].copy())
     longest = max(1.0, level.max())
     return above, below[::-1], level / longest, height[::-1] / longest
 

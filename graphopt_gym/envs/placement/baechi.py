@@ -36,7 +36,7 @@ class Account(NamedTuple):
     added: np.ndarray  # float64 [1] bytes that the last unit looked at would add, over devices and time
 
 
-@kernel
+@kernel(inner=True)
 def _open_account(instance, capacity_bytes):
     num_devices, num_buckets = capacity_bytes.shape[0], instance.profile.shape[1]
     return Account(
@@ -52,7 +52,7 @@ def _open_account(instance, capacity_bytes):
     )
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _copy(instance, account, device, tensor, until, undone):
     """Count a copy of a tensor on a device until a bucket, as far as it is not counted yet."""
     counted = account.copy_until[device, tensor]
@@ -70,7 +70,7 @@ def _copy(instance, account, device, tensor, until, undone):
     return undone + 1
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _charge(instance, account, device_of_unit, unit, device, keep):
     """Bytes above capacity (below: negative), at the worst time and device, were a unit placed on a device.
 
@@ -117,7 +117,7 @@ def _charge(instance, account, device_of_unit, unit, device, keep):
     return worst
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _least_overflow(instance, account, device_of_unit, unit):
     best, least = 0, _charge(instance, account, device_of_unit, unit, 0, False)
     for device in range(1, account.used.shape[0]):
@@ -269,7 +269,7 @@ def _relaxed_favourites(
     return result.x[:edges] if result.status == 0 else None
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _push(heap, keys, ranks, size, task):
     """Into a heap of tasks: least key first, then highest rank, then lowest index. Returns the new size."""
     position = size
@@ -283,7 +283,7 @@ def _push(heap, keys, ranks, size, task):
     return size + 1
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _pop(heap, keys, ranks, size):
     size -= 1
     task, position = heap[size], 0
@@ -299,7 +299,7 @@ def _pop(heap, keys, ranks, size):
     return size
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _precedes(keys, ranks, a, b):
     if keys[a] != keys[b]:
         return keys[a] < keys[b]
@@ -317,7 +317,7 @@ class Transfers(NamedTuple):
     undo_free_s: np.ndarray  # float64 scratch
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _receive(instance, transfers, device_of_unit, finish, task, device, keep):
     """When all inputs of a task are on a device, each transfer waiting for its link. With ``keep`` they are planned."""
     latest = 0.0
@@ -524,7 +524,7 @@ def _etf(instance, capacity_bytes, favourite, slack):
     return device_of_unit, start, finish, fits
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _may_run(instance, account, device_of_unit, done, refused, task, device):
     """1: a ready task may run on a device; 0: it may not; 2: nor on any other, its unit has no memory anywhere."""
     if done[task]:

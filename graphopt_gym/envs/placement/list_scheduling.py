@@ -151,7 +151,7 @@ def upward_rank(mean_s, mean_transfer_s, tensor_ptr, reader_ptr, reader):
     return rank
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _arrival(instance, device_of_unit, finish, task, device):
     """When all inputs of a task are on a device. A source of a unit not yet placed is there at 0."""
     latest = 0.0
@@ -212,7 +212,7 @@ def _heft(instance, order):
     return device_of_unit, start, finish
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _first_after(ends, count, when):
     """The first interval that ends after ``when``."""
     low, high = 0, count
@@ -225,7 +225,7 @@ def _first_after(ends, count, when):
     return low
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _earliest_gap(begins, ends, count, arrival, duration):
     candidate = arrival
     for position in range(_first_after(ends, count, arrival), count):
@@ -235,7 +235,7 @@ def _earliest_gap(begins, ends, count, arrival, duration):
     return candidate
 
 
-@kernel
+@kernel(inner=True, allocates=False)
 def _occupy(begins, ends, count, begin, end, shortest):
     """Insert an interval that overlaps no other; returns the new count."""
     position = _first_after(ends, count, begin)
