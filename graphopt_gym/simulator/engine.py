@@ -71,10 +71,10 @@ def _heap_pop(heap, base, heap_size, device, priority, ready):
     return top
 
 
-@kernel(inner=True)
-def _run(
-    placement,  # int32 [K] device of each task
-    priority,  # float64 [K], or [0] for first come, first served
+@kernel
+def run(
+    placements,  # int32 [B, K] device of each task
+    priorities,  # float64 [B, K], or [B, 0] for first come, first served
     durations,  # float64 [types, K] seconds
     device_type,  # int32 [D]
     link_of,  # int32 [D, D]
@@ -93,355 +93,6 @@ def _run(
     input_ptr,
     input_tensor,
     record,  # bool: return the transfers
-    start,  # float64 [K], filled
-    finish,  # float64 [K], filled
-    peak_bytes,  # int64 [D], filled
-    peak_time_s,  # float64 [D], filled
-    busy_s,  # float64 [D], filled
-):
-    """Run one step. Returns (makespan_s, transfers float64 [X, 6], done).
-
-    A transfer row is (tensor, source device, destination device, request, start, finish); there are none unless
-    ``record``. ``done`` counts the tasks that finished: fewer than K where the task graph has a cycle.
-
-    Calls with array arguments cost reference counts in a compiled loop, so this is one long function on purpose.
-    """
-    num_tasks = placement.shape[0]
-    num_devices = device_type.shape[0]
-    num_links = link_latency_s.shape[0]
-    num_tensors = tensor_bytes.shape[0]
-    by_priority = priority.shape[0] > 0
-
-    # how many transfers at most: a tensor goes at most once to each other device that reads it
-    most = 0
-    for tensor in range(num_tensors):
-        most += min(reader_ptr[tensor + 1] - reader_ptr[tensor], num_devices - 1)
-
-    waiting = np.empty(num_tasks, np.int32)  # inputs not yet on the task's device
-    ready = np.empty(num_tasks, np.float64)
-    fresh = np.empty(num_tasks, np.int32)  # tasks that became ready at this instant
-    num_fresh = 0
-    # the ready queue of a device: a linked list, or, by priority, a heap
-    before = np.full(num_tasks, -1, np.int32)
-    after = np.full(num_tasks, -1, np.int32)
-    head = np.full(num_devices, -1, np.int32)
-    tail = np.full(num_devices, -1, np.int32)
-    heap = np.empty(num_tasks if by_priority else 0, np.int32)
-    heap_start = np.zeros(num_devices + 1, np.int64)
-    heap_size = np.zeros(num_devices, np.int64)
-    running = np.full(num_devices, -1, np.int32)
-    until = np.full(num_devices, INFINITY)
-    try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
-    device_listed = np.zeros(num_devices, np.bool_)
-    num_try_devices = 0
-
-    # transfers, numbered by request; the queue of a link is a linked list of them
-    x_tensor = np.empty(most, np.int32)
-    x_target = np.empty(most, np.int32)
-    x_request = np.empty(most, np.float64)
-    x_before = np.empty(most, np.int32)
-    x_after = np.empty(most, np.int32)
-    x_start = np.empty(most if record else 0, np.float64)
-    x_finish = np.empty(most if record else 0, np.float64)
-    num_transfers = 0
-    link_head = np.full(num_links, -1, np.int32)
-    link_tail = np.full(num_links, -1, np.int32)
-    link_running = np.full(num_links, -1, np.int32)
-    active = np.empty(num_links, np.int32)  # links that carry something now
-    active_until = np.empty(num_links, np.float64)
-    num_active = 0
-    try_links = np.empty(num_links, np.int32)  # idle links that may have something to carry
-    link_listed = np.zeros(num_links, np.bool_)
-    num_try_links = 0
-    ending = np.empty(num_devices + num_links + 1, np.int32)  # what ends now: devices, then positions in `active`
-    num_ending = 0
-    num_ending_devices = 0
-
-    memory = np.zeros(num_devices, np.int64)
-    storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
-    copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
-
-    for device in range(num_devices):
-        busy_s[device] = 0.0
-        peak_time_s[device] = 0.0
-    for task in range(num_tasks):
-        waiting[task] = input_ptr[task + 1] - input_ptr[task]
-        memory[placement[task]] += persistent_bytes[task]
-        if by_priority:
-            heap_start[placement[task] + 1] += 1
-        if waiting[task] == 0 and not is_source[task]:
-            fresh[num_fresh] = task
-            num_fresh += 1
-    for device in range(num_devices):
-        heap_start[device + 1] += heap_start[device]
-
-    now = 0.0
-    done = 0
-    makespan = 0.0
-    # The first round takes in the sources; every later one takes in the finishes of its instant.
-    first_round = True
-    next_source = 0
-    while True:
-        # ---- tasks that finish now
-        turn = 0
-        while True:
-            if first_round:
-                while next_source < num_tasks and not is_source[next_source]:
-                    next_source += 1
-                if next_source == num_tasks:
-                    break
-                finished = next_source
-                next_source += 1
-                start[finished] = 0.0
-                finish[finished] = 0.0
-                home = placement[finished]
-                for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
-                    memory[home] += storage_bytes[storage]
-            else:
-                if turn == num_ending_devices:
-                    break
-                home = ending[turn]
-                turn += 1
-                finished = running[home]
-                running[home] = -1
-                until[home] = INFINITY
-                if not device_listed[home]:
-                    device_listed[home] = True
-                    try_devices[num_try_devices] = home
-                    num_try_devices += 1
-            done += 1
-            # let go of what it read
-            for position in range(input_ptr[finished], input_ptr[finished + 1]):
-                tensor = input_tensor[position]
-                if copy_left[home, tensor] > 0:
-                    copy_left[home, tensor] -= 1
-                    if copy_left[home, tensor] == 0:
-                        memory[home] -= tensor_bytes[tensor]
-                else:
-                    storage = tensor_storage[tensor]
-                    storage_left[storage] -= 1
-                    if storage_left[storage] == 0:
-                        memory[home] -= storage_bytes[storage]
-            # hand out what it made
-            for tensor in range(tensor_ptr[finished], tensor_ptr[finished + 1]):
-                storage = tensor_storage[tensor]
-                for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-                    task = reader[position]
-                    target = placement[task]
-                    if target == home:
-                        storage_left[storage] += 1
-                        waiting[task] -= 1
-                        if waiting[task] == 0:
-                            fresh[num_fresh] = task
-                            num_fresh += 1
-                        continue
-                    copy_left[target, tensor] += 1
-                    if copy_left[target, tensor] > 1:
-                        continue  # requested for an earlier reader there
-                    storage_left[storage] += 1
-                    link = link_of[home, target]
-                    x = num_transfers
-                    num_transfers += 1
-                    x_tensor[x] = tensor
-                    x_target[x] = target
-                    x_request[x] = now
-                    # requests come in order of time, so only ties move one forward
-                    other = link_tail[link]
-                    while (
-                        other != -1
-                        and x_request[other] == now
-                        and (x_tensor[other] > tensor or (x_tensor[other] == tensor and x_target[other] > target))
-                    ):
-                        other = x_before[other]
-                    x_before[x] = other
-                    if other == -1:
-                        x_after[x] = link_head[link]
-                        link_head[link] = x
-                    else:
-                        x_after[x] = x_after[other]
-                        x_after[other] = x
-                    if x_after[x] == -1:
-                        link_tail[link] = x
-                    else:
-                        x_before[x_after[x]] = x
-                    if link_running[link] == -1 and not link_listed[link]:
-                        link_listed[link] = True
-                        try_links[num_try_links] = link
-                        num_try_links += 1
-            for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
-                if storage_left[storage] == 0:
-                    memory[home] -= storage_bytes[storage]
-
-        # ---- transfers that finish now
-        for turn in range(num_ending - 1, num_ending_devices - 1, -1):  # last first: a removal moves the last one up
-            position = ending[turn]
-            link = active[position]
-            num_active -= 1
-            active[position] = active[num_active]
-            active_until[position] = active_until[num_active]
-            x = link_running[link]
-            link_running[link] = -1
-            if not link_listed[link]:
-                link_listed[link] = True
-                try_links[num_try_links] = link
-                num_try_links += 1
-            tensor = x_tensor[x]
-            target = x_target[x]
-            storage = tensor_storage[tensor]
-            storage_left[storage] -= 1
-            if storage_left[storage] == 0:
-                memory[placement[tensor_task[tensor]]] -= storage_bytes[storage]
-            for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-                task = reader[position]
-                if placement[task] == target:
-                    waiting[task] -= 1
-                    if waiting[task] == 0:
-                        fresh[num_fresh] = task
-                        num_fresh += 1
-
-        if first_round:
-            first_round = False
-            for device in range(num_devices):
-                peak_bytes[device] = memory[device]
-
-        # ---- queue what became ready
-        for position in range(num_fresh):
-            task = fresh[position]
-            ready[task] = now
-            device = placement[task]
-            if by_priority:
-                _heap_push(heap, heap_start[device], heap_size, device, task, priority, ready)
-            else:  # tasks come in order of ready time, so only ties move one forward
-                other = tail[device]
-                while other != -1 and ready[other] == now and other > task:
-                    other = before[other]
-                before[task] = other
-                if other == -1:
-                    after[task] = head[device]
-                    head[device] = task
-                else:
-                    after[task] = after[other]
-                    after[other] = task
-                if after[task] == -1:
-                    tail[device] = task
-                else:
-                    before[after[task]] = task
-            if running[device] == -1 and not device_listed[device]:
-                device_listed[device] = True
-                try_devices[num_try_devices] = device
-                num_try_devices += 1
-        num_fresh = 0
-
-        # ---- start what can start
-        for position in range(num_try_devices):
-            device = try_devices[position]
-            device_listed[device] = False
-            if by_priority:
-                if heap_size[device] == 0:
-                    continue
-                task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
-            else:
-                task = head[device]
-                if task == -1:
-                    continue
-                head[device] = after[task]
-                if after[task] == -1:
-                    tail[device] = -1
-                else:
-                    before[after[task]] = -1
-            duration = durations[device_type[device], task]
-            running[device] = task
-            until[device] = now + duration
-            start[task] = now
-            finish[task] = now + duration
-            busy_s[device] += duration
-            if now + duration > makespan:
-                makespan = now + duration
-            for storage in range(storage_ptr[task], storage_ptr[task + 1]):
-                memory[device] += storage_bytes[storage]
-            if memory[device] > peak_bytes[device]:
-                peak_bytes[device] = memory[device]
-                peak_time_s[device] = now
-        num_try_devices = 0
-        for position in range(num_try_links):
-            link = try_links[position]
-            link_listed[link] = False
-            x = link_head[link]
-            if x == -1:
-                continue
-            link_head[link] = x_after[x]
-            if x_after[x] == -1:
-                link_tail[link] = -1
-            else:
-                x_before[x_after[x]] = -1
-            tensor = x_tensor[x]
-            target = x_target[x]
-            link_running[link] = x
-            ends = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
-            active[num_active] = link
-            active_until[num_active] = ends
-            num_active += 1
-            if record:
-                x_start[x] = now
-                x_finish[x] = ends
-            memory[target] += tensor_bytes[tensor]
-            if memory[target] > peak_bytes[target]:
-                peak_bytes[target] = memory[target]
-                peak_time_s[target] = now
-        num_try_links = 0
-
-        # ---- go to the next finish, and note all that end then (the least first, without branches, then who has it)
-        next_time = INFINITY
-        for device in range(num_devices):
-            next_time = until[device] if until[device] < next_time else next_time
-        for position in range(num_active):
-            next_time = active_until[position] if active_until[position] < next_time else next_time
-        if next_time == INFINITY:
-            break
-        now = next_time
-        num_ending = 0
-        for device in range(num_devices):
-            ending[num_ending] = device
-            num_ending += until[device] == now
-        num_ending_devices = num_ending
-        for position in range(num_active):
-            ending[num_ending] = position
-            num_ending += active_until[position] == now
-
-    transfers = np.empty((num_transfers if record else 0, 6), np.float64)
-    if record:
-        for x in range(num_transfers):
-            transfers[x, 0] = x_tensor[x]
-            transfers[x, 1] = placement[tensor_task[x_tensor[x]]]
-            transfers[x, 2] = x_target[x]
-            transfers[x, 3] = x_request[x]
-            transfers[x, 4] = x_start[x]
-            transfers[x, 5] = x_finish[x]
-    return makespan, transfers, done
-
-
-@kernel
-def run(
-    placements,  # int32 [B, K] device of each task
-    priorities,  # float64 [B, K], or [B, 0] for first come, first served
-    durations,  # from here on as in _run
-    device_type,
-    link_of,
-    link_latency_s,
-    link_bytes_per_s,
-    is_source,
-    persistent_bytes,
-    storage_ptr,
-    storage_bytes,
-    tensor_ptr,
-    tensor_bytes,
-    tensor_storage,
-    tensor_task,
-    reader_ptr,
-    reader,
-    input_ptr,
-    input_tensor,
-    record,
     start,  # float64 [K], filled: of the last decision
     finish,  # float64 [K], filled: of the last decision
     makespans,  # float64 [B], filled
@@ -451,14 +102,328 @@ def run(
 ):
     """Run a step for each of B decisions, one after the other. Returns (transfers, done) of the last one.
 
-    The only way into the engine, so that one form of it is compiled, for one decision and for many.
+    Transfers are float64 [X, 6], rows of (tensor, source device, destination device, request, start, finish); none
+    unless ``record``. ``done`` counts the tasks that finished: fewer than K where the task graph has a cycle.
+
+    Calls with array arguments cost reference counts in a compiled loop, and every way in, and every function on the
+    way, costs time to compile. So this is one long function on purpose, for one decision and for many.
     """
     transfers, done = np.empty((0, 6)), 0
     for row in range(placements.shape[0]):
-        makespans[row], transfers, done = _run(
-            placements[row], priorities[row], durations, device_type, link_of, link_latency_s, link_bytes_per_s,
-            is_source, persistent_bytes, storage_ptr, storage_bytes, tensor_ptr, tensor_bytes, tensor_storage,
-            tensor_task, reader_ptr, reader, input_ptr, input_tensor, record, start, finish, peaks[row],
-            peak_times[row], busy[row],
-        )  # fmt: skip
+        placement, priority = placements[row], priorities[row]
+        peak_bytes, peak_time_s, busy_s = peaks[row], peak_times[row], busy[row]
+        num_tasks = placement.shape[0]
+        num_devices = device_type.shape[0]
+        num_links = link_latency_s.shape[0]
+        num_tensors = tensor_bytes.shape[0]
+        by_priority = priority.shape[0] > 0
+
+        # how many transfers at most: a tensor goes at most once to each other device that reads it
+        most = 0
+        for tensor in range(num_tensors):
+            most += min(reader_ptr[tensor + 1] - reader_ptr[tensor], num_devices - 1)
+
+        waiting = np.empty(num_tasks, np.int32)  # inputs not yet on the task's device
+        ready = np.empty(num_tasks, np.float64)
+        fresh = np.empty(num_tasks, np.int32)  # tasks that became ready at this instant
+        num_fresh = 0
+        # the ready queue of a device: a linked list, or, by priority, a heap
+        before = np.full(num_tasks, -1, np.int32)
+        after = np.full(num_tasks, -1, np.int32)
+        head = np.full(num_devices, -1, np.int32)
+        tail = np.full(num_devices, -1, np.int32)
+        heap = np.empty(num_tasks if by_priority else 0, np.int32)
+        heap_start = np.zeros(num_devices + 1, np.int64)
+        heap_size = np.zeros(num_devices, np.int64)
+        running = np.full(num_devices, -1, np.int32)
+        until = np.full(num_devices, INFINITY)
+        try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
+        device_listed = np.zeros(num_devices, np.bool_)
+        num_try_devices = 0
+
+        # transfers, numbered by request; the queue of a link is a linked list of them
+        x_tensor = np.empty(most, np.int32)
+        x_target = np.empty(most, np.int32)
+        x_request = np.empty(most, np.float64)
+        x_before = np.empty(most, np.int32)
+        x_after = np.empty(most, np.int32)
+        x_start = np.empty(most if record else 0, np.float64)
+        x_finish = np.empty(most if record else 0, np.float64)
+        num_transfers = 0
+        link_head = np.full(num_links, -1, np.int32)
+        link_tail = np.full(num_links, -1, np.int32)
+        link_running = np.full(num_links, -1, np.int32)
+        active = np.empty(num_links, np.int32)  # links that carry something now
+        active_until = np.empty(num_links, np.float64)
+        num_active = 0
+        try_links = np.empty(num_links, np.int32)  # idle links that may have something to carry
+        link_listed = np.zeros(num_links, np.bool_)
+        num_try_links = 0
+        ending = np.empty(num_devices + num_links + 1, np.int32)  # what ends now: devices, then positions in `active`
+        num_ending = 0
+        num_ending_devices = 0
+
+        memory = np.zeros(num_devices, np.int64)
+        storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
+        copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
+
+        for device in range(num_devices):
+            busy_s[device] = 0.0
+            peak_time_s[device] = 0.0
+        for task in range(num_tasks):
+            waiting[task] = input_ptr[task + 1] - input_ptr[task]
+            memory[placement[task]] += persistent_bytes[task]
+            if by_priority:
+                heap_start[placement[task] + 1] += 1
+            if waiting[task] == 0 and not is_source[task]:
+                fresh[num_fresh] = task
+                num_fresh += 1
+        for device in range(num_devices):
+            heap_start[device + 1] += heap_start[device]
+
+        now = 0.0
+        done = 0
+        makespan = 0.0
+        # The first round takes in the sources; every later one takes in the finishes of its instant.
+        first_round = True
+        next_source = 0
+        while True:
+            # ---- tasks that finish now
+            turn = 0
+            while True:
+                if first_round:
+                    while next_source < num_tasks and not is_source[next_source]:
+                        next_source += 1
+                    if next_source == num_tasks:
+                        break
+                    finished = next_source
+                    next_source += 1
+                    start[finished] = 0.0
+                    finish[finished] = 0.0
+                    home = placement[finished]
+                    for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
+                        memory[home] += storage_bytes[storage]
+                else:
+                    if turn == num_ending_devices:
+                        break
+                    home = ending[turn]
+                    turn += 1
+                    finished = running[home]
+                    running[home] = -1
+                    until[home] = INFINITY
+                    if not device_listed[home]:
+                        device_listed[home] = True
+                        try_devices[num_try_devices] = home
+                        num_try_devices += 1
+                done += 1
+                # let go of what it read
+                for position in range(input_ptr[finished], input_ptr[finished + 1]):
+                    tensor = input_tensor[position]
+                    if copy_left[home, tensor] > 0:
+                        copy_left[home, tensor] -= 1
+                        if copy_left[home, tensor] == 0:
+                            memory[home] -= tensor_bytes[tensor]
+                    else:
+                        storage = tensor_storage[tensor]
+                        storage_left[storage] -= 1
+                        if storage_left[storage] == 0:
+                            memory[home] -= storage_bytes[storage]
+                # hand out what it made
+                for tensor in range(tensor_ptr[finished], tensor_ptr[finished + 1]):
+                    storage = tensor_storage[tensor]
+                    for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                        task = reader[position]
+                        target = placement[task]
+                        if target == home:
+                            storage_left[storage] += 1
+                            waiting[task] -= 1
+                            if waiting[task] == 0:
+                                fresh[num_fresh] = task
+                                num_fresh += 1
+                            continue
+                        copy_left[target, tensor] += 1
+                        if copy_left[target, tensor] > 1:
+                            continue  # requested for an earlier reader there
+                        storage_left[storage] += 1
+                        link = link_of[home, target]
+                        x = num_transfers
+                        num_transfers += 1
+                        x_tensor[x] = tensor
+                        x_target[x] = target
+                        x_request[x] = now
+                        # requests come in order of time, so only ties move one forward
+                        other = link_tail[link]
+                        while (
+                            other != -1
+                            and x_request[other] == now
+                            and (x_tensor[other] > tensor or (x_tensor[other] == tensor and x_target[other] > target))
+                        ):
+                            other = x_before[other]
+                        x_before[x] = other
+                        if other == -1:
+                            x_after[x] = link_head[link]
+                            link_head[link] = x
+                        else:
+                            x_after[x] = x_after[other]
+                            x_after[other] = x
+                        if x_after[x] == -1:
+                            link_tail[link] = x
+                        else:
+                            x_before[x_after[x]] = x
+                        if link_running[link] == -1 and not link_listed[link]:
+                            link_listed[link] = True
+                            try_links[num_try_links] = link
+                            num_try_links += 1
+                for storage in range(storage_ptr[finished], storage_ptr[finished + 1]):
+                    if storage_left[storage] == 0:
+                        memory[home] -= storage_bytes[storage]
+
+            # ---- transfers that finish now
+            for turn in range(
+                num_ending - 1, num_ending_devices - 1, -1
+            ):  # last first: a removal moves the last one up
+                position = ending[turn]
+                link = active[position]
+                num_active -= 1
+                active[position] = active[num_active]
+                active_until[position] = active_until[num_active]
+                x = link_running[link]
+                link_running[link] = -1
+                if not link_listed[link]:
+                    link_listed[link] = True
+                    try_links[num_try_links] = link
+                    num_try_links += 1
+                tensor = x_tensor[x]
+                target = x_target[x]
+                storage = tensor_storage[tensor]
+                storage_left[storage] -= 1
+                if storage_left[storage] == 0:
+                    memory[placement[tensor_task[tensor]]] -= storage_bytes[storage]
+                for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                    task = reader[position]
+                    if placement[task] == target:
+                        waiting[task] -= 1
+                        if waiting[task] == 0:
+                            fresh[num_fresh] = task
+                            num_fresh += 1
+
+            if first_round:
+                first_round = False
+                for device in range(num_devices):
+                    peak_bytes[device] = memory[device]
+
+            # ---- queue what became ready
+            for position in range(num_fresh):
+                task = fresh[position]
+                ready[task] = now
+                device = placement[task]
+                if by_priority:
+                    _heap_push(heap, heap_start[device], heap_size, device, task, priority, ready)
+                else:  # tasks come in order of ready time, so only ties move one forward
+                    other = tail[device]
+                    while other != -1 and ready[other] == now and other > task:
+                        other = before[other]
+                    before[task] = other
+                    if other == -1:
+                        after[task] = head[device]
+                        head[device] = task
+                    else:
+                        after[task] = after[other]
+                        after[other] = task
+                    if after[task] == -1:
+                        tail[device] = task
+                    else:
+                        before[after[task]] = task
+                if running[device] == -1 and not device_listed[device]:
+                    device_listed[device] = True
+                    try_devices[num_try_devices] = device
+                    num_try_devices += 1
+            num_fresh = 0
+
+            # ---- start what can start
+            for position in range(num_try_devices):
+                device = try_devices[position]
+                device_listed[device] = False
+                if by_priority:
+                    if heap_size[device] == 0:
+                        continue
+                    task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
+                else:
+                    task = head[device]
+                    if task == -1:
+                        continue
+                    head[device] = after[task]
+                    if after[task] == -1:
+                        tail[device] = -1
+                    else:
+                        before[after[task]] = -1
+                duration = durations[device_type[device], task]
+                running[device] = task
+                until[device] = now + duration
+                start[task] = now
+                finish[task] = now + duration
+                busy_s[device] += duration
+                if now + duration > makespan:
+                    makespan = now + duration
+                for storage in range(storage_ptr[task], storage_ptr[task + 1]):
+                    memory[device] += storage_bytes[storage]
+                if memory[device] > peak_bytes[device]:
+                    peak_bytes[device] = memory[device]
+                    peak_time_s[device] = now
+            num_try_devices = 0
+            for position in range(num_try_links):
+                link = try_links[position]
+                link_listed[link] = False
+                x = link_head[link]
+                if x == -1:
+                    continue
+                link_head[link] = x_after[x]
+                if x_after[x] == -1:
+                    link_tail[link] = -1
+                else:
+                    x_before[x_after[x]] = -1
+                tensor = x_tensor[x]
+                target = x_target[x]
+                link_running[link] = x
+                ends = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
+                active[num_active] = link
+                active_until[num_active] = ends
+                num_active += 1
+                if record:
+                    x_start[x] = now
+                    x_finish[x] = ends
+                memory[target] += tensor_bytes[tensor]
+                if memory[target] > peak_bytes[target]:
+                    peak_bytes[target] = memory[target]
+                    peak_time_s[target] = now
+            num_try_links = 0
+
+            # ---- go to the next finish, and note all that end then (the least without branches, then who has it)
+            next_time = INFINITY
+            for device in range(num_devices):
+                next_time = until[device] if until[device] < next_time else next_time
+            for position in range(num_active):
+                next_time = active_until[position] if active_until[position] < next_time else next_time
+            if next_time == INFINITY:
+                break
+            now = next_time
+            num_ending = 0
+            for device in range(num_devices):
+                ending[num_ending] = device
+                num_ending += until[device] == now
+            num_ending_devices = num_ending
+            for position in range(num_active):
+                ending[num_ending] = position
+                num_ending += active_until[position] == now
+
+        transfers = np.empty((num_transfers if record else 0, 6), np.float64)
+        if record:
+            for x in range(num_transfers):
+                transfers[x, 0] = x_tensor[x]
+                transfers[x, 1] = placement[tensor_task[x_tensor[x]]]
+                transfers[x, 2] = x_target[x]
+                transfers[x, 3] = x_request[x]
+                transfers[x, 4] = x_start[x]
+                transfers[x, 5] = x_finish[x]
+        makespans[row] = makespan
     return transfers, done

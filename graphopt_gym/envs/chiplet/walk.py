@@ -145,7 +145,7 @@ def new_walk(episodes: int, problems: Sequence[ChipletProblem], max_ops: int, ma
     )
 
 
-@kernel
+@kernel(allocates=False)
 def begin_walk(w, row):
     """Nothing decided."""
     w.current[row] = 0

@@ -184,7 +184,8 @@ class StepEpisodes(PlacementEpisodes):
         }
         arrays = tuple(out.values())
         for instance, part, at in self._parts(rows):
-            observe(instance.tables, self.state, part, at, *arrays)
+            exchanged = np.empty((instance.problem.num_devices, 4))
+            observe(instance.tables, self.state, part, at, exchanged, *arrays)
         out["devices"] = out["devices"].reshape(count, devices * len(DEVICE_FEATURES))
         if self.with_graph:
             self._fill_static(rows, out)

@@ -179,7 +179,7 @@ def new_state(episodes: int, max_groups: int, max_tasks: int, max_devices: int) 
     )
 
 
-@kernel
+@kernel(allocates=False)
 def begin(t, s, rows, start):
     """Start an episode in each of ``rows`` from the placements ``start``, int32 [rows, G]."""
     groups = start.shape[1]
@@ -203,7 +203,7 @@ def begin(t, s, rows, start):
                 s.task_device[row, t.task[position]] = device
 
 
-@kernel
+@kernel(allocates=False)
 def decide(t, s, rows, at, actions, illegal, changed):
     """Take action ``actions[at[i]]`` in episode ``rows[i]``; an illegal one leaves the group where it is.
 
@@ -231,12 +231,14 @@ def decide(t, s, rows, at, actions, illegal, changed):
         s.current[row] = group + 1
 
 
-@kernel
-def observe(t, s, rows, at, groups_out, devices_out, progress_out, mask_out):
-    """Fill rows ``at`` of the observation arrays for the episodes ``rows``; padding stays as it is."""
+@kernel(allocates=False)
+def observe(t, s, rows, at, exchanged, groups_out, devices_out, progress_out, mask_out):
+    """Fill rows ``at`` of the observation arrays for the episodes ``rows``; padding stays as it is.
+
+    ``exchanged``, float64 [devices, 4], is room for the current group's traffic with each device.
+    """
     groups = t.group_features.shape[0] - 1
     devices = t.duration_s.shape[0]
-    exchanged = np.empty((devices, 4))
     for i in range(rows.shape[0]):
         row = rows[i]
         out = at[i]
