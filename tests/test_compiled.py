@@ -1,14 +1,21 @@
 """Kernels are kept on disk, and nothing that happens to what is kept stops or changes a program."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 
-from graphopt_gym import compiled
+from graphopt_gym import compiled, make_problem
+from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.registration import env_ids
+from graphopt_gym.search.solve import methods, solve
+from tests.search.test_methods import Knapsack
 
 SOURCE = """
 from typing import NamedTuple
@@ -258,3 +265,78 @@ def test_explained__long_compilation__is_said_once(capfd, monkeypatch):
             assert one(np.ones(2)).tolist() == [2.0, 2.0]
     made[0](np.ones((2, 2)))
     assert capfd.readouterr().err.count("compiling") == 1
+
+
+def test_solve__compiling_is_not_charged(monkeypatch, capfd):
+    """Neither to the seconds that a method may take nor to those that it took; a wait is explained."""
+    monkeypatch.setattr(compiled, "SLOW_S", 0.0)
+    monkeypatch.setattr(compiled._Notes, "slow", False)
+
+    @compiled.kernel
+    def weigh(decisions, weights):
+        return (decisions * weights).sum(axis=1).astype(np.float64)
+
+    weigh._cache.disable()
+
+    class Weighed(Knapsack):
+        env_id = "Weighed"
+
+        def costs(self, decisions):
+            return weigh(decisions.reshape(len(decisions), -1), self.worth), np.ones(len(decisions), bool)
+
+    started, spent = time.perf_counter(), compiled._compiling.duration if compiled._compiling.done else 0.0
+    solution = solve(Weighed(), "random", budget=3, seconds=10.0)
+    compiling = compiled._compiling.duration - spent
+    assert compiling > 0
+    assert solution.wall_s < time.perf_counter() - started - compiling
+    assert solution.evaluations == 3
+    assert capfd.readouterr().err.count("compiling") == 1
+
+
+def test_warmup__compiles_all_kernels__each_in_one_form():
+    """In a process of its own, so that what other tests call does not count."""
+    program = """
+        import sys
+        from graphopt_gym.cli import main
+        sys.argv = ["graphopt", "warmup", "--json"]
+        try:
+            main()
+        finally:
+            from graphopt_gym.compiled import KERNELS
+            outer = [one for one in KERNELS if not one.targetoptions["no_cpython_wrapper"]]
+            print(*[len(one.signatures) for one in outer], [one.__name__ for one in outer if len(one.signatures) != 1])
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=600, check=True
+    )
+    table, forms = done.stdout.splitlines()
+    assert {row["environment"] for row in json.loads(table)["rows"]} == set(env_ids())
+    assert set(forms.split()) == {"1", "[]"}
+    assert len(forms.split()) > 15
+
+
+def test_warmup__an_environment__only_its_kernels(graphopt):
+    code, out, _ = graphopt("warmup", "--env", "RewriteOrder-v0", "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == [
+        {"environment": "RewriteOrder-v0", "compiled": 0, "kept before": 0, "seconds": pytest.approx(0.0, abs=1.0)}
+    ]
+    code, _, err = graphopt("warmup", "--env", "RewriteOrder-v1")
+    assert code == 2
+    assert "RewriteOrder-v0" in err
+
+
+def test_forms__other_instances_than_the_toys__are_the_same():
+    """What is compiled ahead serves every graph and cluster: no method needs another form of a kernel."""
+    problems = [
+        make_problem("Placement-v0", graph=layered_dag(60, seed=3, colocated=0.3), cluster="toy_mixedx3"),
+        make_problem("ChipletPartition-v0", graph=layered_dag(40, seed=1), cluster="mcm9", memory_rule=True),
+    ]
+    for problem in problems:
+        for name in methods(problem):
+            try:
+                solve(problem, name, budget=20)
+            except InputError:  # exact refuses what is large
+                assert name == "exact"
+    ours = [one for one in compiled.KERNELS if one.__module__.startswith("graphopt_gym.")]
+    assert {one.__name__: len(one.signatures) for one in ours if len(one.signatures) > 1} == {}

@@ -20,7 +20,7 @@ TASK = Task(
     references=("greedy",),
     words=Words("period", "partition", "evaluation", cluster="package"),
     catalogs={"graph": "graphs", "cluster": "packages"},
-    toys=tuple({"graph": "bert_tiny_b16", "cluster": "mcm4", "mode": mode} for mode in ("fix", "sample", "step")),
+    toys=tuple({"graph": "bert_tiny_b16", "cluster": "mcm9", "mode": mode} for mode in ("fix", "sample", "step")),
     benchmarks={
         "chiplet-env": Benchmark(
             f"{_ROOM}.benchmarks:env_report",
