@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -57,7 +57,7 @@ def _works(env_id: str) -> Iterator[tuple[str, Callable[[], object]]]:
             yield name, partial(_solve, env_id, name)
 
 
-def _play(env_id: str, toy: dict[str, Any]) -> None:
+def _play(env_id: str, toy: Mapping[str, Any]) -> None:
     import gymnasium as gym
 
     one = gym.make(env_id, **toy)
