@@ -15,7 +15,7 @@ from graphopt_gym.errors import InputError
 
 if TYPE_CHECKING:
     from graphopt_gym.problem import Problem
-    from graphopt_gym.search.solve import Method
+    from graphopt_gym.search.evaluator import Method
 
 # an object, or "module:name", which is imported when it is first needed
 Reference = Any

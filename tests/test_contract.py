@@ -34,7 +34,8 @@ from graphopt_gym.graphs.tensor_program import program_text
 from graphopt_gym.hardware.package import Chip, Package
 from graphopt_gym.problem import Outcome, Problem, check_integers
 from graphopt_gym.registration import env_ids, tasks
-from graphopt_gym.search.solve import Method, method_table
+from graphopt_gym.search.evaluator import Method
+from graphopt_gym.search.solve import method_table
 from graphopt_gym.task import Benchmark, Words
 from graphopt_gym.testing import ContractError, check_problem, check_task
 from tests.envs.placement.cases import cluster

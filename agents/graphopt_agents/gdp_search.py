@@ -17,8 +17,8 @@ import torch
 from graphopt_agents.blocks import Blocks
 from graphopt_agents.gdp import Trainer
 from graphopt_gym import fields
+from graphopt_gym.search.evaluator import Evaluator
 from graphopt_gym.search.methods import annealing_from
-from graphopt_gym.search.solve import Evaluator
 
 OWN_MOVES = 0.8  # share of the problem's own moves
 

@@ -25,7 +25,7 @@ from graphopt_gym.envs.placement.instances import Instance
 from graphopt_gym.errors import unknown_name
 
 if TYPE_CHECKING:
-    from graphopt_gym.search.solve import Evaluator
+    from graphopt_gym.search.evaluator import Evaluator
 
 
 class HDPTrainer:

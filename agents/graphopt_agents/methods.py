@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.search.solve import Evaluator, Method
+from graphopt_gym.search.evaluator import Evaluator, Method
 
 
 def _method(module: str, summary: str, source: str, name: str | None = None, **arguments: Any) -> Method:

@@ -47,7 +47,7 @@ from graphopt_gym.envs.rewrite.instances import count_edges
 from graphopt_gym.envs.rewrite.problem import RewriteProblem, Rewritten
 from graphopt_gym.fields import check_fields, names
 from graphopt_gym.problem import Solution
-from graphopt_gym.search.solve import BudgetSpent, Evaluator
+from graphopt_gym.search.evaluator import BudgetSpent, Evaluator
 
 LEAST_STEPS = 20  # of an episode on the smallest program
 ROOM = 3  # nodes and edges that there is room for, to those of the original

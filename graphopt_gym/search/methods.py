@@ -12,7 +12,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Problem
-from graphopt_gym.search.solve import Evaluator, Method
+from graphopt_gym.search.evaluator import Evaluator, Method
 
 RANDOM_BATCH = 64
 # A walk evaluates several neighbours at once and uses them in order up to the first that it accepts; the rest is

@@ -15,7 +15,8 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Outcome, Problem, Solution
-from graphopt_gym.search.solve import Method, solve
+from graphopt_gym.search.evaluator import Method
+from graphopt_gym.search.solve import solve
 from graphopt_gym.solutions import load_solution, validate
 from graphopt_gym.testing.contract import (
     ContractError,

@@ -30,8 +30,8 @@ from graphopt_gym.catalog import catalogs
 from graphopt_gym.errors import UnknownArgument
 from graphopt_gym.problem import Problem
 from graphopt_gym.registration import make_problem, task_of
+from graphopt_gym.search.evaluator import Method
 from graphopt_gym.search.methods import METHODS as SEARCHES
-from graphopt_gym.search.solve import Method
 from graphopt_gym.task import Task, resolve
 from graphopt_gym.testing.contract import (
     ContractError,

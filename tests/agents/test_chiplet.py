@@ -24,7 +24,8 @@ from stable_baselines3 import PPO
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, fork_join
-from graphopt_gym.search.solve import Method, solve
+from graphopt_gym.search.evaluator import Method
+from graphopt_gym.search.solve import solve
 from graphopt_gym.wrappers import SB3VecEnv
 from tests.agents.test_gdp import assert_same
 

@@ -29,7 +29,8 @@ from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import fork_join, known_optimum_s, layered_dag
 from graphopt_gym.graphs.io import save_graph
-from graphopt_gym.search.solve import Method, solve
+from graphopt_gym.search.evaluator import Method
+from graphopt_gym.search.solve import solve
 from graphopt_gym.wrappers import SB3VecEnv
 
 SMALL = {"width": 16, "sage_layers": 2, "blocks": 1}

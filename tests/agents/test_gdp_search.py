@@ -12,7 +12,8 @@ from graphopt_agents.gdp_search import PolicyMoves
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
-from graphopt_gym.search.solve import Method, solve
+from graphopt_gym.search.evaluator import Method
+from graphopt_gym.search.solve import solve
 
 SMALL = {"width": 16, "sage_layers": 2, "blocks": 1, "samples": 16}
 

@@ -14,7 +14,7 @@ from graphopt_gym.envs.placement.instances import load_instance
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import chain, layered_dag
-from graphopt_gym.search.solve import Evaluator
+from graphopt_gym.search.evaluator import Evaluator
 
 SMALL = {"hidden": 16, "groups_per_device": 4, "children": 8}
 

@@ -36,7 +36,8 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
 from graphopt_gym.graphs.zoo.programs import build_program, load_program, program_names
 from graphopt_gym.graphs.zoo.programs.variants import write_variants
-from graphopt_gym.search.solve import Evaluator, Method, solve
+from graphopt_gym.search.evaluator import Evaluator, Method
+from graphopt_gym.search.solve import solve
 from graphopt_gym.solutions import validate
 from graphopt_gym.wrappers import SB3VecEnv
 from tests.agents.test_gdp import assert_same

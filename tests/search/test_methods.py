@@ -9,8 +9,9 @@ import pytest
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.problem import Outcome, Problem
+from graphopt_gym.search.evaluator import Evaluator, Method
 from graphopt_gym.search.methods import METHODS
-from graphopt_gym.search.solve import Evaluator, Method, method_table, solve
+from graphopt_gym.search.solve import method_table, solve
 
 searches = importlib.import_module("graphopt_gym.search.methods")  # the package has a function of this name
 LOCAL = [name for name in METHODS if name != "random"]

@@ -22,8 +22,8 @@ import torch
 from graphopt_agents.core.run import Task, TrainArgs, Trainer, clipped_loss
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_fields, choice
+from graphopt_gym.search.evaluator import Evaluator
 from graphopt_gym.search.methods import good_start
-from graphopt_gym.search.solve import Evaluator
 
 ADVANTAGES = ("rank", "baseline")
 

@@ -32,7 +32,7 @@ from graphopt_gym.fields import check_fields, names, whole
 from graphopt_gym.files import file_stem, write_text
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.registration import make_problem, task_of
-from graphopt_gym.search.solve import Evaluator
+from graphopt_gym.search.evaluator import Evaluator
 from graphopt_gym.search.workers import stop_signals
 
 SCALARS = ("mean_reward", "entropy", "best_cost", "mean_cost", "valid_share", "divergence", "evaluations")

@@ -14,7 +14,7 @@ from graphopt_gym.envs.chiplet.ops import HOST
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import Propagator, make_rules
 from graphopt_gym.errors import InputError
-from graphopt_gym.search.solve import Evaluator, Method
+from graphopt_gym.search.evaluator import Evaluator, Method
 
 # What the greedy heuristic believes of a chip's memory, one after the other until a partition is valid: its account
 # leaves out what lives and dies within a chip.

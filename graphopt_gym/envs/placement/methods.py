@@ -13,7 +13,7 @@ import numpy as np
 from graphopt_gym.envs.placement import baechi, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.problem import PlacementProblem
-from graphopt_gym.search.solve import Evaluator, Method
+from graphopt_gym.search.evaluator import Evaluator, Method
 
 # What m-TOPO, m-ETF and m-SCT believe of each device's capacity, one after the other until a placement is valid:
 # their accounts follow the graph's own order, from which the simulated step departs.

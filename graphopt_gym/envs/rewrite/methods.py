@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt_gym.envs.rewrite import saturation_methods, searches, tree_search
-from graphopt_gym.search.solve import Method
+from graphopt_gym.search.evaluator import Method
 
 TASO = "Jia et al., SOSP 2019 (TASO), algorithm 2"
 TENSAT = "Yang et al., MLSys 2021 (TENSAT)"

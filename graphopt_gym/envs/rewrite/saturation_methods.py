@@ -16,7 +16,7 @@ from graphopt_gym.graphs.tensor_program.program import TensorProgram
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.saturation.explore import Saturation
     from graphopt_gym.envs.rewrite.saturation.extraction import Extraction
-    from graphopt_gym.search.solve import Evaluator
+    from graphopt_gym.search.evaluator import Evaluator
 
 SECONDS = 60.0  # of the exploration, and again of the linear program, where the caller gives no limit
 RESERVE = 0.05  # of the seconds that are left, kept for building and pricing the program that was extracted

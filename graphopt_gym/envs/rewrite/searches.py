@@ -13,7 +13,7 @@ from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.errors import InputError
 
 if TYPE_CHECKING:
-    from graphopt_gym.search.solve import Evaluator
+    from graphopt_gym.search.evaluator import Evaluator
 
 ALPHA = 1.05  # a program that costs more than this times the best is not searched further (TASO, section 5)
 AT_ONCE = 16  # programs priced between two looks at the clock

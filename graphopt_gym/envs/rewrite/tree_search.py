@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.rules.patterns import Rule
     from graphopt_gym.envs.rewrite.saturation.explore import Explorer, Saturation
     from graphopt_gym.envs.rewrite.saturation.extraction import Choices, Extraction
-    from graphopt_gym.search.solve import Evaluator
+    from graphopt_gym.search.evaluator import Evaluator
 
 EXPLORATION = 0.5  # weight of UCT's bonus; values are between 0 and 1
 WIDENING = (2.0, 0.5)  # a state visited n times may have this[0] * n ** this[1] children

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.runner import Entry, Pretraining
 from graphopt_gym.agent import find_agent
 from graphopt_gym.files import write_file, write_text
-from graphopt_gym.search.solve import Evaluator
+from graphopt_gym.search.evaluator import Evaluator
 
 Run = Callable[[Evaluator, np.random.Generator], None]
 

@@ -19,7 +19,8 @@ import numpy as np
 from experiments.runner import Experiment, Pretraining, agents, load
 from experiments.runner.tables import Job, Runs, finite
 from graphopt_gym.files import write_file, write_text
-from graphopt_gym.search.solve import Evaluator, Method, find_method, solve
+from graphopt_gym.search.evaluator import Evaluator, Method
+from graphopt_gym.search.solve import find_method, solve
 from graphopt_gym.search.workers import run_side_by_side
 from graphopt_gym.units import format_cost
 

@@ -17,7 +17,8 @@ from graphopt_gym.graphs.generators import chain, layered_dag
 from graphopt_gym.graphs.graph import COLUMNS, ComputationGraph
 from graphopt_gym.hardware.cluster import Cluster, Device, Link
 from graphopt_gym.hardware.cost_model import CostModel
-from graphopt_gym.search.solve import Evaluator, method_table, solve
+from graphopt_gym.search.evaluator import Evaluator
+from graphopt_gym.search.solve import method_table, solve
 from tests.envs.placement import plain_schedulers as plain
 from tests.simulator.cases import random_cluster, random_graph
 

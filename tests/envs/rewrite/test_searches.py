@@ -14,7 +14,7 @@ from graphopt_gym.envs.rewrite.rendering import changed, comparison_page
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import parse_program
 from graphopt_gym.report.files import write_report
-from graphopt_gym.search.solve import BudgetSpent, Evaluator
+from graphopt_gym.search.evaluator import BudgetSpent, Evaluator
 from tests.envs.rewrite.programs import all_programs, attention, inception, recurrent
 
 MERGE = parse_program(
