@@ -54,8 +54,7 @@ def test_compare__several_workers_give_the_rows_of_one(case, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_compare__on_ray__gives_the_rows_of_one(problem):
-    pytest.importorskip("ray")
+def test_compare__on_ray__gives_the_rows_of_one(problem, ray_cluster):
     names = ["single", "random"]
     assert plain(gg.compare(problem, names, budget=20, seeds=2, workers="ray")) == plain(
         gg.compare(problem, names, budget=20, seeds=2)
