@@ -23,7 +23,8 @@ from graphopt_gym.envs.chiplet.walk import (
     take,
 )
 from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import choice
 from graphopt_gym.simulator.simulator import on_all_cores
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ MODES = ("fix", "sample", "step")
 
 def make_episodes(roster: ChipletRoster, count: int, info: str = "full", mode: str = "fix") -> ChipletEpisodes:
     """Episodes of a mode. Raises InputError for one that is not known."""
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
+    choice("mode", mode, MODES)
     return StepEpisodes(roster, count, info) if mode == "step" else OneShotEpisodes(roster, count, info, mode)
 
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from graphopt_gym.envs.core.observation import ObservationTable
 from graphopt_gym.envs.core.rendering import decision_figure
 from graphopt_gym.envs.core.roster import InstanceT, Roster
-from graphopt_gym.errors import unknown_name
+from graphopt_gym.fields import choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +54,7 @@ class Episodes(ABC, Generic[InstanceT]):
     longest: int | None = None  # steps that an episode has at most, where that is known
 
     def __init__(self, roster: Roster[InstanceT], count: int, info: str = "full") -> None:
-        if info not in INFOS:
-            raise unknown_name("info", info, INFOS)
+        choice("info", info, INFOS)
         self.roster = roster
         self.light = info == "light"
         self.instances = roster.flat
@@ -119,7 +118,7 @@ class Episodes(ABC, Generic[InstanceT]):
     def reset_info(self, row: int) -> dict[str, Any]:
         """The info of an episode's start."""
         problem = self.instance(row).problem
-        return self.told({"graph": problem.graph.name, "cluster": problem.cluster.name, **self.begun(row)})
+        return self.told({"graph": problem.graph_name, "cluster": problem.cluster_name, **self.begun(row)})
 
     def end_info(self, row: int) -> dict[str, Any]:
         """What the info of an episode's last step has beside ``illegal_action``."""
@@ -142,8 +141,7 @@ class Episodes(ABC, Generic[InstanceT]):
     def reset(
         self, rows: np.ndarray, generators: Sequence[np.random.Generator], options: Mapping[str, Any] | None = None
     ) -> None:
-        """Start an episode in each of ``rows``, with its own generator, drawn or chosen by ``options``."""
-        self.roster.check(options)
+        """Start an episode in each of ``rows``, with its own generator, drawn or chosen by checked ``options``."""
         for row, generator in zip(rows.tolist(), generators, strict=True):
             self.instance_of[row] = self.roster.draw(generator, options)
             self.generators[row] = generator

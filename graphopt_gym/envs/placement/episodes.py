@@ -26,7 +26,8 @@ from graphopt_gym.envs.placement.features import (
 )
 from graphopt_gym.envs.placement.instances import Instance, PlacementRoster
 from graphopt_gym.envs.placement.rendering import describe
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import choice
 
 REWARDS = ("improvement", "terminal")
 OBSERVATIONS = ("step", "graph")
@@ -145,10 +146,8 @@ class StepEpisodes(PlacementEpisodes):
         reward: str = "improvement",
         observation: str = "step",
     ) -> None:
-        if reward not in REWARDS:
-            raise unknown_name("reward", reward, REWARDS)
-        if observation not in OBSERVATIONS:
-            raise unknown_name("observation", observation, OBSERVATIONS)
+        choice("reward", reward, REWARDS)
+        choice("observation", observation, OBSERVATIONS)
         self.with_graph = observation == "graph"
         self.table = ObservationTable((*STEP, *STEP_GRAPH)) if self.with_graph else STEP
         super().__init__(roster, count, info, start, reward)
@@ -238,8 +237,7 @@ class OneShotEpisodes(PlacementEpisodes):
 
 def _check_start(start: str | Sequence[int] | np.ndarray, instances: list[Instance]) -> str | np.ndarray:
     if isinstance(start, str):
-        if start not in STARTS:
-            raise unknown_name("start", start, STARTS)
+        choice("start", start, STARTS)
         return start
     if len(instances) > 1:
         raise InputError("start is an array, which fits one graph on one cluster only; name a start instead")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt_gym.envs.rewrite.saturation.limits import check_limit
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
 from graphopt_gym.extras import need
+from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program import TensorProgram, random_values
 from graphopt_gym.graphs.tensor_program.execute import DTYPES, compile_torch
 
@@ -101,10 +102,8 @@ def measure(
     check_limit("runs", runs, least=3)
     check_limit("seconds", seconds, whole=False)
     check_limit("threads", threads)
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    if clock not in CLOCKS:
-        raise unknown_name("clock", clock, CLOCKS)
+    choice("dtype", dtype, DTYPES)
+    choice("clock", clock, CLOCKS)
     now = CLOCKS[clock]
     need("torch", what="measuring")
     import torch

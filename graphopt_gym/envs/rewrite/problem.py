@@ -17,6 +17,7 @@ from graphopt_gym.envs.rewrite.cost import ProgramCosts
 from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
 from graphopt_gym.envs.rewrite.rules.table import load_rules
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program import (
     TensorProgram,
     execute,
@@ -137,8 +138,7 @@ class RewriteProblem(Problem):
     ) -> None:
         from graphopt_gym.graphs.zoo.programs import load_program
 
-        if cost not in COSTS:
-            raise unknown_name("cost", cost, COSTS)
+        choice("cost", cost, COSTS)
         if dims is not None and not isinstance(dims, Mapping):
             raise InputError(f"dims is {dims!r}; give the sizes by name, such as {{'batch': 1}}")
         self.program = load_program(graph, dims)

@@ -21,7 +21,8 @@ from graphopt_gym.envs.rewrite.rules.patterns import Expr, Pattern, Rule, Var, t
 from graphopt_gym.envs.rewrite.rules.table import load_rules
 from graphopt_gym.envs.rewrite.saturation.egraph import Descendants, EGraph
 from graphopt_gym.envs.rewrite.saturation.limits import Iteration, LimitHit, Limits, check_limit, resident_bytes
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
@@ -371,10 +372,8 @@ def saturate(
     check_limit("iteration_limit", iteration_limit)
     check_limit("seconds", seconds, whole=False)
     check_limit("memory_bytes", memory_bytes)
-    if cycles not in CYCLES:
-        raise unknown_name("cycles", cycles, CYCLES)
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    choice("cycles", cycles, CYCLES)
+    choice("engine", engine, ENGINES)
     chosen = resolve_rules(rules)
     limits = Limits(node_limit, seconds, memory_bytes)
     explorer: Explorer | EgglogExplorer

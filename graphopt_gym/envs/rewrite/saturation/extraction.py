@@ -20,7 +20,8 @@ from graphopt_gym.envs.rewrite.saturation.egraph import EGraph, ENode
 from graphopt_gym.envs.rewrite.saturation.explore import Saturation
 from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
-from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
@@ -431,8 +432,7 @@ def extract_ilp(
         InputError: seconds not above 0, or an unknown solver.
     """
     check_limit("seconds", seconds, whole=False)
-    if solver not in SOLVERS:
-        raise unknown_name("solver", solver, SOLVERS)
+    choice("solver", solver, SOLVERS)
     started = time.perf_counter()
     choices = choices or Choices(saturation)
     topological = not saturation.acyclic if cycle_constraints is None else cycle_constraints
