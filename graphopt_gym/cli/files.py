@@ -137,6 +137,9 @@ def _command(name: str, stored: StoredSolution) -> Callable[..., Any]:
 def capture(
     function: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:FUNCTION", help="It returns what to capture.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The graph file; NAME.npz if left out.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Whose operators: gpu or cpu; the function's own target, else gpu, if left out.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Capture a training step from a torch module of yours, at true size without its memory."""
@@ -145,7 +148,7 @@ def capture(
     from graphopt_gym.graphs.io import save_graph
 
     check_output(out, inputs=(f"{function.partition(':')[0].replace('.', '/')}.py",))
-    graph = capture_from_spec(function)
+    graph = capture_from_spec(function, **({} if target is None else {"target": target}))
     path = out or Path(f"{file_stem(graph.name)}.npz")
     save_graph(graph, path)
     table = catalog_table("graphs", [graph])

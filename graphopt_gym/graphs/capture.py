@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 FORWARD, BACKWARD, OPTIMIZER = range(3)
+TARGETS = ("gpu", "cpu")
 LOSS_MODULE = "loss"  # the module path of what the loss function computes outside the module
 
 
@@ -270,6 +271,7 @@ def trace_step(
     loss: Callable[[Any], Any] | None = None,
     optimizer: str | None = "adam",
     train: bool = True,
+    target: str = "gpu",
 ) -> Trace:
     """Run one step of ``module`` on fake tensors and record it. Arguments as in :func:`capture`."""
     import torch
@@ -284,6 +286,8 @@ def trace_step(
         raise unknown_name("optimizer", optimizer, OPTIMIZERS, "(or None)")
     if loss is not None and not callable(loss):
         raise InputError(f"capture: loss is a {type(loss).__name__}; give a function of the module's output")
+    if target not in TARGETS:
+        raise unknown_name("target", target, TARGETS)
 
     recorder = _Recorder()
 
@@ -674,6 +678,7 @@ def capture(
     loss: Callable[[Any], Any] | None = None,
     optimizer: str | None = "adam",
     train: bool = True,
+    target: str = "gpu",
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ComputationGraph:
@@ -687,6 +692,7 @@ def capture(
             scalar, else the mean of its first floating-point tensor.
         optimizer: ``"adam"``, ``"momentum"`` (SGD with momentum), ``"sgd"``, or None for no update.
         train: forward, backward and optimiser; False: the forward pass in evaluation mode, without gradients.
+        target: the kind of device whose operators are captured, ``"gpu"`` or ``"cpu"``; neither is needed here.
         name: the graph's name; the module's class name by default.
         metadata: facts to keep with the graph (source, configuration, licence, stages).
 
@@ -703,7 +709,7 @@ def capture(
     """
     import torch
 
-    trace = trace_step(module, example_inputs, loss=loss, optimizer=optimizer, train=train)
+    trace = trace_step(module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
     args, kwargs = _arguments(example_inputs)
     facts = {
         "source": f"captured from {type(module).__module__}.{type(module).__qualname__}",
@@ -733,14 +739,14 @@ def default_stages(module: torch.nn.Module) -> list[dict[str, Any]]:
     return stages or [{"name": type(module).__name__, "part": "", "modules": [""]}]
 
 
-CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "name", "metadata")
+CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "target", "name", "metadata")
 
 
-def capture_from_spec(spec: str) -> ComputationGraph:
+def capture_from_spec(spec: str, **overrides: Any) -> ComputationGraph:
     """Capture what ``"package.module:function"`` names.
 
     The function takes no arguments and returns ``(module, example_inputs)`` or a dict of :func:`capture`'s
-    arguments.
+    arguments. ``overrides`` are arguments that replace its own.
 
     Raises:
         InputError: the spec is malformed, there is no such module or function, or it returns something else.
@@ -774,4 +780,4 @@ def capture_from_spec(spec: str) -> ComputationGraph:
         raise InputError(
             f"capture: {spec} returns a {type(arguments['module']).__name__} as the module; give a torch.nn.Module"
         )
-    return capture(**arguments)
+    return capture(**arguments | overrides)

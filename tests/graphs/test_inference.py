@@ -170,7 +170,7 @@ def test_family__op_by_op_gives_eager_outputs(family):
     torch.manual_seed(2)
     arguments = importlib.import_module(f"graphopt_gym.graphs.zoo.{family}").build(**SMALL[family], device="cpu")
     module, inputs = arguments["module"].eval(), arguments["example_inputs"]
-    trace = trace_step(module, inputs, train=False)
+    trace = trace_step(module, inputs, train=False, target="cpu")
     given = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
     with torch.no_grad():
         found = execute(trace, build_graph(trace, family), module, given).outputs

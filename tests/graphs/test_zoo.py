@@ -58,7 +58,7 @@ def small(request):
     torch.manual_seed(1)
     arguments = family.build(**SMALL[request.param], device="cpu")
     module, inputs, loss = arguments["module"], arguments["example_inputs"], arguments.get("loss")
-    trace = trace_step(module, inputs, loss=loss, optimizer="adam")
+    trace = trace_step(module, inputs, loss=loss, optimizer="adam", target="cpu")
     with FlopCounterMode(display=False) as counter:
         output = module(**inputs) if isinstance(inputs, dict) else module(*inputs)
         value = loss(output) if loss else output

@@ -108,4 +108,5 @@ class Entry:
             "devices": self.devices,
             "cluster": self.cluster,
         }
-        return capture(**arguments | {"name": name, "metadata": facts | arguments["metadata"]})
+        # The operators of a CPU: stored runs rest on the ids of graphs that were captured so.
+        return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts | arguments["metadata"]})
