@@ -170,6 +170,14 @@ class Problem(ABC):
         """More lines on an outcome for people who solved for it; ``details``: the solution's."""
         return ()
 
+    @property
+    def costs_version(self) -> str:
+        """The version of the fitted costs that it prices by, see :func:`hardware.cost_model.costs_version`.
+
+        Empty where it prices by nothing that was fitted. Solutions keep it; one priced by another version is refused.
+        """
+        return ""
+
     def fingerprints(self) -> dict[str, str]:
         """What a cost depends on, by name: fingerprints of graph, cluster and cost model, as far as it has them."""
         parts = {name: getattr(self, name, None) for name in ("graph", "cluster")}
@@ -232,6 +240,7 @@ class Solution:
             **self.row(),
             "problem": dict(self.problem.config),
             "fingerprints": self.problem.fingerprints(),
+            **({"costs_version": self.problem.costs_version} if self.problem.costs_version else {}),
             "stopped_by": self.stopped_by,
             "budget": self.budget,
             "seconds": self.seconds,

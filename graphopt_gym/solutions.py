@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster
 
+FIRST_COSTS = "1"  # the version of the fitted costs that priced the files which name none
 COST_TOLERANCE = 1e-12  # relative: a cost is recomputed by the same arithmetic, so it agrees to the last digits
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "env": str,
@@ -76,6 +77,7 @@ class StoredSolution:
     problem_class: str = ""  # "module:name", where no task is registered for the problem
     budget: int | None = None
     seconds: float | None = None
+    costs_version: str | None = None  # None: the file names none
 
     def make_problem(
         self,
@@ -106,8 +108,30 @@ class StoredSolution:
         except InputError as error:
             raise InputError(f"{str(self.path)!r}: {error}") from None
 
+    def costs_of(self, problem: Problem) -> str:
+        """The version of the costs that priced it, in the words of :attr:`Problem.costs_version`."""
+        return named_costs(self.costs_version, problem)
+
+    def changes(self, problem: Problem) -> list[str]:
+        """Why a problem is another one than what was solved: a line for the costs' version, if it is another, and one
+        for each fingerprint that is (that of op times says nothing beside the version)."""
+        found, versions = problem.fingerprints(), other_costs(self.costs_version, problem)
+        lines = [versions] if versions else []
+        for what in sorted({*found, *self.fingerprints}):
+            mine, theirs = found.get(what), self.fingerprints.get(what)
+            if mine != theirs and not (versions and what == "op_times"):
+                lines.append(f"{what.replace('_', ' ')} changed: stored {_short(theirs)}, here {_short(mine)}")
+        return lines
+
     def evaluate(self, problem: Problem) -> Solution:
-        """The stored decision on a problem: its outcome is computed, the rest is as stored."""
+        """The stored decision on the problem that was solved: its outcome is computed, the rest is as stored.
+
+        Raises:
+            InputError: it is another problem, or is priced by another version of the costs.
+        """
+        changes = self.changes(problem)
+        if changes:
+            raise InputError(f"{str(self.path)!r} is of another problem: {changes[0]}")
         return Solution(
             problem=problem,
             method=self.method,
@@ -177,6 +201,9 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
     if facts["valid"] and not (facts["cost"] is not None and math.isfinite(facts["cost"])):
         raise InputError(f"{where}: it says valid, but cost is {facts['cost']!r}; save the solution again")
     not_negative(f"{where}: wall_s", facts["wall_s"])
+    costs = facts.get("costs_version")
+    if costs is not None and not (isinstance(costs, str) and costs):
+        raise InputError(f"{where}: costs_version is {quoted(costs)}, expected a text; save the solution again")
     extras = [facts.get(name, {}) for name in ("options", "details")]
     texts = [*facts["reasons"], *facts["fingerprints"].values()]
     if not all(isinstance(extra, dict) for extra in extras) or not all(isinstance(text, str) for text in texts):
@@ -206,6 +233,7 @@ def load_solution(path: str | os.PathLike[str]) -> StoredSolution:
         wall_s=float(facts["wall_s"]),
         config=facts["problem"],
         fingerprints=facts["fingerprints"],
+        costs_version=costs,
         decision=decision,
         history=history,
         stopped_by=str(facts.get("stopped_by", "finished")),
@@ -263,20 +291,19 @@ def validate(
 
     Returns:
         Every mismatch by name: a fingerprint (graph, cluster, op times), the decision, the cost (relative tolerance
-        :data:`COST_TOLERANCE`), each metric, and an invalid outcome.
+        :data:`COST_TOLERANCE`), each metric, and an invalid outcome. Where the costs are of another version, both are
+        named, and nothing is priced.
 
     Raises:
         InputError: the file is no solution, or its problem cannot be built here.
     """
     stored = load_solution(path)
     problem = stored.make_problem(graph, cluster, problem_class)
-    mismatches = []
-    found = problem.fingerprints()
-    for what in sorted({*found, *stored.fingerprints}):
-        mine, theirs = found.get(what), stored.fingerprints.get(what)
-        if mine != theirs:
-            mismatches.append(f"{what.replace('_', ' ')} changed: stored {_short(theirs)}, here {_short(mine)}")
+    mismatches = stored.changes(problem)
     try:
+        if other_costs(stored.costs_version, problem):
+            problem.check(stored.decision)
+            return Validation(stored.path, stored, math.inf, tuple(mismatches))
         outcome = problem.evaluate(stored.decision)
     except InputError as error:
         return Validation(stored.path, stored, math.inf, (*mismatches, str(error)))
@@ -297,6 +324,23 @@ def validate(
         mismatches.extend([f"trace: {wrong}"] if wrong else [])
     mismatches.extend(outcome.reasons)
     return Validation(stored.path, stored, outcome.cost, tuple(mismatches))
+
+
+def named_costs(stored: str | None, problem: Problem) -> str:
+    """The version of the costs in a file of a problem; :data:`FIRST_COSTS` where it names none and the problem's are
+    our fitted ones."""
+    from graphopt_gym.hardware.cost_model import load_cost_model
+
+    here = problem.costs_version
+    return (FIRST_COSTS if here and here == load_cost_model().version else here) if stored is None else stored
+
+
+def other_costs(stored: str | None, problem: Problem) -> str:
+    """A line with both versions, where a file of a problem is priced by another than the problem; else empty."""
+    theirs, here = named_costs(stored, problem), problem.costs_version
+    if theirs == here:
+        return ""
+    return f"it was priced by costs {quoted(theirs)}, here they are {quoted(here) if here else 'none'}: solve it again"
 
 
 def _short(fingerprint: str | None) -> str:

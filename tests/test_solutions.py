@@ -11,7 +11,9 @@ import pytest
 import graphopt_gym as gg
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.hardware.cost_model import load_cost_model
 from graphopt_gym.problem import Solution
+from graphopt_gym.report.files import report_on
 from graphopt_gym.solutions import load_solution, validate
 
 
@@ -179,3 +181,76 @@ def test_solutions_page__names_every_key(tmp_path):
     solution = gg.solve(problem, "saturation_greedy", budget=4)
     saved = json.loads(solution.save(tmp_path / "solution.json").read_text(encoding="utf-8"))
     assert named == {*saved, "options", "details", "trace", "problem_class"}
+
+
+@pytest.fixture
+def priced(graph, tmp_path):
+    """A solution that rests on fitted costs."""
+    problem = gg.make_problem("Placement-v0", graph=str(graph), cluster="v100x2")
+    solution = gg.solve(problem, "single")
+    return solution.save(tmp_path / "priced.json")
+
+
+def test_costs_version__is_kept_and_checked(priced, monkeypatch, capsys):
+    here = load_cost_model().version
+    assert json.loads(priced.read_text())["costs_version"] == here
+    assert validate(priced).ok
+    monkeypatch.setattr(load_cost_model(), "version", "next")
+    line = f"it was priced by costs '{here}', here they are 'next': solve it again"
+    result = validate(priced)
+    assert (result.ok, result.mismatches, result.row()["cost"]) == (False, (line,), None)
+    with pytest.raises(InputError, match=line):
+        report_on(priced)
+    assert not list(priced.parent.glob("priced.*[!n]"))  # nothing is drawn
+
+
+def test_costs_version__of_a_file_that_names_none__is_the_first(priced, monkeypatch):
+    facts = json.loads(priced.read_text())
+    del facts["costs_version"]
+    priced.write_text(json.dumps(facts))
+    monkeypatch.setattr(load_cost_model(), "version", "1")
+    assert validate(priced).ok
+    monkeypatch.setattr(load_cost_model(), "version", "next")
+    assert validate(priced).mismatches == ("it was priced by costs '1', here they are 'next': solve it again",)
+
+
+def test_costs_version__of_ideal_devices_and_packages__is_none(saved, tmp_path, monkeypatch):
+    assert "costs_version" not in json.loads((tmp_path / "solution.json").read_text())
+    assert gg.make_problem("ChipletPartition-v0").costs_version == ""
+    monkeypatch.setattr(load_cost_model(), "version", "next")
+    assert validate(tmp_path / "solution.json").ok
+
+
+class Doubled:
+    """A cost model of a user's."""
+
+    def op_times(self, graph, device):
+        return 2 * load_cost_model().op_times(graph, device)
+
+
+@pytest.mark.parametrize(("version", "said"), [(None, "Doubled"), ("mine-3", "mine-3"), (3, "3")])
+def test_costs_version__of_a_model_of_ones_own__is_refused_where_it_is_not_given(graph, tmp_path, version, said):
+    model = Doubled()
+    if version is not None:
+        model.version = version
+    problem = gg.make_problem("Placement-v0", graph=str(graph), cluster="v100x2", cost_model=model)
+    path = gg.solve(problem, "single").save(tmp_path / "own.json")
+    assert json.loads(path.read_text())["costs_version"] == said
+    (line,) = validate(path).mismatches
+    assert f"it was priced by costs '{said}', here they are '{load_cost_model().version}'" in line
+    with pytest.raises(InputError, match="it was priced by costs"):
+        report_on(path)
+
+
+def test_report__of_another_graph_or_cluster__draws_nothing(priced, graph, tmp_path):
+    other = gg.load_graph(str(graph))
+    gg.save_graph(other.replace(flops=other.flops * 2), tmp_path / "other.npz")
+    with pytest.raises(InputError, match="is of another problem: graph changed: stored"):
+        report_on(priced, graph=tmp_path / "other.npz")
+    with pytest.raises(InputError, match="is of another problem: cluster changed: stored"):
+        report_on(priced, cluster="p100x2")
+
+
+def test_load_solution__a_version_of_costs_that_is_none__is_refused(priced):
+    with pytest.raises(InputError, match="costs_version is 2, expected a text"):
+        load_solution(change(priced, costs_version=2))

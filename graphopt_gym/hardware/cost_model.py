@@ -35,7 +35,7 @@ launch overhead.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,16 +74,20 @@ class CostModel:
         architectures: fitted parameters by architecture, as in ``envs_data/cost_model/fitted.json``.
         launch_s: seconds between two kernels, added to each.
         transfer_from: the architectures whose mean stands in for one that was not measured.
+        version: of the costs, which is another wherever an op costs something else; see :func:`costs_version`.
     """
 
     name = "roofline"
+    version = ""
 
     def __init__(
         self,
         architectures: dict[str, Any],
         launch_s: float,
         transfer_from: Sequence[str] = TRANSFER_FROM,
+        version: str = "",
     ) -> None:
+        self.version = version
         self.architectures = architectures
         self.launch_s = launch_s
         self.transfer_from = tuple(transfer_from)
@@ -160,7 +164,17 @@ class CostModel:
 def load_cost_model() -> CostModel:
     """The fitted cost model of the package."""
     fitted = read_fitted(data_path("cost_model", "fitted.json"))
-    return CostModel(fitted["architectures"], fitted["whole_models"]["launch_s"])
+    return CostModel(fitted["architectures"], fitted["whole_models"]["launch_s"], version=fitted["costs"])
+
+
+def costs_version(model: object, devices: Iterable[Device]) -> str:
+    """The version of the costs that a model gives devices: its ``version``, or the name of its class where it has none.
+
+    Empty where nothing fitted is in them: our model on ideal devices.
+    """
+    if type(model) is CostModel and all(device.architecture == IDEAL for device in devices):
+        return ""
+    return str(getattr(model, "version", "") or type(model).__name__)
 
 
 def read_fitted(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -175,6 +189,8 @@ def read_fitted(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{where}: not a fitted cost model; write one with scripts/fit_cost_model.py")
     if fitted.get("version") != 1:
         raise InputError(f"{where}: version {fitted.get('version')!r} of the format; this package reads version 1")
+    if not (isinstance(fitted.get("costs"), str) and fitted["costs"]):
+        raise InputError(f'{where}: costs is {quoted(fitted.get("costs"))}; give the version of the costs, such as "1"')
     return fitted
 
 

@@ -270,9 +270,9 @@ class Run:
         except InputError:
             return None
         theirs = [stored.method, stored.seed, stored.budget, stored.seconds, stored.options]
-        theirs += [stored.env_id, stored.config, stored.fingerprints]
+        theirs += [stored.env_id, stored.config, stored.fingerprints, stored.costs_of(problem)]
         mine = [self.method, self.seed, self.budget, self.seconds, self.options]
-        mine += [problem.env_id, problem.config, problem.fingerprints()]
+        mine += [problem.env_id, problem.config, problem.fingerprints(), problem.costs_version]
         if stored.stopped_by == "interrupt" or json.dumps(mine, default=dict) != json.dumps(theirs, default=dict):
             return None
         solution = stored.evaluate(problem)

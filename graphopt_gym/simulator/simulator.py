@@ -79,6 +79,7 @@ class Simulator:
             elif not hasattr(cost_model, "op_times"):
                 raise InputError(f"cost_model is {quoted(cost_model, 80)}; give a CostModel")
             times = np.stack([task_times(self.tasks, cost_model, device) for device in kinds])
+        self.cost_model = cost_model if op_times_s is None else None
         self.durations_s = np.ascontiguousarray(np.where(self.tasks.is_source, 0.0, times))  # [types, K]
         check_seconds(self.durations_s, graph, self.tasks.first_op)
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
@@ -102,6 +103,13 @@ class Simulator:
             tasks.input_ptr,
             tasks.input_tensor,
         )
+
+    @property
+    def costs_version(self) -> str:
+        """The version of the costs that times are from, see :func:`costs_version`; empty where they were given."""
+        from graphopt_gym.hardware.cost_model import costs_version
+
+        return "" if self.cost_model is None else costs_version(self.cost_model, self.cluster.devices)
 
     @property
     def num_tasks(self) -> int:

@@ -30,7 +30,7 @@ def run(name, problem, seed):
     """What the file of a run holds; of an agent, its history has a row an update."""
     row = run_random(problem, seed) if name == "random" else run_agent(name, problem, seed)
     shared = {"unit": "s", "cost": row["best_cost"], "valid": row["best_cost"] is not None, "evaluations": row["steps"]}
-    return {**shared, **row, "fingerprints": problem.fingerprints()}
+    return {**shared, **row, "fingerprints": problem.fingerprints(), "costs_version": problem.costs_version}
 
 
 def run_agent(algorithm, problem, seed):

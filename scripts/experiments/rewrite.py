@@ -138,7 +138,7 @@ EXPERIMENT = Experiment(
     seconds=40.0,
     kept=(
         "seed", "cost", "valid", "original", "seconds", "evaluations", "stopped_by", "best_s", "after_equal_calls",
-        "details", "ops_before", "ops", "fingerprints", "curve",
+        "details", "ops_before", "ops", "fingerprints", "costs_version", "curve",
     ),
     facts=facts,
     measure=measure,

@@ -12,7 +12,7 @@ from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device, device_names, load_device
-from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, load_cost_model, read_fitted
+from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, costs_version, load_cost_model, read_fitted
 from graphopt_gym.hardware.validation import kernel_seconds
 from tests.hardware.graphs import convolution, graph_of, product, source
 
@@ -196,3 +196,22 @@ def test_read_fitted__refuses_what_it_is_not(tmp_path):
     path.write_text(json.dumps({**fitted, "version": 2}))
     with pytest.raises(InputError, match="version 2"):
         read_fitted(path)
+    for costs in (None, "", 2):
+        path.write_text(json.dumps({**fitted, "costs": costs}))
+        with pytest.raises(InputError, match=rf"costs is {costs!r}; give the version of the costs"):
+            read_fitted(path)
+
+
+def test_costs_version__is_the_files__and_that_of_ones_own_model_is_its_own():
+    class Mine(CostModel):
+        pass
+
+    fitted = load_cost_model()
+    ideal = load_device("toy_1tflops")
+    assert fitted.version == json.loads(data_path("cost_model", "fitted.json").read_text())["costs"]
+    assert costs_version(fitted, [V100]) == costs_version(fitted, [ideal, V100]) == fitted.version
+    assert costs_version(fitted, [ideal]) == ""
+    mine = Mine(fitted.architectures, fitted.launch_s)
+    assert costs_version(mine, [ideal]) == costs_version(mine, [V100]) == "Mine"
+    mine.version = "of June"
+    assert costs_version(mine, [V100]) == "of June"

@@ -9,7 +9,7 @@ import signal
 import sys
 
 import pytest
-from experiments.runner import agents, runs
+from experiments.runner import agents, load, runs, summaries
 from experiments.runner.command import run
 from experiments.runner.runs import claim, make_one
 from experiments.runner.tables import Runs, compared, finite
@@ -17,7 +17,9 @@ from experiments.runner.tables import Runs, compared, finite
 import graphopt_gym as gg
 from graphopt_gym.cli import reproduce
 from graphopt_gym.data import data_path
+from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.hardware.cost_model import load_cost_model
 from tests.commands import only_json
 
 TOY = '''"""Two searches on two toys.
@@ -155,6 +157,52 @@ def test_run__makes_only_what_is_missing_or_of_another_problem(folder, tmp_path,
     assert json.loads(stale.read_text())["fingerprints"]
     run(folder, "toy", tmp_path, methods=["single"])
     assert "run " not in capsys.readouterr().err
+
+
+def test_tables__say_which_costs_they_are_made_with(folder, tmp_path, monkeypatch, capsys):
+    for path in (folder / "toy.py", folder / "toy.md"):
+        path.write_text(
+            path.read_text().replace("toyx2", "v100x2").replace("calls\n", "calls\n\n{{ costs_line }}\n", 1)
+        )
+    page, out = folder.parents[1] / "docs" / "toy.md", tmp_path / "out"
+    run(folder, "toy", out, methods=["single"])
+    here = load_cost_model().version
+    made = f"Made with version {here} of the costs"
+    assert made in page.read_text()
+    assert "Today's costs" not in page.read_text()
+    for file in out.glob("*/*.json"):  # of before files named their costs
+        row = json.loads(file.read_text())
+        assert row.pop("costs_version") == here
+        if here == "1":
+            file.write_text(json.dumps(row))
+
+    monkeypatch.setattr(load_cost_model(), "version", "next")
+    with pytest.raises(
+        InputError, match=r"2 of 2 runs under .* are priced by other costs than today's; make them again"
+    ):
+        run(folder, "toy", out, tables=True)
+    run(folder, "toy", tmp_path / "none", tables=True)  # the tables of those that are stored
+    assert made in page.read_text()
+    assert "**Today's costs are version next**" in page.read_text()
+    assert "`graphopt reproduce toy`" in page.read_text()
+    capsys.readouterr()
+    run(folder, "toy", out, methods=["single"], graphs=["a"])
+    err = capsys.readouterr().err
+    assert err.count("run ") == 1
+    assert "1 of 2 runs under" in err
+    assert "left out of the tables" in err
+    assert "Made with version next of the costs" in page.read_text()
+    run(folder, "toy", out, methods=["single"])
+    assert capsys.readouterr().err.count("run ") == 1
+
+
+def test_pages__say_which_costs_they_are_made_with():
+    folder = data_path().parent / "scripts" / "experiments"
+    for name in summaries(folder):
+        experiment = load(folder, name)
+        rests = bool(experiment.problem(experiment.graphs[0]).costs_version)
+        assert ("{{ costs_line }}" in (folder / f"{name.replace('-', '_')}.md").read_text()) == rests, name
+        assert ("Made with version" in (folder.parents[1] / "docs" / f"{experiment.room}.md").read_text()) == rests
 
 
 def test_run__interrupted__keeps_the_runs_that_are_finished(graphopt, folder, tmp_path, monkeypatch):

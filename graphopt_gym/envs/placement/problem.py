@@ -189,6 +189,10 @@ class PlacementProblem(Problem):
                 finish[task] = fastest[task] + finish[inputs].max()
         return {"critical_path_s": float(finish.max()), "work_s": float(fastest.sum() / self.num_devices)}
 
+    @property
+    def costs_version(self) -> str:
+        return self.simulator.costs_version
+
     def fingerprints(self) -> dict[str, str]:
         import hashlib
 

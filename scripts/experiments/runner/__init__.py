@@ -16,10 +16,14 @@ from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.problem import Problem, Solution
 from graphopt_gym.registration import make_problem
 from graphopt_gym.search.solve import find_method
+from graphopt_gym.solutions import named_costs, other_costs
 
 Column = Callable[[Row], str]
 
-KEPT = ("seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "history", "decision", "valid_share")
+KEPT = (
+    "seed", "cost", "valid", "evaluations", "wall_s", "fingerprints", "costs_version", "history", "decision",
+    "valid_share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,26 @@ class Experiment:
     def problem(self, graph: str) -> Problem:
         """The problem of a graph."""
         return make_problem(self.env, **self.arguments(graph))
+
+    def summary(self, runs: Runs, out: Path) -> dict[str, Any]:
+        """What :attr:`summarise` gives, and the version of the costs that priced the runs, where they rest on such."""
+        versions = {self.priced_by(job[0], run) for job, run in runs.items()} - {""}
+        if len(versions) > 1:
+            raise InputError(
+                f"runs of several costs, {' and '.join(sorted(versions))}: make those of the older ones again"
+            )
+        found = self.summarise(runs, out)
+        stored = versions.pop() if versions else found.get("costs_version")
+        version = named_costs(stored, self.problem(self.graphs[0]))
+        return {**found, "costs_version": version} if version else found
+
+    def is_of_today(self, runs: Runs) -> bool:
+        """Whether all runs are priced as their problems are now."""
+        return not any(other_costs(run.get("costs_version"), self.problem(job[0])) for job, run in runs.items())
+
+    def priced_by(self, graph: str, run: Mapping[str, Any]) -> str:
+        """The version of the fitted costs that priced a run; empty where its problem rests on none."""
+        return named_costs(run.get("costs_version"), self.problem(graph))
 
     def is_random(self, name: str) -> bool:
         """Whether the seed matters to an entry."""

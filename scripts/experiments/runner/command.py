@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import agents, load
+from experiments.runner import Experiment, agents, load
 from experiments.runner.curves import draw_curves
 from experiments.runner.page import render
 from experiments.runner.runs import make_all, read_runs, store, stored_runs, train, trained_folder
-from experiments.runner.tables import finite
+from experiments.runner.tables import Runs, finite
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import write_file
+from graphopt_gym.solutions import other_costs
 
 
 def run(
@@ -71,11 +72,11 @@ def write_tables(folder: Path, name: str, out: Path) -> list[Any]:
     """Write the results, the page and its figure of the runs in ``out``, or else of the stored ones; the rows."""
     experiment, root = load(folder, name), folder.parents[1]
     room, page = root / "envs_data" / experiment.room, root / "docs" / f"{experiment.room}.md"
-    runs = read_runs(experiment, out)
+    runs = of_todays_costs(experiment, read_runs(experiment, out), out)
     if not runs:
         print(f"no runs under {out}: the tables of those that are stored", file=sys.stderr)
         runs = stored_runs(room)
-    summary = experiment.summarise(runs, out)
+    summary = experiment.summary(runs, out)
     store(experiment, room, runs, summary)
     if experiment.curves:
         draw_curves(experiment, runs, page.parent)
@@ -84,6 +85,23 @@ def write_tables(folder: Path, name: str, out: Path) -> list[Any]:
     write_file(page, render(folder, name, summary).encode(), make_folders=True)
     print(f"wrote {room} and {page}", file=sys.stderr)
     return finite(summary["rows"])  # type: ignore[no-any-return]
+
+
+def of_todays_costs(experiment: Experiment, runs: Runs, out: Path) -> Runs:
+    """The runs that are priced as problems are now; how many are not, on standard error.
+
+    Raises:
+        InputError: there are runs, and none is.
+    """
+    kept = Runs(
+        {job: run for job, run in runs.items() if not other_costs(run.get("costs_version"), experiment.problem(job[0]))}
+    )
+    if len(kept) < len(runs):
+        what = f"{len(runs) - len(kept)} of {len(runs)} runs under {out} are priced by other costs than today's"
+        if not kept:
+            raise InputError(f"{what}; make them again: leave out --tables")
+        print(f"{what}: left out of the tables", file=sys.stderr)
+    return kept
 
 
 def ship_policy(folder: Path, name: str, out: Path) -> None:

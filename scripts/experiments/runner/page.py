@@ -29,9 +29,22 @@ def render(folder: Path, name: str, summary: Mapping[str, Any]) -> str:
     def costs(names: Sequence[str], beside: Sequence[str] = ()) -> str:
         return cost_table(experiment, summary["rows"], names, beside)
 
-    names = {"line": line, "head": head, "ratio": ratio, "costs": costs, "compared": compared, "ALMOST": ALMOST}
+    names = {"costs_line": costs_line(experiment, name, summary)}
+    names |= {"line": line, "head": head, "ratio": ratio, "costs": costs, "compared": compared, "ALMOST": ALMOST}
     template = environment.get_template(f"{name.replace('-', '_')}.md")
     return template.render({**vars(module(folder, name)), **names, **summary})
+
+
+def costs_line(experiment: Experiment, name: str, summary: Mapping[str, Any]) -> str:
+    """Which version of the fitted costs the figures are made with, and whether it is today's; empty: of none."""
+    made, today = summary.get("costs_version", ""), experiment.problem(experiment.graphs[0]).costs_version
+    line = f"Made with version {made} of the costs that are fitted to measurements (`envs_data/cost_model`)."
+    if made == today:
+        return line if made else ""
+    return (
+        f"{line} **Today's costs are version {today}**, by which all would cost something else: the figures here stand "
+        f"for version {made} until `graphopt reproduce {name}` has made them again."
+    )
 
 
 def shown(value: Any, form: str = "") -> str:

@@ -22,6 +22,7 @@ from graphopt_gym.files import write_file, write_text
 from graphopt_gym.search.evaluator import Evaluator, Method
 from graphopt_gym.search.solve import find_method, solve
 from graphopt_gym.search.workers import run_side_by_side
+from graphopt_gym.solutions import other_costs
 from graphopt_gym.units import format_cost
 
 FINISHED = "finished"  # a file in the folder of a network that is trained
@@ -65,7 +66,8 @@ def is_there(experiment: Experiment, out: Path, job: Job) -> bool:
     path = run_file(out, job)
     if not path.exists():
         return False
-    return bool(json.loads(path.read_text("utf-8"))["fingerprints"] == experiment.problem(job[0]).fingerprints())
+    run, problem = json.loads(path.read_text("utf-8")), experiment.problem(job[0])
+    return bool(run["fingerprints"] == problem.fingerprints()) and not other_costs(run.get("costs_version"), problem)
 
 
 def make_all(
