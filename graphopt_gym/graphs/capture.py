@@ -28,6 +28,7 @@ from graphopt_gym.extras import import_named
 from graphopt_gym.graphs.aten import FLOPS_PER_ELEMENT as FLOPS_PER_ELEMENT
 from graphopt_gym.graphs.aten import METADATA_ONLY, NO_KERNEL, Operator, cost, describe, tensors_in
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.graphs.stages import default_stages
 
 if TYPE_CHECKING:
     import torch
@@ -721,22 +722,9 @@ def capture(
             for value in (*args, *kwargs.values())
             if isinstance(value, torch.Tensor)
         ],
-        "stages": default_stages(module),
+        "stages": default_stages(module, [call.module for call in trace.calls if call.phase == FORWARD and call.func]),
     }
     return build_graph(trace, name or type(module).__name__, facts | dict(metadata or {})).graph
-
-
-def default_stages(module: torch.nn.Module) -> list[dict[str, Any]]:
-    """Stages in forward order for any module: its children, with the entries of lists and sequences apart."""
-    import torch
-
-    stages: list[dict[str, Any]] = []
-    for name, child in module.named_children():
-        parts = [name]
-        if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child):
-            parts = [f"{name}.{index}" for index, _ in child.named_children()]
-        stages.extend({"name": part, "part": "", "modules": [part]} for part in parts)
-    return stages or [{"name": type(module).__name__, "part": "", "modules": [""]}]
 
 
 CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "target", "name", "metadata")
