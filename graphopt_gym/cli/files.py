@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,11 +145,15 @@ def capture(
 ) -> None:
     """Capture a training step from a torch module of yours, at true size without its memory."""
     from graphopt_gym.cli.listing import catalog_table
-    from graphopt_gym.graphs.capture import capture_from_spec
+    from graphopt_gym.graphs.capture import CaptureWarning, capture_from_spec
     from graphopt_gym.graphs.io import save_graph
 
     check_output(out, inputs=(f"{function.partition(':')[0].replace('.', '/')}.py",))
-    graph = capture_from_spec(function, **({} if target is None else {"target": target}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaptureWarning)  # said below, as every command says it
+        graph = capture_from_spec(function, **({} if target is None else {"target": target}))
+    for note in graph.notes:
+        common.warn(f"{graph.name}: {note}")
     path = out or Path(f"{file_stem(graph.name)}.npz")
     save_graph(graph, path)
     table = catalog_table("graphs", [graph])

@@ -1,9 +1,10 @@
 """Capture of a training step (forward, backward, optimiser) or of inference from a torch module.
 
 The step runs once under ``FakeTensorMode``: every tensor has its true shape and no memory, so a model of any size
-is captured on a laptop. A dispatch mode on top of it writes down each aten operator that reaches the backend, with
-its arguments, in order; autograd itself runs above, so backward operators are recorded like forward ones. Three
-facts are noted at each call:
+is captured on a laptop. Fake tensors lie on the target device, which need not be there
+(:mod:`graphopt_gym.graphs.dispatch`). A dispatch mode on top of it writes down each aten operator that reaches the
+backend, with its arguments, in order; autograd itself runs above, so backward operators are recorded like forward ones.
+Three facts are noted at each call:
 
 - the stack of module calls (forward hooks), which gives the module path and the colocation group;
 - the autograd sequence number, by which a backward operator is led back to the forward operator it derives from
@@ -17,24 +18,34 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+import sys
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.extras import import_named
+from graphopt_gym.graphs import dispatch
 from graphopt_gym.graphs.aten import FLOPS_PER_ELEMENT as FLOPS_PER_ELEMENT
 from graphopt_gym.graphs.aten import METADATA_ONLY, NO_KERNEL, Operator, cost, describe, tensors_in
+from graphopt_gym.graphs.dispatch import DEVICE, TARGETS
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.graphs.stages import default_stages
+from graphopt_gym.graphs.values import Values
 
 if TYPE_CHECKING:
     import torch
 
 FORWARD, BACKWARD, OPTIMIZER = range(3)
-TARGETS = ("gpu", "cpu")
 LOSS_MODULE = "loss"  # the module path of what the loss function computes outside the module
 
 
@@ -52,6 +63,20 @@ OPTIMIZERS = {
     "adam": OptimizerRule(state=2, reads=4, writes=3, flops=13),
     "momentum": OptimizerRule(state=1, reads=3, writes=2, flops=4),
     "sgd": OptimizerRule(state=0, reads=2, writes=1, flops=2),
+}
+
+
+# Types that graphs do not have, and the one that stands for each: as wide, and as fast on tensor cores.
+NEAREST_DTYPE = {
+    "uint64": "int64",
+    "uint32": "int32",
+    "uint16": "int16",
+    "float8_e4m3fn": "int8",
+    "float8_e4m3fnuz": "int8",
+    "float8_e5m2": "int8",
+    "float8_e5m2fnuz": "int8",
+    "float8_e8m0fnu": "int8",
+    "float4_e2m1fn_x2": "int8",
 }
 
 
@@ -110,6 +135,8 @@ class Trace:
     results: list[int]  # calls that must live: those of outputs and gradients, after writes in place
     optimizer: str | None
     owner: dict[str, str]  # parameter or buffer name -> path of the module that holds it
+    target: str = "cpu"
+    without_gradient: list[str] = field(default_factory=list)  # trainable parameters that the loss does not reach
 
 
 class _Recorder:
@@ -125,12 +152,19 @@ class _Recorder:
         self.operators: dict[Any, Operator] = {}
         self.constants: dict[int, Ref] = {}  # real tensors from outside, by identity
         self.written: dict[int, tuple[Any, int]] = {}  # storage -> (storage, the call that last wrote it in place)
+        self.numbers: dict[str, list[int]] = {}  # module path -> numbers of its calls in the forward pass
 
     # -- where we are -------------------------------------------------------------------------------------------
 
     def enter(self, path: str) -> None:
-        self.module_calls += 1
-        self.stack.append((path, self.module_calls))
+        numbers = self.numbers.setdefault(path, [])
+        if self.phase == FORWARD or not numbers:
+            self.module_calls += 1
+            number = self.module_calls
+            numbers.append(number)
+        else:  # recomputation: with the forward call, of several with the last one that was not recomputed yet
+            number = numbers.pop() if len(numbers) > 1 else numbers[0]
+        self.stack.append((path, number))
         self.children.append(0)
 
     def leave(self) -> None:
@@ -178,7 +212,8 @@ class _Recorder:
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[torch.Tensor]:
+        """Records a call; the tensors that it writes in place."""
         import torch
 
         operator = self.operators.get(func)
@@ -193,15 +228,18 @@ class _Recorder:
         read = [] if operator.kind in METADATA_ONLY else list({id(t): t for t in given}.values())
         uses = tuple(dict.fromkeys(self.ref(t).call for t in given))
         reads = tuple(dict.fromkeys(self.origin(t) for t in read))
-        produced = list(tensors_in(out))
+        returned = flat(out)
+        produced = [t for t in returned if isinstance(t, torch.Tensor)]
         number = len(self.calls)
 
         path, group = self._place()
         derived_from, accumulates = -1, False
         sequence = torch.autograd._get_sequence_nr() - 1
-        if self.phase == FORWARD:
+        if self.phase == FORWARD or self.stack:
             self.by_sequence.setdefault(sequence, number)
-        elif not self.stack:  # a module on the stack in backward is recomputation: it knows where it is
+        if (
+            self.phase == BACKWARD and not self.stack
+        ):  # a module on the stack in backward is recomputation: it knows where it is
             node = torch._C._current_autograd_node()
             derived_from = -1 if node is None else self.by_sequence.get(node._sequence_nr(), -1)
             forward = self.calls[derived_from] if derived_from >= 0 else None
@@ -225,9 +263,7 @@ class _Recorder:
             {key: _replace(value, self.ref) for key, value in kwargs.items()},
             uses,
             reads,
-            tuple(_output(t) if isinstance(t, torch.Tensor) else None for t in out)
-            if isinstance(out, list | tuple)
-            else (_output(out),),
+            tuple(_output(t) if isinstance(t, torch.Tensor) else None for t in returned),
             isinstance(out, list | tuple),
             path,
             group,
@@ -240,14 +276,24 @@ class _Recorder:
             call.output_bytes = call.outputs[0].bytes
         self.calls.append(call)
 
-        for index, tensor in enumerate(out if call.several else (out,)):
+        for index, tensor in enumerate(returned):
             if isinstance(tensor, torch.Tensor):
                 tensor._graphopt_ref = Ref(number, index)  # type: ignore[attr-defined]
         for tensor in written_in_place:
             storage = tensor.untyped_storage()
             self.written[storage._cdata] = (storage, number)
-            if not call.several:  # later readers take the whole tensor that lies there
+            if (
+                not call.several and call.outputs and call.outputs[0] is not None
+            ):  # later readers take the whole tensor that lies there
                 call.output_bytes = max(call.output_bytes, storage.nbytes())
+        return written_in_place
+
+
+def flat(out: Any) -> list[Any]:
+    """What an operator returns as a flat list: an item may be a list of tensors itself."""
+    if isinstance(out, list | tuple):
+        return [item for part in out for item in (part if isinstance(part, list | tuple) else (part,))]
+    return [out]
 
 
 def _output(tensor: torch.Tensor) -> Output:
@@ -265,6 +311,17 @@ def _replace(value: Any, ref: Callable[[torch.Tensor], Ref]) -> Any:
     return value
 
 
+class _NeedsValues(Exception):
+    """A result depends on values of tensors that are not known."""
+
+    def __init__(self, func: Any, where: str) -> None:
+        super().__init__(str(func))
+        self.func, self.where = func, where
+
+
+VALUES_LIMIT_BYTES = 2 * 2**30  # parameters and inputs of a module whose step is run with values where it must be
+
+
 def trace_step(
     module: torch.nn.Module,
     example_inputs: Any,
@@ -276,10 +333,6 @@ def trace_step(
 ) -> Trace:
     """Run one step of ``module`` on fake tensors and record it. Arguments as in :func:`capture`."""
     import torch
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-    from torch.overrides import TorchFunctionMode
-    from torch.utils import _pytree as pytree
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"capture: module is a {type(module).__name__}; give a torch.nn.Module")
@@ -289,36 +342,177 @@ def trace_step(
         raise InputError(f"capture: loss is a {type(loss).__name__}; give a function of the module's output")
     if target not in TARGETS:
         raise unknown_name("target", target, TARGETS)
+    module = unwrapped(module)
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            what = f"module {path!r}" if path else "module"
+            raise InputError(f"capture: {what} is a ScriptModule; give the Python module that it was made from")
+    if target == "gpu":
+        dispatch.ensure_device_guard()
+    run = partial(_trace, module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
+    try:
+        return run(everything=False)
+    except _NeedsValues as error:
+        args, kwargs = _arguments(example_inputs)
+        given = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
+        held = [*module.parameters(), *module.buffers(), *given]
+        without = any(t.device.type == "meta" for t in held)
+        size = sum(t.numel() * t.itemsize for t in held)
+        first = error
+    if not without and size <= VALUES_LIMIT_BYTES:
+        try:
+            return run(everything=True)
+        except _NeedsValues as error:
+            first = error
+        reason = "which cannot be computed here"
+    elif without:
+        reason = "which are not known of tensors on meta: give a module and example inputs with values"
+    else:
+        reason = (
+            f"which would take running the step ({size / 2**30:.1f} GiB of parameters and inputs, of at most "
+            f"{VALUES_LIMIT_BYTES / 2**30:.0f}): give a smaller model of that structure"
+        )
+    raise InputError(
+        f"capture: {first.where} uses {first.func}, whose result depends on tensor values, {reason}; or use masks or a "
+        "fixed capacity there"
+    )
 
-    recorder = _Recorder()
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module within ``torch.compile``'s, DataParallel's and DistributedDataParallel's wrappers."""
+    import torch
+
+    while True:
+        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), torch.nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def _trace(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    loss: Callable[[Any], Any] | None,
+    optimizer: str | None,
+    train: bool,
+    target: str,
+    everything: bool,
+) -> Trace:
+    """One run of the step. ``everything``: with the values of all tensors of the forward pass."""
+    import torch
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        FakeTensorMode,
+    )
+    from torch.nn.utils.stateless import _reparametrize_module
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    recorder, values = _Recorder(), Values(everything)
+    gpu = target == "gpu"
+    device = torch.device(DEVICE[target], 0) if gpu else torch.device("cpu")
+    to_copy, device_of = torch.ops.aten._to_copy.default, torch.ops.prim.device.default
+    lifted: dict[int, torch.Tensor] = {}  # real tensors from outside, by identity, and what stands for them
+    kept: list[torch.Tensor] = []
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def on_device(value: Any) -> Any:
+        """An argument of an operator as it is on a GPU where everything lies on the GPU."""
+        if isinstance(value, FakeTensor):
+            return value
+        if isinstance(value, torch.Tensor):
+            if id(value) not in lifted:
+                made, ref = like(value), getattr(value, "_graphopt_ref", None)
+                if ref is None:
+                    ref = Ref(recorder.add_source(made, "constant", ""), 0)
+                    recorder.calls[ref.call].constant = value
+                made._graphopt_ref = ref  # type: ignore[attr-defined]
+                values.give(made, value)
+                lifted[id(value)] = made
+                kept.append(value)  # so that its id stays its own
+            return lifted[id(value)]
+        if isinstance(value, list | tuple):
+            return type(value)(on_device(item) for item in value)
+        return device if isinstance(value, torch.device) else value
+
+    def like(tensor: torch.Tensor) -> torch.Tensor:
+        with fake:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    def decided(func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of a call that fake tensors cannot give, from values."""
+        real = values.decide(func, args, kwargs)
+        if real is None:
+            return None
+
+        def imitated(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return type(value)(imitated(item) for item in value)
+            if not isinstance(value, torch.Tensor):
+                return value
+            made = like(value)
+            if not getattr(value, "_graphopt_unknown", False):
+                values.pair(made, value)
+            return made
+
+        if func is torch.ops.aten._pack_padded_sequence.default:
+            return imitated(real[0]), real[1]  # the sizes of its batches lie on the CPU, and C++ reads them
+        return imitated(real)
 
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             kwargs = kwargs or {}
-            out = func(*args, **kwargs)
+            if func is device_of:
+                return torch.device("cpu") if gpu and dispatch.from_engine() else func(*args, **kwargs)
+            if gpu:
+                args = on_device(args)
+                kwargs = {key: on_device(value) for key, value in kwargs.items()}
+                if func is to_copy and kwargs.get("dtype") in (None, args[0].dtype) and "layout" not in kwargs:
+                    return moved(func, args, kwargs)
+            try:
+                out = dispatch.shapes_of(func, args) if gpu else None
+                if out is None:
+                    out = func(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
+                out = decided(func, args, kwargs)
+                if out is None:
+                    raise _NeedsValues(func, place(error)) from error
+                if func.namespace != "prim":
+                    recorder.add(func, args, kwargs, out)
+                return out
             if func.namespace != "prim":
-                recorder.add(func, args, kwargs, out)
+                written = recorder.add(func, args, kwargs, out)
+                values.follow(func, args, kwargs, out, written, skip=recorder.phase == BACKWARD and not recorder.stack)
             return out
 
-    class FusedDropout(TorchFunctionMode):
-        """On a GPU dropout is one kernel with a mask; on a CPU, where fake tensors live, it would be three."""
+    def moved(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """A copy to where the tensor lies already: the same tensor."""
+        out = func(*args, **kwargs)
+        out._graphopt_ref = recorder.ref(args[0])
+        written = recorder.written.get(args[0].untyped_storage()._cdata)
+        if written is not None:
+            storage = out.untyped_storage()
+            recorder.written[storage._cdata] = (storage, written[1])
+        if (value := values.of(args[0])) is not None:
+            values.pair(out, value)
+        return out
 
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if func is torch.nn.functional.dropout or func is torch.dropout:
-                return dropout(*args, **(kwargs or {}))
-            return func(*args, **(kwargs or {}))
-
-    def dropout(
-        input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True
-    ) -> torch.Tensor:
-        return torch.native_dropout(input, p, True)[0] if p and training and train else input
-
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    def place(error: BaseException) -> str:
+        """Where in the model an error arose: the module's path, and the line of Python."""
+        path = recorder.stack[-1][0] if recorder.stack else ""
+        line = line_of(error, _trace.__code__)
+        return (path or type(module).__name__) + (f" ({line})" if line else "")
 
     def imitate(tensor: torch.Tensor) -> torch.Tensor:
-        with fake:
-            copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-        return copy.requires_grad_(tensor.requires_grad and train)
+        made = like(tensor)
+        if everything or not isinstance(tensor, torch.nn.Parameter):
+            values.give(made, tensor)
+        return made.requires_grad_(tensor.requires_grad and train)
 
     names: dict[int, str] = {}  # parameters by identity: a tied one keeps its first name
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -344,55 +538,78 @@ def trace_step(
     param_sources = {name: recorder.add_source(tensor, "parameter", name) for name, tensor in fakes.items()}
     buffer_sources = {name: recorder.add_source(tensor, "buffer", name) for name, tensor in buffers.items()}
 
+    def no_backward(*_: Any, **__: Any) -> Any:
+        if recorder.phase != FORWARD:
+            return run_backward(*_, **__)
+        raise InputError(
+            f"capture: {place(RuntimeError())} calls backward() in the forward pass; return the loss instead: the "
+            "backward pass of the whole step is captured"
+        )
+
+    run_backward = torch.autograd.backward
     was_training, handles = {m: m.training for m in module.modules()}, []
+    attributes = {m: dict(m.__dict__) for m in module.modules()}  # what a forward pass stores in a module
     for path, child in module.named_modules():
         handles.append(child.register_forward_pre_hook(lambda _m, _a, path=path: recorder.enter(path), prepend=True))
         handles.append(child.register_forward_hook(lambda _m, _a, _o: recorder.leave(), always_call=True))
     grads: dict[str, Ref] = {}
-    # Vendor kernels (oneDNN's fused LSTM) would hide the aten operators.
+    without_gradient: list[str] = []
+    ambient = dispatch.ambient_autocast()
+    # Vendor kernels (oneDNN's fused LSTM) would hide the aten operators; cuDNN is asked for in dispatch.
     vendor_kernels = torch.backends.mkldnn.set_flags(_enabled=False)
+    eager = torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
     try:
         module.train(train)
         with (
+            dispatch.surroundings(target),
+            dispatch.replaced((torch.autograd, "backward", no_backward)),
+            torch.backends.cudnn.flags(enabled=False),
+            torch.autograd.set_multithreading_enabled(not gpu),
+            eager,
             fake,
             Record(),
-            FusedDropout(),
+            dispatch.function_mode(target, values),
             torch.set_grad_enabled(train),
+            _reparametrize_module(module, {**params, **buffers}),
         ):
-            result = torch.func.functional_call(module, (params, buffers), args, kwargs)
+            with torch.autocast(DEVICE[target], ambient) if ambient else nullcontext():
+                result = module(*args, **kwargs)
+                if train:
+                    value = _loss_of(result, loss)
+                else:
+                    outputs = results = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+                    if loss is not None:
+                        outputs = results = [_loss_of(result, loss)]
             if train:
-                value = _loss_of(result, loss)
                 wanted = {name: p for name, p in fakes.items() if p.requires_grad}
                 recorder.phase = BACKWARD
-                if wanted:
-                    found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-                    grads = {n: recorder.ref(g) for n, g in zip(wanted, found, strict=True) if g is not None}
-                    results = [value, *(g for g in found if g is not None)]
-                else:
-                    results = [value]
-                outputs = [value]
-            else:
-                outputs = results = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-                if loss is not None:
-                    outputs = results = [_loss_of(result, loss)]
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        where = recorder.stack[-1][0] if recorder.stack else type(module).__name__
-        raise InputError(
-            f"capture: {where or type(module).__name__} uses {error.func}, whose result depends on tensor values; "
-            "a graph has fixed shapes: use masks or a fixed capacity instead"
-        ) from error
-    except InputError:
+                found: Sequence[torch.Tensor | None] = []
+                with torch.autocast(DEVICE[target], enabled=False) if ambient else nullcontext():
+                    if _is_checkpointed(value):  # only the whole backward pass goes through a reentrant checkpoint
+                        run_backward(value)
+                        found = [p.grad for p in wanted.values()]
+                    elif wanted:
+                        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+                grads = {n: recorder.ref(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+                without_gradient = [name for name in wanted if name not in grads]
+                outputs, results = [value], [value, *(g for g in found if g is not None)]
+    except (InputError, _NeedsValues):
         raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise _NeedsValues(error.func, place(error)) from error
     except Exception as error:  # whatever the module or the loss function raises
         message = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"capture: one step of {type(module).__name__} on the example inputs fails: "
-            f"{type(error).__name__}: {message}"
+            f"{type(error).__name__}: {message} (in {place(error)})"
         ) from error
     finally:
         torch.backends.mkldnn.set_flags(_enabled=vendor_kernels[0])
         for handle in handles:
             handle.remove()
+        for child, stored in attributes.items():
+            child.__dict__.clear()
+            child.__dict__.update(stored)
         for child, mode in was_training.items():
             child.training = mode
     if not outputs:
@@ -407,7 +624,53 @@ def trace_step(
         [recorder.origin(t) for t in results],
         optimizer if train else None,
         owner,
+        target,
+        without_gradient,
     )
+
+
+def _is_checkpointed(value: torch.Tensor) -> bool:
+    """Whether a reentrant activation checkpoint is in the autograd graph of a tensor."""
+    if "torch.utils.checkpoint" not in sys.modules:
+        return False
+    seen, stack = set(), [value.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        stack.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def line_of(error: BaseException, outermost: CodeType) -> str:
+    """``file.py:12`` of the innermost frame, within a call of ``outermost``, of the user's own code, else of a library
+    beside torch; or nothing. The frames are those that run now, and those that the error has left."""
+    import torch
+
+    frames, frame = [], sys._getframe(1)
+    while frame is not None and frame.f_code is not outermost:
+        frames.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+    frames.reverse()
+    frames += [(entry.filename, entry.lineno or 0) for entry in traceback.extract_tb(error.__traceback__)]
+    ours, theirs = (os.path.dirname(os.path.abspath(m.__file__ or "")) for m in (sys.modules["graphopt_gym"], torch))
+    libraries = {path for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))}
+    own, library = "", ""
+    for filename, line in frames:
+        path = os.path.abspath(filename)
+        if path.startswith((ours + os.sep, theirs + os.sep)) or not os.path.isfile(path):
+            continue
+        if any(path.startswith(folder + os.sep) for folder in libraries):
+            library = f"{path}:{line}"
+        else:
+            near = os.path.relpath(path)
+            own = f"{path if near.startswith('..') else near}:{line}"
+    for folder in sorted(libraries, key=len, reverse=True):
+        library = library.removeprefix(f"{folder}{os.sep}")
+    return own or library
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -479,6 +742,7 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
         if len(shape) > MAX_RANK:
             raise InputError(f"capture: {kind} makes a tensor of rank {len(shape)}; at most {MAX_RANK} is supported")
         dtype = out.dtype if out is not None else "float32"
+        dtype = NEAREST_DTYPE.get(dtype, dtype)
         if dtype not in DTYPES:
             raise InputError(f"capture: {kind} makes a tensor of dtype {dtype}; supported: {', '.join(DTYPES)}")
         rows.append(
@@ -672,6 +936,10 @@ def _groups(trace: Trace, alive: np.ndarray) -> tuple[list[int], list[str]]:
     return groups, modules
 
 
+class CaptureWarning(UserWarning):
+    """A graph was captured, and something about it is probably not meant."""
+
+
 def capture(
     module: torch.nn.Module,
     example_inputs: Any,
@@ -686,14 +954,18 @@ def capture(
     """The computation graph of one training step (or of inference) of a torch module.
 
     Args:
-        module: on any device, ``meta`` too: only shapes are used, so a model need not fit in memory.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments. Only shapes and
-            dtypes matter; ``meta`` tensors do.
+        module: on any device, ``meta`` too: only shapes are used, so a model need not fit in memory. Wrappers of
+            ``torch.compile``, DataParallel and DistributedDataParallel are taken off.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments. Shapes and dtypes
+            matter, and ``meta`` tensors do; where shapes depend on values (lengths, masks), values are needed. Where
+            they depend on what parameters compute, the step is run with values, up to 2 GiB of them.
         loss: function of the module's output that returns a scalar. None: the output itself where it is a
             scalar, else the mean of its first floating-point tensor.
         optimizer: ``"adam"``, ``"momentum"`` (SGD with momentum), ``"sgd"``, or None for no update.
         train: forward, backward and optimiser; False: the forward pass in evaluation mode, without gradients.
-        target: the kind of device whose operators are captured, ``"gpu"`` or ``"cpu"``; neither is needed here.
+        target: the kind of device whose operators are captured, ``"gpu"`` or ``"cpu"``; neither is needed here. On a
+            GPU attention, dropout and recurrent layers are fused kernels, and ``torch.autocast`` of any device type
+            casts as CUDA's does.
         name: the graph's name; the module's class name by default.
         metadata: facts to keep with the graph (source, configuration, licence, stages).
 
@@ -706,10 +978,15 @@ def capture(
         updates included.
 
     Raises:
-        InputError: wrong arguments, or a module whose shapes depend on tensor values.
+        InputError: wrong arguments, or a module whose shapes depend on tensor values that are not known.
+
+    Warns:
+        CaptureWarning: trainable parameters get no gradient; operators have no formula of FLOPs. The graph says the
+            same in ``graph.notes``.
     """
     import torch
 
+    module = unwrapped(module)
     trace = trace_step(module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
     args, kwargs = _arguments(example_inputs)
     facts = {
@@ -724,7 +1001,19 @@ def capture(
         ],
         "stages": default_stages(module, [call.module for call in trace.calls if call.phase == FORWARD and call.func]),
     }
-    return build_graph(trace, name or type(module).__name__, facts | dict(metadata or {})).graph
+    if target != "cpu":  # graphs that were captured before there was a choice are a CPU's, and say nothing
+        facts["target"] = target
+    if trace.without_gradient:
+        names = trace.without_gradient
+        facts["parameters_without_gradient"] = {
+            "count": len(names),
+            "of": sum(p.requires_grad for p in module.parameters()),
+            "names": names[:5],
+        }
+    graph = build_graph(trace, name or type(module).__name__, facts | dict(metadata or {})).graph
+    for note in graph.notes:
+        warnings.warn(note, CaptureWarning, stacklevel=2)
+    return graph
 
 
 CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "target", "name", "metadata")
@@ -741,14 +1030,16 @@ def capture_from_spec(spec: str, **overrides: Any) -> ComputationGraph:
     """
     from torch import nn
 
-    function = import_named(spec)
+    with dispatch.autocast_allowed():  # decorators are made when the module is imported
+        function = import_named(spec)
     if not callable(function):
         raise InputError(f"capture: {spec} is a {type(function).__name__}, not a function")
     try:
         inspect.signature(function).bind()
     except TypeError as error:
         raise InputError(f"capture: {spec} cannot be called without arguments: {error}") from error
-    given = function()
+    with dispatch.autocast_allowed():
+        given = function()
     if isinstance(given, Mapping):
         arguments = dict(given)
         for key in arguments:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.aten import METADATA_ONLY
-from graphopt_gym.graphs.capture import BuiltGraph, Ref, Trace
+from graphopt_gym.graphs.capture import BuiltGraph, Ref, Trace, flat
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,8 @@ def execute(
     """Run every op of the graph once, feeding each one only what its predecessors in the graph produced.
 
     Args:
-        trace, built: from :func:`~graphopt_gym.graphs.capture.trace_step` and ``build_graph``.
+        trace, built: from :func:`~graphopt_gym.graphs.capture.trace_step` and ``build_graph``, of a step traced with
+            ``target="cpu"``; one of a GPU's runs where a CPU has all its kernels.
         module: gives the values of parameters and buffers; left unchanged.
         inputs: the example inputs' tensors, flattened, with values.
         order: a topological order of the ops; the graph's own by default. An order that the edges allow and the
@@ -66,7 +67,7 @@ def execute(
             return values[value]
         if isinstance(value, list | tuple):
             return type(value)(operand(op, item) for item in value)
-        return value
+        return torch.device("cpu") if isinstance(value, torch.device) else value
 
     with torch.no_grad():
         for op in range(graph.num_ops) if order is None else order:
@@ -82,8 +83,13 @@ def execute(
                     values[Ref(ref.call, 0)] = call.constant
                 continue
             producers = {built.origin[p].call for p in graph.predecessors(op).tolist()}
-            out = call.func(*operand(op, call.args), **{key: operand(op, v) for key, v in call.kwargs.items()})
-            for index, value in enumerate(out if call.several else (out,)):
+            try:
+                out = call.func(*operand(op, call.args), **{key: operand(op, v) for key, v in call.kwargs.items()})
+            except NotImplementedError as error:
+                raise InputError(
+                    f"execute: {graph.label(op)} has no kernel for the CPU; trace the step with target='cpu'"
+                ) from error
+            for index, value in enumerate(flat(out)):
                 values[Ref(ref.call, index)] = value
                 recorded = call.outputs[index]
                 if recorded is not None and isinstance(value, torch.Tensor):

@@ -342,6 +342,28 @@ class ComputationGraph:
         digest.update(self.edges.tobytes())
         return digest.hexdigest()
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before believing the graph's costs, a line each; empty where there is nothing."""
+        lines = []
+        missing = self.metadata.get("parameters_without_gradient")
+        if missing:
+            more = ", …" if missing["count"] > len(missing["names"]) else ""
+            lines.append(
+                f"{missing['count']} of {missing['of']} trainable parameters get no gradient and no update: the loss "
+                f"does not depend on {', '.join(missing['names'])}{more}; give loss= a function of all outputs, or "
+                "freeze them (requires_grad_(False))"
+            )
+        unmodelled = self.metadata.get("unmodelled_ops")
+        if unmodelled:
+            counts = sorted(unmodelled.items(), key=lambda item: (-item[1], item[0]))
+            named = ", ".join(f"{kind} ×{count}" for kind, count in counts[:12])
+            lines.append(
+                f"{sum(unmodelled.values())} ops have no formula, priced by their bytes and at most one FLOP an "
+                f"element: {named}{', …' if len(counts) > 12 else ''}"
+            )
+        return lines
+
     def statistics(self) -> dict[str, Any]:
         """Counts and totals: ops, edges, colocation groups, depth (ops on the longest path), FLOPs, bytes, phases."""
         return {

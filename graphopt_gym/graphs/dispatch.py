@@ -1,0 +1,413 @@
+"""What makes torch take the decisions of the target device while a step is traced. Imports torch when used.
+
+Operators are chosen by where tensors lie: on a GPU dropout is one kernel, attention a fused one, an LSTM cuDNN's. So
+the fake tensors of a step for ``"gpu"`` lie on ``cuda:0``, which needs no GPU: they have no memory and run no kernel.
+Four things must be stood in for where torch has no CUDA:
+
+- the *device guard*, which autograd asks for a stream (:func:`ensure_device_guard`), and the engine that runs the
+  backward pass, which would look for the accelerator: it is told that tensors lie on the CPU (:func:`from_engine`);
+- the choice among *attention* kernels, made by torch's CUDA library from dtypes and shapes (:func:`attention`);
+- *recurrent layers*, which go to cuDNN from that library too (:func:`recurrent`);
+- *autocast*, which torch turns off without CUDA, and random states that checkpointing keeps (:func:`surroundings`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from graphopt_gym.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from graphopt_gym.graphs.values import Values
+
+TARGETS = ("gpu", "cpu")
+DEVICE = {"gpu": "cuda", "cpu": "cpu"}  # torch's device type of each target
+
+_CUDA = 1  # c10::DeviceType::CUDA
+_REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"  # c10::impl::device_guard_impl_registry
+_kept: list[Any] = []  # what C++ points to
+
+
+def ensure_device_guard() -> None:
+    """Lets autograd record operators of fake CUDA tensors where torch was built without CUDA.
+
+    A build with CUDA and no GPU gets torch's own no-op guard (``torch._C._ensureCUDADeviceGuardSet``, which fake
+    tensors call). A build without CUDA has no guard that this function could replace: it is given one to replace, an
+    object all of whose methods return 0, as the method that it asks does where there are no devices.
+
+    Raises:
+        InputError: this torch cannot be prepared so.
+    """
+    import torch
+
+    if _kept or torch.backends.cuda.is_built():
+        return
+    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
+    try:
+        library = ctypes.CDLL(os.path.join(folder, "libc10.dylib" if sys.platform == "darwin" else "libc10.so"))
+        registry = (ctypes.c_void_p * (_CUDA + 1)).in_dll(library, _REGISTRY)
+        install = torch._C._ensureCUDADeviceGuardSet
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"capture: target 'gpu' is not possible with torch {torch.__version__} on {sys.platform}; give target='cpu'"
+        ) from error
+    if registry[_CUDA] is None:
+        method = ctypes.CFUNCTYPE(ctypes.c_int)
+        none = method(lambda: 0)
+        table = (method * 64)(*[none] * 64)
+        guard = ctypes.c_void_p(ctypes.addressof(table))
+        _kept.extend((none, table, guard))
+        registry[_CUDA] = ctypes.addressof(guard)
+        install()
+        if registry[_CUDA] == ctypes.addressof(guard):
+            registry[_CUDA] = None
+            _kept.clear()
+            raise InputError(f"capture: target 'gpu' is not possible with torch {torch.__version__}; give target='cpu'")
+
+
+def from_engine() -> bool:
+    """Whether the C++ code that calls a dispatch mode was itself called by ``torch.autograd``'s engine, and not by
+    Python code that runs within the backward pass (recomputation, a function's own backward)."""
+    from torch.autograd import graph
+
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name in ("_fn", "inner", "__torch_dispatch__"):  # torch's wrappers
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code is graph._engine_run_backward.__code__
+
+
+# ---- attention
+
+
+def _autocast(tensors: Sequence[torch.Tensor | None]) -> list[Any]:
+    """Floating-point tensors in autocast's type where it is on, as before any kernel on its list."""
+    import torch
+
+    if not torch.is_autocast_enabled("cuda"):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype("cuda")
+    return [
+        t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    ]
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """``scaled_dot_product_attention`` on a GPU of compute capability 8.0 or newer.
+
+    The first of these that is enabled (``torch.nn.attention.sdpa_kernel``) and can take the arguments, in torch's
+    default order (rules recalled from ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp``):
+
+    - flash attention: float16 or bfloat16, no mask, one head size of at most 256 for query, key and value, causal
+      only with as many queries as keys; grouped queries. Head sizes are padded to multiples of 8;
+    - memory-efficient attention: also float32 and masks; as many heads of keys as of queries; head sizes that are
+      multiples of 4 (float32) or 8 (half precision);
+    - the product, softmax and product that attention is made of;
+    - cuDNN's, where it alone is enabled.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    aten, cuda = torch.ops.aten, torch.backends.cuda
+    query, key, value, attn_mask = _autocast((query, key, value, attn_mask))
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    shaped = (
+        query.dim() == key.dim() == value.dim() == 4
+        and query.dtype == key.dtype == value.dtype
+        and query.shape[0] == key.shape[0] == value.shape[0]
+        and min(query.numel(), key.numel(), value.numel()) > 0
+        and all(t.stride(-1) == 1 for t in (query, key, value))
+    )
+    size, grouped = query.shape[-1], enable_gqa and query.shape[1] != key.shape[1]
+    shaped = shaped and (grouped or query.shape[1] == key.shape[1] == value.shape[1])
+    flash = (
+        shaped
+        and half
+        and attn_mask is None
+        and key.shape[-1] == value.shape[-1] == size <= 256
+        and not (is_causal and query.shape[-2] != key.shape[-2])
+    )
+    multiple = 8 if half else 4
+    efficient = (
+        shaped
+        and (half or query.dtype == torch.float32)
+        and not grouped
+        and size % multiple == 0
+        and value.shape[-1] % multiple == 0
+        and not (attn_mask is not None and is_causal)
+    )
+    if cuda.flash_sdp_enabled() and flash:
+        padding = -size % 8
+        if padding:
+            scale = 1 / math.sqrt(size) if scale is None else scale
+            query, key, value = (F.pad(t, (0, padding)) for t in (query, key, value))
+        out = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+        return out[..., :size] if padding else out
+    if attn_mask is not None and attn_mask.dtype == torch.bool and (efficient or half):
+        attn_mask = torch.where(attn_mask, 0.0, -math.inf).to(query.dtype)
+    bias = None
+    if attn_mask is not None and efficient:
+        bias = attn_mask.to(query.dtype).expand(*query.shape[:2], query.shape[-2], key.shape[-2])
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    if cuda.mem_efficient_sdp_enabled() and efficient:
+        return aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, needs_grad, dropout_p, is_causal, scale=scale
+        )[0]
+    if cuda.cudnn_sdp_enabled() and not cuda.math_sdp_enabled() and shaped and half:
+        return aten._scaled_dot_product_cudnn_attention(
+            query, key, value, bias, needs_grad, dropout_p, is_causal, False, scale=scale
+        )[0]
+    return aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+    )[0]
+
+
+# ---- recurrent layers
+
+_MODES = {"rnn_relu": 0, "rnn_tanh": 1, "lstm": 2, "gru": 3}  # cudnnRNNMode_t
+
+
+def recurrent(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """``torch.lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu`` as the one kernel of cuDNN, padded or packed."""
+    import torch
+
+    names = {
+        False: ("input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional"),
+        True: ("data", "batch_sizes", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional"),
+    }
+    packed = "batch_sizes" in kwargs or (len(args) > 3 and isinstance(args[3], list | tuple))
+    given = dict(zip((*names[packed], "batch_first"), args)) | kwargs
+    data = given["data" if packed else "input"]
+    sizes = [int(size) for size in given["batch_sizes"].tolist()] if packed else []
+    hidden = given["hx"]
+    hx, cx = tuple(hidden) if name == "lstm" else (hidden, None)
+    weights = list(given["params"])
+    data, hx, cx, *weights = _autocast((data, hx, cx, *weights))
+    biases, layers = bool(given["has_biases"]), int(given["num_layers"])
+    directions = 2 if given["bidirectional"] else 1
+    stride = len(weights) // (layers * directions)  # tensors of a layer in one direction
+    projection = weights[-1].shape[0] if stride == (5 if biases else 3) else 0
+    size = weights[1].shape[0] // {"lstm": 4, "gru": 3}.get(name, 1)
+    out = torch.ops.aten._cudnn_rnn(
+        data,
+        weights,
+        stride,
+        weights[0].new_empty(0),  # on a GPU the buffer in which the weights lie already
+        hx.contiguous(),
+        None if cx is None else cx.contiguous(),
+        _MODES[name],
+        size,
+        projection,
+        layers,
+        bool(given.get("batch_first", False)),
+        float(given["dropout"]),
+        bool(given["train"]),
+        bool(given["bidirectional"]),
+        sizes,
+        None,
+    )
+    return out[:3] if name == "lstm" else out[:2]
+
+
+def pad_packed(
+    data: torch.Tensor, batch_sizes: torch.Tensor, batch_first: bool, padding_value: float, total_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``torch._VF._pad_packed_sequence``, whose C++ writes lengths to memory that a fake tensor has not.
+
+    Args:
+        data: [sum of lengths, ...]. batch_sizes: int64 [T], real: how many sequences have a step t.
+    """
+    sizes = batch_sizes.tolist()
+    out = data.new_full((max(len(sizes), total_length), sizes[0], *data.shape[1:]), padding_value)
+    start, offset = 0, 0
+    for step in range(1, len(sizes) + 1):  # one copy a run of steps with as many sequences
+        if step == len(sizes) or sizes[step] != sizes[start]:
+            rows = (step - start) * sizes[start]
+            part = data[offset : offset + rows].view(step - start, sizes[start], *data.shape[1:])
+            out[start:step, : sizes[start]].copy_(part)
+            start, offset = step, offset + rows
+    lengths = [sum(size > sequence for size in sizes) for sequence in range(sizes[0])]
+    return out.transpose(0, 1) if batch_first else out, batch_sizes.new_tensor(lengths)
+
+
+def shapes_of(func: Any, args: tuple[Any, ...]) -> Any:
+    """Result of an operator of CUDA's library for which torch has no rule of shapes: None where there is one."""
+    import torch
+
+    aten = torch.ops.aten
+    if func is aten._cudnn_rnn_backward.default:
+        given, weights, hx, cx, mask = args[0], args[1], args[4], args[5], args[-1]
+        return (
+            torch.empty_like(given) if mask[0] else None,
+            torch.empty_like(hx) if mask[1] else None,
+            torch.empty_like(cx) if cx is not None and mask[2] else None,
+            [torch.empty_like(weight) for weight in weights] if mask[3] else [],
+        )
+    if func is aten._thnn_fused_gru_cell.default:
+        hx = args[2]
+        return torch.empty_like(hx), hx.new_empty((hx.shape[0], 5 * hx.shape[1]))
+    if func is aten._thnn_fused_gru_cell_backward.default:
+        grad, workspace, biased = args[0], args[1], args[2]
+        rows, size = grad.shape
+        gates = [grad.new_empty((rows, 3 * size)) for _ in range(2)]
+        bias = [grad.new_empty((3 * size,)) for _ in range(2)] if biased else [None, None]
+        del workspace
+        return gates[0], gates[1], torch.empty_like(grad), bias[0], bias[1]
+    return None
+
+
+# ---- the state of torch around a step
+
+
+@contextmanager
+def replaced(*replacements: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes replaced, and put back."""
+    with ExitStack() as stack:
+        for owner, name, value in replacements:
+            if hasattr(owner, name):
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+        yield
+
+
+@contextmanager
+def autocast_allowed() -> Iterator[None]:
+    """``torch.autocast("cuda")`` that is made here is on, though torch has no CUDA."""
+    import torch
+
+    def never(*_: Any, **__: Any) -> bool:
+        return False
+
+    def always(*_: Any, **__: Any) -> bool:
+        return True
+
+    common = sys.modules.get("torch.cuda.amp.common")
+    with replaced((common, "amp_definitely_not_available", never), (torch.cuda, "is_bf16_supported", always)):
+        yield
+
+
+@contextmanager
+def surroundings(target: str) -> Iterator[None]:
+    """While a step is traced: autocast means the target, and no random state is read or written.
+
+    ``torch.autocast`` of any device type that is on casts the target's operators: a model that runs under
+    ``autocast("cpu")`` here runs under ``autocast("cuda")`` there.
+    """
+    import torch
+    from torch.amp.autocast_mode import autocast
+
+    device = DEVICE[target]
+    enter, leave = autocast.__enter__, autocast.__exit__
+
+    def enter_target(self: Any) -> Any:
+        own = self.device
+        if self._enabled and own != device:
+            self.device = device
+        try:
+            return enter(self)
+        finally:
+            entered.append((self.device, own))
+            self.device = own
+
+    def leave_target(self: Any, *reason: Any) -> Any:
+        used, own = entered.pop()
+        self.device = used
+        try:
+            return leave(self, *reason)
+        finally:
+            self.device = own
+
+    choices = []
+    if target == "gpu":  # functions of torch that are written in Python call it by this name
+        choices.append((torch.nn.functional, "scaled_dot_product_attention", attention))
+    entered: list[tuple[str, str]] = []
+    state = torch.empty(0, dtype=torch.uint8)
+
+    @contextmanager
+    def fork_rng(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    checkpoint = sys.modules.get("torch.utils.checkpoint")
+    with (
+        autocast_allowed(),
+        replaced(
+            *choices,
+            (autocast, "__enter__", enter_target),
+            (autocast, "__exit__", leave_target),
+            (torch, "get_rng_state", lambda: state),
+            (torch, "set_rng_state", lambda _state: None),
+            (torch.random, "fork_rng", fork_rng),
+            (checkpoint, "get_device_states", lambda *_: ([], [])),
+            (logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True),  # the error is told in one line
+            (checkpoint, "set_device_states", lambda *_, **__: None),
+        ),
+    ):
+        yield
+
+
+def ambient_autocast() -> torch.dtype | None:
+    """The type of the autocast that is on around the call; None where there is none."""
+    import torch
+
+    return next((torch.get_autocast_dtype(d) for d in ("cuda", "cpu") if torch.is_autocast_enabled(d)), None)
+
+
+def function_mode(target: str, values: Values) -> Any:
+    """A ``TorchFunctionMode`` that makes the choices of the target that are made above aten.
+
+    Where ``values`` knows those of the arguments, it is told those of the results.
+    """
+    import torch
+    from torch.nn import functional as F
+    from torch.overrides import TorchFunctionMode
+
+    gpu = target == "gpu"
+
+    class Choices(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            kwargs = kwargs or {}
+            if func in READS_VALUES and args and (value := values.of(args[0])) is not None:
+                return getattr(value, func.__name__)(*args[1:], **kwargs)
+            if func is torch._C._VariableFunctions._pad_packed_sequence:
+                return pad_packed(*args, **kwargs)
+            if not gpu:
+                if func is F.dropout or func is torch.dropout:
+                    return dropout(*args, **kwargs)
+                return func(*args, **kwargs)
+            if func is F.scaled_dot_product_attention or func in LAYERS:
+                out = recurrent(LAYERS[func], args, kwargs) if func in LAYERS else attention(*args, **kwargs)
+                if values.everything and values.known(args, *kwargs.values()):  # no CPU has a kernel for these
+                    values.pair(out, values.compute(func, args, kwargs))
+                return out
+            if func is torch.Tensor.cuda:
+                return args[0]
+            return func(*args, **kwargs)
+
+    READS_VALUES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
+    LAYERS = {getattr(torch._C._VariableFunctions, name): name for name in _MODES}
+
+    def dropout(
+        input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True
+    ) -> torch.Tensor:
+        """One kernel with a mask, as on a GPU: a CPU's would be three."""
+        return torch.native_dropout(input, p, True)[0] if p and training and train else input
+
+    return Choices()

@@ -1,0 +1,143 @@
+"""Real values beside the fake tensors of a step, where they are known: for operators whose results depend on values.
+
+A mask built from lengths, the lengths of a packed sequence, an index found by ``nonzero``: what they are made of is
+small and given, so it is computed on the CPU along with the shapes. What comes from parameters or from inputs
+without values (``meta``) has none, unless everything is computed (``everything=True``), which takes the memory and
+the time of the real forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LIMIT = 2**22  # elements of a tensor whose value is kept, unless everything is computed
+_VALUE = "_graphopt_value"
+
+# Operators whose result's shape needs the values of these arguments only (position); others need all.
+_DECIDED_BY = {
+    "index": (1,),
+    "masked_select": (1,),
+    "_pack_padded_sequence": (1,),
+    "repeat_interleave": (0,),
+}
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+class Values:
+    """The values that are known of the fake tensors of one step."""
+
+    def __init__(self, everything: bool = False) -> None:
+        self.everything = everything
+        self.stale: dict[int, Any] = {}  # storages of values that a write of unknown values has made wrong
+
+    def of(self, fake: Any) -> torch.Tensor | None:
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        if not isinstance(fake, FakeTensor):  # a tensor from outside has its own, and is not written to
+            known = fake.device.type == "cpu" and (fake.numel() <= LIMIT or self.everything)
+            return fake if known else None
+        value = getattr(fake, _VALUE, None)
+        if value is None or value.untyped_storage()._cdata in self.stale:
+            return None
+        return value
+
+    def give(self, fake: torch.Tensor, real: torch.Tensor) -> None:
+        """Take note of a value that is given from outside: real, and not too large."""
+        from torch.utils._python_dispatch import _disable_current_modes
+
+        if real.device.type == "meta" or (real.numel() > LIMIT and not self.everything):
+            return
+        try:
+            with _disable_current_modes():
+                setattr(fake, _VALUE, real.detach().to("cpu", copy=True))
+        except (RuntimeError, NotImplementedError):  # a fake or sparse tensor of somebody's
+            return
+
+    def _real(self, value: Any) -> Any:
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            return self.of(value)
+        if isinstance(value, list | tuple):
+            return type(value)(self._real(item) for item in value)
+        if isinstance(value, torch.device):
+            return torch.device("cpu")
+        return value
+
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The real result of a call whose tensors all have values."""
+        import torch
+        from torch.utils._python_dispatch import _disable_current_modes
+
+        with _disable_current_modes(), torch.no_grad():
+            return func(*self._real(tuple(args)), **{key: self._real(value) for key, value in kwargs.items()})
+
+    def known(self, *arguments: Any) -> bool:
+        return all(self.of(tensor) is not None for value in arguments for tensor in _tensors(value))
+
+    def follow(self, func: Any, args: Any, kwargs: Any, out: Any, written: list[torch.Tensor], skip: bool) -> None:
+        """After a call with fake tensors: the value of its result too, where those of its arguments are known."""
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        skip = skip or not all(isinstance(tensor, FakeTensor) for tensor in written)
+        results = list(_tensors(out))
+        small = self.everything or all(t.numel() <= LIMIT for t in results)
+        random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        if skip or not small or not self.known(args, *kwargs.values()) or (random and not self.everything):
+            for tensor in written:
+                if (value := getattr(tensor, _VALUE, None)) is not None:
+                    storage = value.untyped_storage()
+                    self.stale[storage._cdata] = storage
+            return
+        try:
+            real = self.compute(func, args, kwargs)
+        except (RuntimeError, NotImplementedError):  # no kernel for a CPU
+            return
+        self.pair(out, real)
+
+    def pair(self, fake: Any, real: Any) -> None:
+        for made, value in zip(_tensors(fake), _tensors(real)):
+            if made.shape == value.shape and made.dtype == value.dtype:
+                setattr(made, _VALUE, value)
+
+    def decide(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The real result of a call whose shape or number depends on values; None where they are not known.
+
+        Where only the values of some arguments matter, those of the others are taken as zeros, and the result has the
+        right shapes alone.
+        """
+        import torch
+
+        if self.known(args, *kwargs.values()):
+            return self.compute(func, args, kwargs)
+        deciding = _DECIDED_BY.get(func._schema.name.split("::")[-1])
+        if deciding is None or not self.known(*(args[i] for i in deciding)):
+            return None
+
+        def stand_in(value: Any) -> Any:
+            if isinstance(value, torch.Tensor) and self.of(value) is None:
+                return torch.zeros((), dtype=value.dtype).expand(value.shape)
+            return self._real(value)
+
+        from torch.utils._python_dispatch import _disable_current_modes
+
+        with _disable_current_modes(), torch.no_grad():
+            shapes = func(*(stand_in(value) for value in args), **{k: stand_in(v) for k, v in kwargs.items()})
+        for tensor in _tensors(shapes):
+            if tensor.is_floating_point() or tensor.is_complex():
+                setattr(tensor, "_graphopt_unknown", True)  # noqa: B010
+        return shapes
