@@ -23,6 +23,7 @@ import sys
 import sysconfig
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -120,6 +121,7 @@ class Call:
     output_bytes: int = 0
     name: str = ""  # of a source
     constant: Any = None  # the value of a constant source
+    unmodelled: str = ""  # the operator's name where its FLOPs are not known
 
 
 @dataclass(slots=True)
@@ -269,6 +271,7 @@ class _Recorder:
             group,
             derived_from,
             accumulates,
+            unmodelled=operator.unmodelled,
         )
         if op_class not in (SOURCE, VIEW):
             call.flops, call.bytes_read, call.bytes_written = cost(operator, args, kwargs, out, read, written_in_place)
@@ -830,6 +833,9 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
     columns: dict[str, Any] = {column: np.asarray([row.get(column, 0) for row in rows], np.int64) for column in COLUMNS}
     _, first_at, inverse = np.unique(columns["colocation"], return_index=True, return_inverse=True)
     columns["colocation"] = np.argsort(np.argsort(first_at))[inverse]  # groups in order of first appearance
+    unmodelled = Counter(call.unmodelled for number, call in enumerate(calls) if alive[number] and call.unmodelled)
+    if unmodelled:
+        metadata = {**(metadata or {}), "unmodelled_ops": dict(sorted(unmodelled.items()))}
     graph = ComputationGraph(
         name, kinds=list(kinds), modules=list(modules), columns=columns, edges=np.asarray(edges), metadata=metadata
     )

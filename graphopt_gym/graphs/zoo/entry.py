@@ -97,6 +97,7 @@ class Entry:
     def capture(self, name: str) -> Any:
         """The graph, captured anew."""
         from graphopt_gym.graphs.capture import capture
+        from graphopt_gym.graphs.flops import as_first_captured
 
         arguments = self.arguments()
         facts = {
@@ -109,4 +110,5 @@ class Entry:
             "cluster": self.cluster,
         }
         # The operators of a CPU: stored runs rest on the ids of graphs that were captured so.
-        return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts | arguments["metadata"]})
+        with as_first_captured():
+            return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts | arguments["metadata"]})
