@@ -208,8 +208,7 @@ class _Products:
         batch = size // np.maximum(m * n, 1)
         k = np.maximum(graph.flops[self.ops] / np.maximum(2 * size, 1), 1)
         # weights stored [n, k]: y = x @ w.T
-        by_kind = np.array([kind in _TRANSPOSES for kind in graph.kinds])
-        transposed = by_kind[graph.kind] & (graph.op_class[graph.view_root] == SOURCE)
+        transposed = _transposed_sources(graph)
         reads_transposed = np.zeros(graph.num_ops, bool)
         reads_transposed[graph.edge_dst[transposed[graph.edge_src]]] = True
         linear = reads_transposed[self.ops] & (batch == 1)
@@ -229,6 +228,22 @@ class _Products:
             rate[chosen] = p[layout]["bytes"]
         seconds[self.ops] = p["in_model"] * computed[self.inverse]
         efficiency[self.ops] = rate[self.inverse]
+
+
+def _transposed_sources(graph: ComputationGraph) -> np.ndarray:
+    """bool [N]: transposes of parameters and inputs, and their casts: a cast keeps the layout of what it reads."""
+    by_kind = np.array([kind in _TRANSPOSES for kind in graph.kinds])
+    transposed, root = by_kind[graph.kind], graph.view_root.copy()
+    casts = np.flatnonzero(np.isin(graph.kind, [i for i, kind in enumerate(graph.kinds) if kind == "_to_copy"]))
+    casts = casts[np.diff(graph.pred_ptr)[casts] == 1]
+    read = graph.pred[graph.pred_ptr[casts]]
+    before = np.arange(graph.num_ops)  # what a cast reads, through views; any other op: itself
+    before[casts] = graph.view_root[read]
+    for cast, tensor in zip(casts.tolist(), read.tolist(), strict=True):  # in topological order
+        transposed[cast] = transposed[tensor]
+    while not np.array_equal(further := before[root], root):
+        root = further
+    return transposed & (graph.op_class[root] == SOURCE)
 
 
 class _Convolutions:

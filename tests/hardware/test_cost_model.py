@@ -93,6 +93,25 @@ def test_op_times__tell_a_transposed_weight_from_a_plain_one(model, transposed, 
     assert compute_s[-1] / model.architectures["pascal"]["in_model"] == pytest.approx(expected[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("order", [("t", "_to_copy"), ("_to_copy", "t"), ("_to_copy", "t", "_to_copy")])
+def test_op_times__find_the_layout_of_a_weight_through_its_casts(model, order):
+    """Under autocast a cast lies before or behind the transpose; a cast alone transposes nothing."""
+
+    def graph(*kinds: str) -> ComputationGraph:
+        steps = [
+            {"kind": kind, "op_class": "view" if kind == "t" else "copy", "shape": (1024, 2048), "inputs": [1 + index],
+             "bytes_read": 1, "bytes_written": 1}
+            for index, kind in enumerate(kinds)
+        ]  # fmt: skip
+        mm = {"kind": "mm", "op_class": "matmul", "shape": (4096, 2048), "inputs": [0, 1 + len(kinds)],
+              "flops": 2 * 4096 * 2048 * 1024, "bytes_read": 1, "bytes_written": 1}  # fmt: skip
+        return graph_of(source(4096, 1024, param=False), source(2048, 1024), *steps, mm)
+
+    p100 = load_device("p100_pcie_16gb")
+    seconds = [model.components(graph(*kinds), p100)[0][-1] for kinds in (("t",), order, ("_to_copy",))]
+    assert seconds[0] == seconds[1] != seconds[2]
+
+
 def test_op_times__winograd_is_for_three_by_three_with_stride_one(model):
     def share(graph: ComputationGraph) -> float:
         compute_s, _, _ = model.components(graph, V100)
