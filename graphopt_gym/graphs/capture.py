@@ -406,11 +406,13 @@ def _trace(
 ) -> Trace:
     """One run of the step. ``everything``: with the values of all tensors of the forward pass."""
     import torch
+    from torch._ops import HigherOrderOperator
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
         FakeTensor,
         FakeTensorMode,
+        UnsupportedOperatorException,
     )
     from torch.nn.utils.stateless import _reparametrize_module
     from torch.utils import _pytree as pytree
@@ -422,7 +424,7 @@ def _trace(
     to_copy, device_of = torch.ops.aten._to_copy.default, torch.ops.prim.device.default
     lifted: dict[int, torch.Tensor] = {}  # real tensors from outside, by identity, and what stands for them
     kept: list[torch.Tensor] = []
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=not gpu)
 
     def on_device(value: Any) -> Any:
         """An argument of an operator as it is on a GPU where everything lies on the GPU."""
@@ -447,11 +449,8 @@ def _trace(
         with fake:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
-    def decided(func: Any, args: Any, kwargs: Any) -> Any:
-        """The result of a call that fake tensors cannot give, from values."""
-        real = values.decide(func, args, kwargs)
-        if real is None:
-            return None
+    def faked(func: Any, real: Any) -> Any:
+        """A real result as fake tensors, with its values where they are right."""
 
         def imitated(value: Any) -> Any:
             if isinstance(value, list | tuple):
@@ -468,6 +467,8 @@ def _trace(
         return imitated(real)
 
     class Record(TorchDispatchMode):
+        supports_higher_order_operators = True
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             kwargs = kwargs or {}
             if func is device_of:
@@ -477,16 +478,30 @@ def _trace(
                 kwargs = {key: on_device(value) for key, value in kwargs.items()}
                 if func is to_copy and kwargs.get("dtype") in (None, args[0].dtype) and "layout" not in kwargs:
                     return moved(func, args, kwargs)
+            if isinstance(func, HigherOrderOperator):
+                out = func(*args, **kwargs)
+                recorder.add(func, args, kwargs, out)
+                return out
             try:
-                out = dispatch.shapes_of(func, args) if gpu else None
-                if out is None:
+                out = dispatch.shapes_of(func, args, kwargs)
+                if out is NotImplemented:
                     out = func(*args, **kwargs)
             except (DataDependentOutputException, DynamicOutputShapeException) as error:
-                out = decided(func, args, kwargs)
-                if out is None:
+                real = values.decide(func, args, kwargs)
+                if real is None:
                     raise _NeedsValues(func, place(error)) from error
-                if func.namespace != "prim":
-                    recorder.add(func, args, kwargs, out)
+                out = faked(func, real)
+                recorder.add(func, args, kwargs, out)
+                return out
+            except UnsupportedOperatorException as error:  # torch has no rule of shapes for it
+                try:
+                    out = faked(func, values.shapes(func, args, kwargs))
+                except (RuntimeError, NotImplementedError):
+                    raise InputError(
+                        f"capture: {place(error)} uses {func}, for whose result torch has no rule of shapes; register "
+                        "one with torch.library.register_fake, or give target='cpu'"
+                    ) from error
+                recorder.add(func, args, kwargs, out)
                 return out
             if func.namespace != "prim":
                 written = recorder.add(func, args, kwargs, out)
@@ -564,7 +579,7 @@ def _trace(
     try:
         module.train(train)
         with (
-            dispatch.surroundings(target),
+            dispatch.surroundings(target, values),
             dispatch.replaced((torch.autograd, "backward", no_backward)),
             torch.backends.cudnn.flags(enabled=False),
             torch.autograd.set_multithreading_enabled(not gpu),

@@ -19,7 +19,8 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.errors import InputError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("gpu", "cpu")
 DEVICE = {"gpu": "cuda", "cpu": "cpu"}  # torch's device type of each target
+CAPABILITY = (8, 0)  # the compute capability of the GPU that is meant: the oldest with bfloat16 and flash attention
 
 _CUDA = 1  # c10::DeviceType::CUDA
 _REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"  # c10::impl::device_guard_impl_registry
@@ -180,6 +182,16 @@ def attention(
     )[0]
 
 
+def _attend(values: Values, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """:func:`attention`, with the value of its result where those of its arguments are known."""
+    import torch
+
+    out = attention(*args, **kwargs)
+    if values.everything and values.known(args, *kwargs.values()):  # no CPU has these kernels
+        values.pair(out, values.compute(torch._C._nn.scaled_dot_product_attention, args, kwargs))
+    return out
+
+
 # ---- recurrent layers
 
 _MODES = {"rnn_relu": 0, "rnn_tanh": 1, "lstm": 2, "gru": 3}  # cudnnRNNMode_t
@@ -248,30 +260,58 @@ def pad_packed(
     return out.transpose(0, 1) if batch_first else out, batch_sizes.new_tensor(lengths)
 
 
-def shapes_of(func: Any, args: tuple[Any, ...]) -> Any:
-    """Result of an operator of CUDA's library for which torch has no rule of shapes: None where there is one."""
+def shapes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operator for which torch has no rule of shapes, or none for all types; else NotImplemented."""
     import torch
 
-    aten = torch.ops.aten
-    if func is aten._cudnn_rnn_backward.default:
-        given, weights, hx, cx, mask = args[0], args[1], args[4], args[5], args[-1]
-        return (
-            torch.empty_like(given) if mask[0] else None,
-            torch.empty_like(hx) if mask[1] else None,
-            torch.empty_like(cx) if cx is not None and mask[2] else None,
-            [torch.empty_like(weight) for weight in weights] if mask[3] else [],
-        )
-    if func is aten._thnn_fused_gru_cell.default:
-        hx = args[2]
-        return torch.empty_like(hx), hx.new_empty((hx.shape[0], 5 * hx.shape[1]))
-    if func is aten._thnn_fused_gru_cell_backward.default:
-        grad, workspace, biased = args[0], args[1], args[2]
-        rows, size = grad.shape
-        gates = [grad.new_empty((rows, 3 * size)) for _ in range(2)]
-        bias = [grad.new_empty((3 * size,)) for _ in range(2)] if biased else [None, None]
-        del workspace
-        return gates[0], gates[1], torch.empty_like(grad), bias[0], bias[1]
-    return None
+    rule = _RULES.get(str(func._schema.name))
+    if rule is None:
+        return NotImplemented
+    given = dict(zip((argument.name for argument in func._schema.arguments), args)) | kwargs
+    return rule(torch, given)
+
+
+def _rnn_backward(torch: Any, given: dict[str, Any]) -> Any:
+    mask, cx = given["output_mask"], given["cx"]
+    return (
+        torch.empty_like(given["input"]) if mask[0] else None,
+        torch.empty_like(given["hx"]) if mask[1] else None,
+        torch.empty_like(cx) if cx is not None and mask[2] else None,
+        [torch.empty_like(weight) for weight in given["weight"]] if mask[3] else [],
+    )
+
+
+def _gru_cell(torch: Any, given: dict[str, Any]) -> Any:
+    hx = given["hx"]
+    return torch.empty_like(hx), hx.new_empty((hx.shape[0], 5 * hx.shape[1]))
+
+
+def _gru_cell_backward(torch: Any, given: dict[str, Any]) -> Any:
+    grad = given["grad_hy"]
+    rows, size = grad.shape
+    gates = [grad.new_empty((rows, 3 * size)) for _ in range(2)]
+    bias = [grad.new_empty((3 * size,)) if given["has_bias"] else None for _ in range(2)]
+    return gates[0], gates[1], torch.empty_like(grad), bias[0], bias[1]
+
+
+def _grouped_mm(torch: Any, given: dict[str, Any]) -> Any:
+    """torch's rule is for bfloat16 alone; the operator takes float16 and float32 too."""
+    left, right = given["self"], given["mat2"]
+    shape: tuple[int, ...] = (left.shape[-2], right.shape[-1])
+    if left.dim() == right.dim():
+        shape = (left.shape[0] if left.dim() == 3 else given["offs"].shape[0], *shape)
+    return left.new_empty(shape, dtype=given.get("out_dtype") or left.dtype)
+
+
+_RULES = {
+    "aten::_cudnn_rnn_backward": _rnn_backward,
+    "aten::_thnn_fused_gru_cell": _gru_cell,
+    "aten::_thnn_fused_gru_cell_backward": _gru_cell_backward,
+    "aten::_grouped_mm": _grouped_mm,
+    # cuDNN's loss takes targets of one type and on the CPU alone; torch's own kernel takes all
+    "aten::_use_cudnn_ctc_loss": lambda _torch, _given: False,
+    "aten::_use_miopen_ctc_loss": lambda _torch, _given: False,
+}
 
 
 # ---- the state of torch around a step
@@ -305,7 +345,28 @@ def autocast_allowed() -> Iterator[None]:
 
 
 @contextmanager
-def surroundings(target: str) -> Iterator[None]:
+def _kernels() -> Iterator[None]:
+    """Stands for CUDA's kernels of operators that torch would else take apart, since it finds none.
+
+    They are never called: an operator is recorded before its kernel is looked for. The list: operators with kernels
+    for a CPU and a decomposition too, of torch 2.13.
+    """
+    import torch
+
+    def kernel(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("a kernel of CUDA, which torch was built without")
+
+    library = torch.library.Library("aten", "IMPL")
+    try:
+        for name in ("silu_backward", "mish_backward", "native_channel_shuffle"):
+            library.impl(name, kernel, "CUDA")
+        yield
+    finally:
+        library._destroy()
+
+
+@contextmanager
+def surroundings(target: str, values: Values) -> Iterator[None]:
     """While a step is traced: autocast means the target, and no random state is read or written.
 
     ``torch.autocast`` of any device type that is on casts the target's operators: a model that runs under
@@ -335,9 +396,16 @@ def surroundings(target: str) -> Iterator[None]:
         finally:
             self.device = own
 
-    choices = []
-    if target == "gpu":  # functions of torch that are written in Python call it by this name
-        choices.append((torch.nn.functional, "scaled_dot_product_attention", attention))
+    choices: list[tuple[Any, str, Any]] = []
+    if target == "gpu":
+        choices += [
+            # functions of torch that are written in Python call it by this name
+            (torch.nn.functional, "scaled_dot_product_attention", partial(_attend, values)),
+            (torch.cuda, "get_device_capability", lambda _device=None: CAPABILITY),
+            (torch.cuda, "current_device", lambda: 0),
+            (torch.cuda, "synchronize", lambda _device=None: None),
+            (torch.cuda, "empty_cache", lambda: None),
+        ]
     entered: list[tuple[str, str]] = []
     state = torch.empty(0, dtype=torch.uint8)
 
@@ -348,6 +416,7 @@ def surroundings(target: str) -> Iterator[None]:
     checkpoint = sys.modules.get("torch.utils.checkpoint")
     with (
         autocast_allowed(),
+        _kernels() if target == "gpu" and not torch.backends.cuda.is_built() else nullcontext(),
         replaced(
             *choices,
             (autocast, "__enter__", enter_target),
@@ -392,15 +461,18 @@ def function_mode(target: str, values: Values) -> Any:
                 if func is F.dropout or func is torch.dropout:
                     return dropout(*args, **kwargs)
                 return func(*args, **kwargs)
-            if func is F.scaled_dot_product_attention or func in LAYERS:
-                out = recurrent(LAYERS[func], args, kwargs) if func in LAYERS else attention(*args, **kwargs)
-                if values.everything and values.known(args, *kwargs.values()):  # no CPU has a kernel for these
+            if func is SDPA:
+                return _attend(values, *args, **kwargs)
+            if func in LAYERS:
+                out = recurrent(LAYERS[func], args, kwargs)
+                if values.everything and values.known(args, *kwargs.values()):  # no CPU has this kernel
                     values.pair(out, values.compute(func, args, kwargs))
                 return out
             if func is torch.Tensor.cuda:
                 return args[0]
             return func(*args, **kwargs)
 
+    SDPA = torch._C._nn.scaled_dot_product_attention
     READS_VALUES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
     LAYERS = {getattr(torch._C._VariableFunctions, name): name for name in _MODES}
 

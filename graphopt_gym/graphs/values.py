@@ -8,7 +8,7 @@ the time of the real forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _DECIDED_BY = {
     "masked_select": (1,),
     "_pack_padded_sequence": (1,),
     "repeat_interleave": (0,),
+    "_ctc_loss": (1, 2, 3),
 }
 
 
@@ -77,13 +78,14 @@ class Values:
             return torch.device("cpu")
         return value
 
-    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The real result of a call whose tensors all have values."""
+    def compute(self, func: Any, args: Any, kwargs: Any, real: Callable[[Any], Any] | None = None) -> Any:
+        """The real result of a call, of whose tensors ``real`` gives the values: the known ones by default."""
         import torch
         from torch.utils._python_dispatch import _disable_current_modes
 
-        with _disable_current_modes(), torch.no_grad():
-            return func(*self._real(tuple(args)), **{key: self._real(value) for key, value in kwargs.items()})
+        real = real or self._real
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+            return func(*real(tuple(args)), **{key: real(value) for key, value in kwargs.items()})
 
     def known(self, *arguments: Any) -> bool:
         return all(self.of(tensor) is not None for value in arguments for tensor in _tensors(value))
@@ -120,24 +122,33 @@ class Values:
         Where only the values of some arguments matter, those of the others are taken as zeros, and the result has the
         right shapes alone.
         """
-        import torch
-
         if self.known(args, *kwargs.values()):
             return self.compute(func, args, kwargs)
         deciding = _DECIDED_BY.get(func._schema.name.split("::")[-1])
         if deciding is None or not self.known(*(args[i] for i in deciding)):
             return None
+        return self.shapes(func, args, kwargs)
+
+    def shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A real result of a call for its shapes: zeros stand for values that are not known.
+
+        Raises:
+            NotImplementedError: it has no kernel for a CPU, or is too large.
+        """
+        import torch
+
+        if sum(t.numel() for value in (*args, *kwargs.values()) for t in _tensors(value)) > 64 * LIMIT:
+            raise NotImplementedError(f"{func} on tensors of this size")
 
         def stand_in(value: Any) -> Any:
             if isinstance(value, torch.Tensor) and self.of(value) is None:
                 return torch.zeros((), dtype=value.dtype).expand(value.shape)
+            if isinstance(value, list | tuple):
+                return type(value)(stand_in(item) for item in value)
             return self._real(value)
 
-        from torch.utils._python_dispatch import _disable_current_modes
-
-        with _disable_current_modes(), torch.no_grad():
-            shapes = func(*(stand_in(value) for value in args), **{k: stand_in(v) for k, v in kwargs.items()})
-        for tensor in _tensors(shapes):
-            if tensor.is_floating_point() or tensor.is_complex():
-                setattr(tensor, "_graphopt_unknown", True)  # noqa: B010
-        return shapes
+        result = self.compute(func, args, kwargs, stand_in)
+        if not self.known(args, *kwargs.values()):
+            for tensor in _tensors(result):
+                tensor._graphopt_unknown = True  # type: ignore[attr-defined]
+        return result
