@@ -72,7 +72,7 @@ class Catalog(Generic[T]):
     _kept: dict[str, T] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, given: str | os.PathLike[str] | T, **options: Any) -> T:
-        """What a name or a path stands for; a thing is returned as it is.
+        """What a name or a path stands for; a thing is returned as it is, and made again from its :func:`stored_name`.
 
         A text is a path where it has a separator, or the ending of a file that is there; else it is one of the user's
         own names, else a shipped one. ``options`` are for the reader of a file.
@@ -82,6 +82,8 @@ class Catalog(Generic[T]):
         """
         if isinstance(given, self.holds):
             return given
+        if isinstance(given, Mapping) and hasattr(self.holds, "from_json"):  # as a solution stores it
+            return self.holds.from_json(given)  # type: ignore[no-any-return]
         if not isinstance(given, str | os.PathLike):
             raise InputError(f"{self.noun} is a {type(given).__name__}; give a name, a path or a {self.holds.__name__}")
         source = self._find(given)
@@ -240,9 +242,24 @@ class Catalog(Generic[T]):
         return reader(path, **options)
 
 
-def stored_name(given: Any, thing: Any) -> str:
-    """What a stored problem calls a thing: the name or path that it was loaded from, or its own name."""
-    return os.fspath(given) if isinstance(given, str | os.PathLike) else thing.name
+def stored_name(given: Any, thing: Any) -> Any:
+    """What a stored problem calls a thing: the name or path that it was loaded from.
+
+    Of an object: its name, where a catalog has the same under it; else the whole of it, where it has ``to_json``
+    (clusters and packages; graphs are too large, and go by their names).
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    if not hasattr(thing, "to_json"):
+        return thing.name
+    for catalog in catalogs().values():
+        if isinstance(thing, catalog.holds) and thing.name in catalog:
+            try:
+                if catalog.load(thing.name).fingerprint == thing.fingerprint:
+                    return thing.name
+            except InputError:  # a file of the user's own
+                pass
+    return thing.to_json()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

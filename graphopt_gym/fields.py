@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, quoted, unknown_name
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
 
 
 def known_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -122,6 +122,15 @@ def share(name: str, value: Any) -> float:
     return given
 
 
+def plain(value: Any) -> Any:
+    """A value in JSON's types: NumPy's numbers and arrays unpacked, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
 def check_integers(value: Any, shape: tuple[int, ...], limit: int, what: str, name: str = "decision") -> np.ndarray:
     """An int32 array of ``shape`` with entries 0 to limit-1, or an InputError that names the first bad entry."""
     given = _array(name, value)
@@ -152,6 +161,8 @@ def _array(name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError:
         raise InputError(f"{name} must be an array; got rows of unequal length") from None
+    except Exception as error:  # of another library's array, such as one on another device
+        raise InputError(f"{name} must be an array; a {type(value).__name__} is none: {one_line(error)}") from error
 
 
 def check_fields(

@@ -70,7 +70,8 @@ class Problem(ABC):
     array of shape ``decision_shape``; or, where that is ``()``, an object of the problem's own class that cannot be
     changed, and batches are object arrays [B]. Such a problem implements :meth:`encode` and :meth:`crossover` too.
     Where each entry of an array is free of the others, from 0 to less than a number of choices, ``num_choices`` says
-    how many; the sampling searches need it.
+    how many; the sampling searches need it. ``choices_allowed``, bool [*decision_shape, num_choices], says which of
+    them each entry may have, where that is not all.
     """
 
     env_id: ClassVar[str] = ""

@@ -35,7 +35,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,8 +43,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml
-from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, positive, rate
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, plain, positive, rate
 from graphopt_gym.graphs.graph import DTYPES
 
 T = TypeVar("T")
@@ -238,6 +238,44 @@ class Cluster:
                     kind[device] = other
                     break
         return np.unique(kind, return_inverse=True)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole of it in JSON's types, as a solution stores a cluster that is in no catalog."""
+        kinds = list(dict.fromkeys(self.devices))
+        return {
+            "name": self.name,
+            "about": self.about,
+            "device_types": [
+                {one.name: plain(getattr(device, one.name)) for one in fields(device) if one.name != "sources"}
+                for device in kinds
+            ],
+            "devices": [kinds.index(device) for device in self.devices],
+            "links": [[link.name, float(link.latency_s), float(link.bytes_per_s), link.type] for link in self.links],
+            "link_of": self.link_of.tolist(),
+            "hosts": [int(host) for host in self.hosts],
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Cluster:
+        """A cluster from what :meth:`to_json` gives.
+
+        Raises:
+            InputError: something else, or of a release that knows more.
+        """
+        try:
+            kinds = [Device(**one) for one in given["device_types"]]
+            return cls(
+                str(given["name"]),
+                tuple(kinds[number] for number in given["devices"]),
+                tuple(Link(*one) for one in given["links"]),
+                np.array(given["link_of"], np.int64).reshape(len(given["devices"]), -1),
+                tuple(int(host) for host in given["hosts"]),
+                str(given.get("about", "")),
+            )
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise InputError(f"cluster is no stored cluster: {type(error).__name__}: {one_line(error)}") from None
 
     @classmethod
     def of(cls, device: Device) -> Cluster:

@@ -25,15 +25,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml
-from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, positive, rate
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, plain, positive, rate
 from graphopt_gym.hardware.cluster import CATALOG, counted
 
 TOPOLOGIES = ("ring", "mesh")
@@ -159,6 +159,32 @@ class Package:
             [self.topology, self.rows, self.link_bytes_per_s],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole of it in JSON's types, as a solution stores a package that is in no catalog."""
+        facts = {one.name: plain(getattr(self, one.name)) for one in fields(self) if one.name != "chips"}
+        kinds = list(dict.fromkeys(self.chips))
+        return {
+            **facts,
+            "chip_types": [{one.name: plain(getattr(chip, one.name)) for one in fields(chip)} for chip in kinds],
+            "chips": [kinds.index(chip) for chip in self.chips],
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Package:
+        """A package from what :meth:`to_json` gives.
+
+        Raises:
+            InputError: something else, or of a release that knows more.
+        """
+        try:
+            kinds = [Chip(**one) for one in given["chip_types"]]
+            chips = tuple(kinds[number] for number in given["chips"])
+            return cls(**{**{key: value for key, value in given.items() if key != "chip_types"}, "chips": chips})
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise InputError(f"package is no stored package: {type(error).__name__}: {one_line(error)}") from None
 
     def __repr__(self) -> str:
         return f"Package({self.name!r}, {self.topology}, chips={self.num_chips})"

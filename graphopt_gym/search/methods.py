@@ -182,9 +182,12 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
             )
         size = int(np.prod(problem.decision_shape))
         columns = np.arange(size)
+        allowed = getattr(problem, "choices_allowed", None)
+        allowed = np.ones((size, choices), bool) if allowed is None else allowed.reshape(size, choices)
+        last = choices - 1 - allowed[:, ::-1].argmax(axis=1)  # the last allowed one of each entry
 
         def around(decision: np.ndarray | None, weight: float) -> np.ndarray:
-            chances = np.full((size, choices), (1.0 - weight) / choices)
+            chances = np.where(allowed, (1.0 - weight) / allowed.sum(axis=1, keepdims=True), 0.0)
             if decision is not None:
                 chances[columns, decision.ravel()] += weight
             return chances
@@ -199,7 +202,7 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
                 chances, idle = around(evaluator.best, float(rng.uniform(0.0, START_WEIGHT))), 0
             best_cost = evaluator.best_cost
             above = rng.random((batch, size, 1)) > np.cumsum(chances, axis=1)[:, :-1]
-            samples = above.sum(axis=2, dtype=np.int32)
+            samples = np.minimum(above.sum(axis=2, dtype=np.int32), last, dtype=np.int32)
             costs = evaluator.costs(samples.reshape(batch, *problem.decision_shape))
             if evaluator.best_cost < best_cost:
                 idle = 0
@@ -207,7 +210,7 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
             for row in samples[np.argsort(costs, kind="stable")[:elite]]:
                 counts[columns, row] += 1.0 / elite
             chances = (1.0 - SMOOTHING) * chances + SMOOTHING * counts
-            chances = np.maximum(chances, LEAST_CHANGES / size / choices)
+            chances = np.where(allowed, np.maximum(chances, LEAST_CHANGES / size / choices), 0.0)
             chances /= chances.sum(axis=1, keepdims=True)
 
     return run

@@ -8,7 +8,7 @@ Semantics (each stated once here; the plain twin in the tests follows the same w
   Ties break by task index, which is the order of the lowest op.
 - A tensor is pushed when its producer finishes, once to each other device that reads it. A link carries one transfer
   at a time, in order of request, ties by tensor (so by producer), then by destination; a transfer takes
-  ``latency_s + bytes / bytes_per_s``. Transfers overlap compute.
+  ``latency_s + bytes / bytes_per_s``, or the seconds that are stated of its tensor. Transfers overlap compute.
 - At one instant every finish, of tasks and transfers, is taken in before anything starts. Work of no duration
   finishes at the instant it started, in a further round.
 - Memory: parameters and optimiser state stay for the whole step. A storage is allocated on the producer's device when
@@ -92,6 +92,7 @@ def run(
     reader,
     input_ptr,
     input_tensor,
+    transfer_s,
     record,  # bool: return the transfers
     start,  # float64 [K], filled: of the last decision
     finish,  # float64 [K], filled: of the last decision
@@ -385,7 +386,10 @@ def run(
                 tensor = x_tensor[x]
                 target = x_target[x]
                 link_running[link] = x
-                ends = now + (link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link])
+                takes = transfer_s[tensor]
+                if takes < 0.0:
+                    takes = link_latency_s[link] + tensor_bytes[tensor] / link_bytes_per_s[link]
+                ends = now + takes
                 active[num_active] = link
                 active_until[num_active] = ends
                 num_active += 1

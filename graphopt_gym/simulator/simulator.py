@@ -8,13 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.fields import check_integers, check_numbers
 from graphopt_gym.simulator import engine
+from graphopt_gym.simulator.own_costs import OwnCosts
 from graphopt_gym.simulator.tasks import TaskGraph, check_seconds, compile_tasks, task_times
 from graphopt_gym.simulator.timeline import Timeline
 
@@ -44,8 +45,8 @@ class Simulator:
         cluster: D devices.
         cost_model: prices ops; the fitted roofline where left out.
         fusion: int [N] fused groups, see :func:`compile_tasks`.
-        op_times_s: float64 [device types, N] or [N]: exact seconds in place of the cost model's (for tests and for
-            users with their own measurements). Not together with ``fusion``.
+        op_times_s: exact seconds in place of the cost model's, see :meth:`OwnCosts.of`. Not together with ``fusion``.
+        own: all own costs, in place of ``op_times_s``.
 
     Raises:
         InputError: from :func:`compile_tasks`; times of another shape or type, or that no op takes (NaN, infinite,
@@ -58,28 +59,38 @@ class Simulator:
         cluster: Cluster,
         cost_model: CostModel | None = None,
         fusion: np.ndarray | None = None,
-        op_times_s: np.ndarray | None = None,
+        op_times_s: Any = None,
+        own: OwnCosts | None = None,
     ) -> None:
         self.graph = graph
         self.cluster = cluster
-        self.tasks: TaskGraph = compile_tasks(graph, fusion)
+        if op_times_s is not None:
+            own = OwnCosts.of(graph, cluster, op_times_s=op_times_s)
+        self.own = own
+        self.tasks: TaskGraph = compile_tasks(graph, fusion, own)
         kinds = list(dict.fromkeys(cluster.devices))
         self.device_type = np.array([kinds.index(device) for device in cluster.devices], np.int32)
-        if op_times_s is not None:
-            if fusion is not None:
-                raise InputError("op_times_s and fusion cannot be given together")
-            shape = (len(kinds), graph.num_ops)
-            given = check_numbers("op_times_s", op_times_s, shape[1:], shape, (1, graph.num_ops))
-            times = np.broadcast_to(given, shape)[:, self.tasks.first_op]
-        else:
+        own_times = None if own is None or own.op_times_s is None else own.op_times_s[:, self.tasks.first_op]
+        if own_times is not None and fusion is not None:
+            raise InputError("op_times_s and fusion cannot be given together")
+        if cost_model is not None and not hasattr(cost_model, "op_times"):
+            raise InputError(f"cost_model is {quoted(cost_model, 80)}; give a CostModel")
+        self.cost_model = None  # what prices ops, as far as their times are not one's own
+        if own_times is None or np.isnan(own_times).any():
             if cost_model is None:
                 from graphopt_gym.hardware.cost_model import load_cost_model
 
                 cost_model = load_cost_model()
-            elif not hasattr(cost_model, "op_times"):
-                raise InputError(f"cost_model is {quoted(cost_model, 80)}; give a CostModel")
+            self.cost_model = cost_model
             times = np.stack([task_times(self.tasks, cost_model, device) for device in kinds])
-        self.cost_model = cost_model if op_times_s is None else None
+            if own_times is not None:
+                own_times = np.where(np.isnan(own_times), times[self.device_type], own_times)
+        if own_times is not None:
+            # devices of one kind whose times are the same are of one type
+            keys = [(int(kind), row.tobytes()) for kind, row in zip(self.device_type, own_times, strict=True)]
+            types = list(dict.fromkeys(keys))
+            self.device_type = np.array([types.index(key) for key in keys], np.int32)
+            times = own_times[[keys.index(key) for key in types]]
         self.durations_s = np.ascontiguousarray(np.where(self.tasks.is_source, 0.0, times))  # [types, K]
         check_seconds(self.durations_s, graph, self.tasks.first_op)
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
@@ -102,6 +113,7 @@ class Simulator:
             tasks.reader,
             tasks.input_ptr,
             tasks.input_tensor,
+            tasks.transfer_s,
         )
 
     @property
@@ -221,14 +233,23 @@ def simulate(
     priority: np.ndarray | None = None,
     fusion: np.ndarray | None = None,
     cost_model: CostModel | None = None,
-    op_times_s: np.ndarray | None = None,
+    op_times_s: Any = None,
+    missing_op_times: str = "refuse",
+    tensor_bytes: Any = None,
+    transfer_s: Any = None,
+    static_bytes: Any = None,
 ) -> Timeline:
-    """One step of a graph on a cluster, by name, path or object. Arguments as in :class:`Simulator` and
-    :meth:`Simulator.run`; so are the errors."""
+    """One step of a graph on a cluster, by name, path or object. Arguments as in :class:`Simulator`,
+    :meth:`Simulator.run` and :meth:`OwnCosts.of`; so are the errors."""
     from graphopt_gym.graphs.zoo import load_graph
     from graphopt_gym.hardware.cluster import load_cluster
 
-    return Simulator(load_graph(graph), load_cluster(cluster), cost_model, fusion, op_times_s).run(placement, priority)
+    graph, cluster = load_graph(graph), load_cluster(cluster)
+    own = OwnCosts.of(
+        graph, cluster, op_times_s=op_times_s, missing_op_times=missing_op_times, tensor_bytes=tensor_bytes,
+        transfer_s=transfer_s, static_bytes=static_bytes,
+    )  # fmt: skip
+    return Simulator(graph, cluster, cost_model, fusion, own=own).run(placement, priority)
 
 
 def cores() -> int:

@@ -8,17 +8,18 @@ one output of several) is a tensor of its own, in the storage of its root. So a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError
+from graphopt_gym.errors import InputError, one_line, quoted
 from graphopt_gym.fields import check_numbers
 from graphopt_gym.graphs.graph import SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import Device
     from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.simulator.own_costs import OwnCosts
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class TaskGraph:
     reader: np.ndarray  # int32 tasks that read each tensor, ascending, without the producer
     input_ptr: np.ndarray  # int32 [K+1]
     input_tensor: np.ndarray  # int32 tensors that each task reads, ascending
+    transfer_s: np.ndarray  # float64 [T] seconds of each transfer, or -1: what the link takes
     fused: np.ndarray  # int32 [N] the fused group given for each op, or -1
 
     @property
@@ -56,13 +58,14 @@ class TaskGraph:
         return len(self.tensor_bytes)
 
 
-def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> TaskGraph:
+def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None, own: OwnCosts | None = None) -> TaskGraph:
     """Fold views and fused groups into tasks.
 
     Args:
         graph: the computation graph, N ops.
         fusion: int [N], the fused group of each op, -1 for an op that is a kernel by itself; views follow their
             root whatever is given. Groups may use any numbers.
+        own: what is stated of tensors and static memory in place of what the graph says.
 
     Raises:
         InputError: ``fusion`` has the wrong shape or type, puts a source into a group, or makes a cycle of groups.
@@ -109,15 +112,19 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
     reads_alias = alias[graph.edge_src]
     src_task, dst_task = task_of_op[graph.edge_src], task_of_op[graph.edge_dst]
     crossing = src_task != dst_task
-    pairs = np.unique(reads_alias[crossing] * k + dst_task[crossing])
-    crossing_alias, crossing_reader = pairs // k, (pairs % k).astype(np.int32)
+    # what is sent: an op's tensor, or of it what edges state that differ from the others
+    sent_op, sent_bytes, sent_s, sent_by = _sent(reads_alias[crossing], np.flatnonzero(crossing), out_bytes, own)
+    if own is not None and own.op_bytes is not None:
+        out_bytes = np.where(own.op_bytes >= 0, own.op_bytes, out_bytes)
+    pairs = np.unique(sent_by * k + dst_task[crossing])
+    crossing_sent, crossing_reader = pairs // k, (pairs % k).astype(np.int32)
 
     # a storage is a root op whose output leaves its task, or that nobody reads (an output of the step)
     read_by_anyone = np.zeros(n, bool)
     not_view_edge = ~is_view[graph.edge_dst]
     read_by_anyone[root[graph.edge_src[not_view_edge]]] = True
     stored = np.zeros(n, bool)
-    stored[root[crossing_alias]] = True
+    stored[root[sent_op]] = True
     stored |= (root == np.arange(n)) & ~read_by_anyone
     storage_op = np.flatnonzero(stored)
     storage_op = storage_op[np.argsort(task_of_op[storage_op], kind="stable")]
@@ -126,15 +133,18 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
     # a parameter's memory is in persistent_bytes already
     storage_bytes = np.where(graph.param_bytes[storage_op] > 0, 0, out_bytes[storage_op])
 
-    tensor_op = np.unique(crossing_alias)
-    tensor_op = tensor_op[np.lexsort((tensor_op, task_of_op[tensor_op]))]
-    tensor_of_op = np.full(n, -1, np.int64)
-    tensor_of_op[tensor_op] = np.arange(len(tensor_op))
-    crossing_tensor = tensor_of_op[crossing_alias]
+    by_producer = np.lexsort((sent_op, task_of_op[sent_op]))  # stable: of one op, as they are
+    tensor_op, tensor_bytes, transfer_s = sent_op[by_producer], sent_bytes[by_producer], sent_s[by_producer]
+    tensor_of_sent = np.empty(len(tensor_op), np.int64)
+    tensor_of_sent[by_producer] = np.arange(len(tensor_op))
+    crossing_tensor = tensor_of_sent[crossing_sent]
     order = np.lexsort((crossing_reader, crossing_tensor))
     by_reader = np.lexsort((crossing_tensor, crossing_reader))
 
-    persistent = np.bincount(task_of_op, weights=graph.param_bytes + graph.state_bytes, minlength=k)
+    static = graph.param_bytes + graph.state_bytes
+    if own is not None and own.static_bytes is not None:
+        static = np.where(own.static_bytes >= 0, own.static_bytes, static)
+    persistent = np.bincount(task_of_op, weights=static, minlength=k)
     tasks = TaskGraph(
         graph=graph,
         task_of_op=task_of_op,
@@ -144,7 +154,8 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
         storage_ptr=_pointers(task_of_op[storage_op], k),
         storage_bytes=storage_bytes.astype(np.int64),
         tensor_ptr=_pointers(task_of_op[tensor_op], k),
-        tensor_bytes=out_bytes[tensor_op].astype(np.int64),
+        tensor_bytes=tensor_bytes.astype(np.int64),
+        transfer_s=transfer_s,
         tensor_storage=storage_of_op[root[tensor_op]].astype(np.int32),
         tensor_task=task_of_op[tensor_op],
         tensor_op=tensor_op.astype(np.int32),
@@ -157,6 +168,38 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None) -> 
     if members.size:
         _refuse_cycles(tasks)
     return tasks
+
+
+def _sent(
+    alias: np.ndarray, edges: np.ndarray, out_bytes: np.ndarray, own: OwnCosts | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The tensors that cross the borders of tasks: (op, bytes, seconds or -1), and the one that each edge sends.
+
+    Tensors of one op are in the order of their bytes, then of their seconds.
+
+    Args:
+        alias: int64 [X], the op whose tensor each crossing edge reads.
+        edges: int64 [X], the crossing edges.
+        out_bytes: int64 [N], by the graph.
+    """
+    if own is None:
+        op, by = np.unique(alias, return_inverse=True)
+        return op, out_bytes[op], np.full(len(op), -1.0), by.astype(np.int64)
+
+    def stated(of_edge: np.ndarray | None, of_op: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:
+        values = otherwise if of_op is None else np.where(of_op[alias] >= 0, of_op[alias], otherwise)
+        return values if of_edge is None else np.where(of_edge[edges] >= 0, of_edge[edges], values)
+
+    sizes = stated(own.edge_bytes, own.op_bytes, out_bytes[alias]).astype(np.int64)
+    seconds = stated(own.edge_transfer_s, own.op_transfer_s, np.full(len(alias), -1.0)) + 0.0  # -0.0 is 0.0
+    order = np.lexsort((seconds, sizes, alias))
+    rows = np.stack([alias[order], sizes[order]])
+    new = np.ones(len(order), bool)
+    new[1:] = (rows[:, 1:] != rows[:, :-1]).any(axis=0) | (seconds[order][1:] != seconds[order][:-1])
+    first = order[new]
+    by = np.empty(len(order), np.int64)
+    by[order] = np.cumsum(new) - 1
+    return alias[first], sizes[first], seconds[first], by
 
 
 def task_edges(tasks: TaskGraph) -> np.ndarray:
@@ -173,14 +216,18 @@ def task_times(tasks: TaskGraph, cost_model: CostModel, device: Device) -> np.nd
     only for the bytes that cross its border, and one launch overhead (the largest of its members').
     """
     graph = tasks.graph
-    op_times = check_numbers("op_times of the cost model", cost_model.op_times(graph, device), (graph.num_ops,))
+    op_times = priced(cost_model, graph, device)
     times = op_times[tasks.first_op].copy()
     is_view = graph.op_class == VIEW
     size = np.bincount(tasks.task_of_op[~is_view], minlength=tasks.num_tasks)
     if (size > 1).any():
+        found = _asked(cost_model, "components", graph, device)
+        if not isinstance(found, tuple | list) or len(found) != 3:
+            raise InputError(
+                f"components of the cost model is {quoted(found, 80)}; give compute_s, bytes_per_s and launch_s"
+            )
         compute_s, bytes_per_s, launch_s = (
-            check_numbers("each of the components of the cost model", one, (graph.num_ops,))
-            for one in cost_model.components(graph, device)
+            check_numbers("each of the components of the cost model", one, (graph.num_ops,)) for one in found
         )
         real = np.flatnonzero(~is_view)
         with np.errstate(divide="ignore", invalid="ignore"):  # by 0, which is said in the next line
@@ -194,6 +241,28 @@ def task_times(tasks: TaskGraph, cost_model: CostModel, device: Device) -> np.nd
         fused = size > 1
         times[fused] = (launch + np.maximum(compute, memory))[fused]
     return times
+
+
+def priced(cost_model: CostModel, graph: ComputationGraph, device: Device) -> np.ndarray:
+    """float64 [N]: the ``op_times`` of a cost model, perhaps a user's; its values are not checked.
+
+    Raises:
+        InputError: it raises something, or gives something else than N numbers.
+    """
+    found = _asked(cost_model, "op_times", graph, device)
+    return check_numbers("op_times of the cost model", found, (graph.num_ops,))
+
+
+def _asked(cost_model: CostModel, what: str, graph: ComputationGraph, device: Device) -> Any:
+    try:
+        return getattr(cost_model, what)(graph, device)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise InputError(
+            f"{what} of the cost model {type(cost_model).__name__} raised {type(error).__name__} for graph "
+            f"{graph.name!r} on device {device.name!r}: {one_line(error)}; let it give an array"
+        ) from error
 
 
 def check_seconds(seconds: np.ndarray, graph: ComputationGraph, ops: np.ndarray) -> None:
@@ -212,7 +281,7 @@ def check_seconds(seconds: np.ndarray, graph: ComputationGraph, ops: np.ndarray)
             f"the time of {graph.label(ops[at[-1]])} is {seconds[at]} s; give finite seconds, at least 0, for each op"
         )
     with np.errstate(over="ignore"):
-        if seconds.sum(axis=-1).max(initial=0.0) == np.inf:
+        if seconds.reshape(-1, seconds.shape[-1]).max(axis=0, initial=0.0).sum() == np.inf:
             raise InputError("the times of all ops add up to more than a float holds; give seconds")
 
 

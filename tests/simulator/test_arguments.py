@@ -145,5 +145,5 @@ def test_program_costs__of_a_cost_model_that_gives_no_times__are_refused(value):
     program = gg.load_program(program_names("small")[0])
     with pytest.raises(InputError, match=f"the time of .* is {value} s"):
         ProgramCosts("t4", Changed(put(value, slice(None)))).cost(program)
-    with pytest.raises(InputError, match="op_times has shape"):
+    with pytest.raises(InputError, match="op_times of the cost model has shape"):
         ProgramCosts("t4", Changed(lambda times: times[1:])).cost(program)

@@ -119,10 +119,12 @@ def _charge(instance, account, device_of_unit, unit, device, keep):
 
 @kernel(inner=True, allocates=False)
 def _least_overflow(instance, account, device_of_unit, unit):
-    best, least = 0, _charge(instance, account, device_of_unit, unit, 0, False)
-    for device in range(1, account.used.shape[0]):
+    best, least = -1, np.int64(2**62)
+    for device in range(account.used.shape[0]):
+        if not instance.allowed[unit, device]:
+            continue
         overflow = _charge(instance, account, device_of_unit, unit, device, False)
-        if overflow < least:
+        if best == -1 or overflow < least:
             best, least = device, overflow
     return best
 
@@ -156,12 +158,18 @@ def _m_topo(instance, capacity_bytes, share):
     device, filled, fits = 0, np.int64(0), True
     for unit in range(num_units):
         size = instance.unit_bytes[unit]
+        if device < num_devices and not instance.allowed[unit, device]:  # it goes elsewhere, and the filling goes on
+            target = _least_overflow(instance, account, device_of_unit, unit)
+            fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
+            continue
         while device < num_devices and (
             filled + size > share or _charge(instance, account, device_of_unit, unit, device, False) > 0
         ):
             device, filled = device + 1, np.int64(0)
-        target = device if device < num_devices else _least_overflow(instance, account, device_of_unit, unit)
-        filled += size
+        target = device
+        if device == num_devices or not instance.allowed[unit, device]:
+            target = _least_overflow(instance, account, device_of_unit, unit)
+        filled += size if target == device else 0
         fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
     return device_of_unit, fits
 
@@ -331,10 +339,13 @@ def _receive(instance, transfers, device_of_unit, finish, task, device, keep):
             arrival = transfers.received_s[device, tensor]
             if arrival == np.inf:
                 link = instance.link_of[home, device]
-                arrival = max(finish[producer], transfers.link_free_s[link]) + (
-                    instance.latency_s[home, device]
-                    + instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
-                )
+                takes = instance.transfer_s[tensor]
+                if takes < 0.0:
+                    takes = (
+                        instance.latency_s[home, device]
+                        + instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
+                    )
+                arrival = max(finish[producer], transfers.link_free_s[link]) + takes
                 transfers.undo_link[undone], transfers.undo_free_s[undone] = link, transfers.link_free_s[link]
                 undone += 1
                 transfers.link_free_s[link] = arrival
@@ -370,7 +381,12 @@ def _etf(instance, capacity_bytes, favourite, slack):
     arrival = np.zeros((num_devices, num_tasks))
     everywhere = np.zeros(num_tasks)  # when it would have arrived on every device that it may run on, once it is ready
     num_units = instance.unit_bytes.shape[0]
-    refused = np.zeros((num_devices, num_units), np.bool_)  # no memory; for good, since accounts only grow
+    refused = np.zeros((num_devices, num_units), np.bool_)  # no memory; for good, since accounts only grow; not allowed
+    for unit in range(num_units):
+        for device in range(num_devices):
+            refused[device, unit] = not instance.allowed[unit, device]
+        if instance.fixed[unit] != -1:
+            _charge(instance, account, device_of_unit, unit, instance.fixed[unit], True)
     weighed = np.zeros(num_units, np.bool_)  # whether the slack has been applied
     adds = np.zeros(num_devices)
     no_key = np.zeros(num_tasks)
@@ -407,7 +423,7 @@ def _etf(instance, capacity_bytes, favourite, slack):
                 weighed[unit] = True
                 least = np.inf
                 for device in range(num_devices):
-                    refused[device, unit] = _charge(instance, account, device_of_unit, unit, device, False) > 0
+                    refused[device, unit] |= _charge(instance, account, device_of_unit, unit, device, False) > 0
                     adds[device] = account.added[0]
                     if not refused[device, unit]:
                         least = min(least, adds[device])
@@ -417,7 +433,8 @@ def _etf(instance, capacity_bytes, favourite, slack):
                 if home == -1 or home == device:
                     when = _receive(instance, transfers, device_of_unit, finish, task, device, False)
                     arrival[device, task] = when
-                    everywhere[task] = max(everywhere[task], when)
+                    if instance.allowed[unit, device]:
+                        everywhere[task] = max(everywhere[task], when)
             for device in range(num_devices):
                 if home == -1 or home == device:
                     sizes[0, device] = _push(later[device], arrival[device], instance.rank_s, sizes[0, device], task)

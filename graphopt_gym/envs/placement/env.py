@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,9 +37,10 @@ class PlacementEnv(EpisodeEnv):
     ## Action Space
 
     `Discrete(max_devices)`: the device of the current group. Devices beyond those of the episode's cluster (padding,
-    where the environment draws from clusters of several sizes) are illegal: `action_masks()`, and the observation's
-    `action_mask`, are 0 there. An illegal action does not raise: the group stays where it started, the reward is that
-    of no change, 0, and `info["illegal_action"]` is true.
+    where the environment draws from clusters of several sizes) are illegal, and so are those that `allowed_devices`
+    leaves out for the group: `action_masks()`, and the observation's `action_mask`, are 0 there. An illegal action
+    does not raise: the group stays where it started, the reward is that of no change, 0, and
+    `info["illegal_action"]` is true.
 
     ## Observation Space
 
@@ -56,7 +57,8 @@ class PlacementEnv(EpisodeEnv):
 
     {STEP_GRAPH}
 
-    The last two change within an episode and are in the observation only.
+    The last two change within an episode and are in the observation only. With `allowed_devices` there is `allowed`,
+    int8 [G, D], too: 1 where a group may be on a device.
 
     ## Rewards
 
@@ -108,6 +110,8 @@ class PlacementEnv(EpisodeEnv):
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to, for a policy that is to meet larger clusters and
       graphs; the largest given where left out.
     * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your
+      own, as arrays, mappings, or files: see `docs/own_costs.md`. They are of one graph on one cluster.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the complete placement), `"ansi"`, or `"human"` (text).
 
     * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
@@ -141,10 +145,20 @@ class PlacementEnv(EpisodeEnv):
         max_groups: int | None = None,
         max_edges: int | None = None,
         cost_model: CostModel | None = None,
+        op_times_s: Any = None,
+        missing_op_times: str = "refuse",
+        tensor_bytes: Any = None,
+        transfer_s: Any = None,
+        allowed_devices: Any = None,
+        static_bytes: Any = None,
         render_mode: str | None = None,
         info: str = "full",
     ) -> None:
-        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
+        own = {
+            "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
+            "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
+        }  # fmt: skip
+        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges, own)
         episodes = partial(StepEpisodes, roster, start=start, reward=reward, observation=observation)
         super().__init__(episodes, render_mode, info)
 
@@ -160,9 +174,10 @@ class PlacementOneShotEnv(EpisodeEnv):
     ## Action Space
 
     `MultiDiscrete([max_devices] * max_groups)`: the device of each group, groups in the order of their first op.
-    Entries beyond the episode's graph are ignored. An entry that names a device beyond the episode's cluster is
-    illegal: that group goes to the device that runs the whole graph the fastest, and `info["illegal_action"]` is
-    true. `action_masks()` is bool [max_groups * max_devices], group by group; a padded group allows device 0 only.
+    Entries beyond the episode's graph are ignored. An entry that names a device beyond the episode's cluster, or one
+    that `allowed_devices` leaves out for the group, is illegal: that group goes to the device that runs the whole
+    graph the fastest (or to one where it may be), and `info["illegal_action"]` is true. `action_masks()` is bool
+    [max_groups * max_devices], group by group; a padded group allows device 0 only.
 
     ## Observation Space
 
@@ -171,6 +186,8 @@ class PlacementOneShotEnv(EpisodeEnv):
     E for `max_edges`; the features are named in `graphopt_gym.envs.placement.features`.
 
     {ONE_SHOT}
+
+    With `allowed_devices` there is `allowed`, int8 [G, D], too: 1 where a group may be on a device.
 
     ## Rewards
 
@@ -204,6 +221,8 @@ class PlacementOneShotEnv(EpisodeEnv):
     * `grouping`: `"colocation"` or `"op"`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
     * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your
+      own, as arrays, mappings, or files: see `docs/own_costs.md`. They are of one graph on one cluster.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the placement), `"ansi"`, or `"human"` (text).
 
     * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
@@ -233,8 +252,18 @@ class PlacementOneShotEnv(EpisodeEnv):
         max_groups: int | None = None,
         max_edges: int | None = None,
         cost_model: CostModel | None = None,
+        op_times_s: Any = None,
+        missing_op_times: str = "refuse",
+        tensor_bytes: Any = None,
+        transfer_s: Any = None,
+        allowed_devices: Any = None,
+        static_bytes: Any = None,
         render_mode: str | None = None,
         info: str = "full",
     ) -> None:
-        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges)
+        own = {
+            "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
+            "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
+        }  # fmt: skip
+        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges, own)
         super().__init__(partial(OneShotEpisodes, roster), render_mode, info)

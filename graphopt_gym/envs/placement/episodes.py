@@ -11,7 +11,9 @@ from gymnasium import spaces
 from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
 from graphopt_gym.envs.core.observation import ObservationTable
 from graphopt_gym.envs.placement.features import (
+    ALLOWED,
     DEVICE_FEATURES,
+    EXCHANGED,
     GRAPH,
     GROUP_FEATURES,
     ONE_SHOT,
@@ -86,12 +88,15 @@ class PlacementEpisodes(Episodes[Instance]):
         if len(rows) == 1:
             row = rows[0]
             makespan_s, peak = problem.simulator.cost(state.task_device[row, : instance.num_tasks])
-            cost, valid = problem.price(np.array([makespan_s]), peak[None])
+            cost, valid = problem.price(
+                np.array([makespan_s]), peak[None], state.decision[row : row + 1, : instance.num_groups]
+            )
             state.cost[row], state.valid[row] = cost[0], valid[0]
             state.peak_bytes[row, : instance.num_devices] = peak
         elif len(rows):
             batch = problem.simulator.run_many(state.task_device[rows, : instance.num_tasks])
-            state.cost[rows], state.valid[rows] = problem.price(batch.makespan_s, batch.peak_bytes)
+            decisions = state.decision[rows, : instance.num_groups]
+            state.cost[rows], state.valid[rows] = problem.price(batch.makespan_s, batch.peak_bytes, decisions)
             state.peak_bytes[rows, : instance.num_devices] = batch.peak_bytes
 
     def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
@@ -108,7 +113,8 @@ class PlacementEpisodes(Episodes[Instance]):
         valid = bool(state.valid[row])
         reasons: tuple[str, ...] = ()
         if not (valid or self.light):
-            reasons = instance.problem.memory_reasons(state.peak_bytes[row, : instance.num_devices])
+            decision = state.decision[row, : instance.num_groups]
+            reasons = instance.problem.reasons(decision, state.peak_bytes[row, : instance.num_devices])
         return Result(state.decision[row].copy(), float(state.cost[row]), valid, reasons)
 
     def static_arrays(self, index: int) -> dict[str, np.ndarray]:
@@ -124,6 +130,9 @@ class PlacementEpisodes(Episodes[Instance]):
         out["edge_bytes"][:edges] = instance.edge_features
         out["links"][:devices, :devices] = instance.link_features
         out["node_mask"] = (np.arange(self.roster.max_groups) < groups).astype(np.int8)
+        if self.roster.restricted:
+            out["allowed"] = np.zeros((self.roster.max_groups, self.roster.max_devices), np.int8)
+            out["allowed"][:groups, :devices] = instance.allowed
         return out
 
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
@@ -150,6 +159,8 @@ class StepEpisodes(PlacementEpisodes):
         choice("observation", observation, OBSERVATIONS)
         self.with_graph = observation == "graph"
         self.table = ObservationTable((*STEP, *STEP_GRAPH)) if self.with_graph else STEP
+        if self.with_graph and roster.restricted:
+            self.table = ObservationTable((*self.table, ALLOWED))
         super().__init__(roster, count, info, start, reward)
         self.longest = roster.max_groups
         self.action_space = spaces.Discrete(roster.max_devices)
@@ -183,7 +194,7 @@ class StepEpisodes(PlacementEpisodes):
         }
         arrays = tuple(out.values())
         for instance, part, at in self._parts(rows):
-            exchanged = np.empty((instance.problem.num_devices, 4))
+            exchanged = np.empty((instance.problem.num_devices, 2 * EXCHANGED))
             observe(instance.tables, self.state, part, at, exchanged, *arrays)
         out["devices"] = out["devices"].reshape(count, devices * len(DEVICE_FEATURES))
         if self.with_graph:
@@ -193,7 +204,11 @@ class StepEpisodes(PlacementEpisodes):
         return out
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
-        return self._device_mask(rows)
+        masks = self._device_mask(rows)
+        if self.roster.restricted:
+            for instance, part, at in self._parts(rows):
+                masks[at, : instance.num_devices] = instance.tables.allowed[self.state.current[part]]
+        return masks
 
 
 class OneShotEpisodes(PlacementEpisodes):
@@ -203,6 +218,8 @@ class OneShotEpisodes(PlacementEpisodes):
     longest = 1
 
     def __init__(self, roster: PlacementRoster, count: int, info: str = "full") -> None:
+        if roster.restricted:
+            self.table = ObservationTable((*ONE_SHOT, ALLOWED))
         super().__init__(roster, count, info)
         self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
 
@@ -213,8 +230,9 @@ class OneShotEpisodes(PlacementEpisodes):
             instance = self.instance(row)
             chosen = actions[position, : instance.num_groups]
             wrong = (chosen < 0) | (chosen >= instance.num_devices)
+            wrong |= instance.problem.misplaced(np.where(wrong, 0, chosen))
             illegal[position] = wrong.any()
-            decision = np.where(wrong, instance.single_device(), chosen).astype(np.int32)
+            decision = np.where(wrong, instance.start("single")[0], chosen).astype(np.int32)
             begin(instance.tables, state, np.array([row]), decision[None])
             state.current[row] = instance.num_groups
         return self._final_rewards(rows), np.ones(len(rows), np.bool_), illegal
@@ -232,7 +250,12 @@ class OneShotEpisodes(PlacementEpisodes):
         return out
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
-        return one_shot_masks(self._device_mask(rows), self.groups_of[rows], self.roster.max_groups)
+        masks = one_shot_masks(self._device_mask(rows), self.groups_of[rows], self.roster.max_groups)
+        if self.roster.restricted:
+            each = masks.reshape(len(rows), self.roster.max_groups, self.roster.max_devices)
+            for instance, _, at in self._parts(rows):
+                each[at, : instance.num_groups, : instance.num_devices] = instance.allowed
+        return masks
 
 
 def _check_start(start: str | Sequence[int] | np.ndarray, instances: list[Instance]) -> str | np.ndarray:

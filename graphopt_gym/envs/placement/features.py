@@ -124,6 +124,10 @@ ONE_SHOT = ObservationTable(
 )
 
 
+ALLOWED = Part("allowed", ("G", "D"), "mask", "1: the group may be on the device (only with `allowed_devices`)")
+EXCHANGED = 4  # bytes; tensors, and their bytes, that take what the link takes; seconds of the others
+
+
 class Tables(NamedTuple):
     """Constants of one graph on one cluster. G groups, D devices, K tasks."""
 
@@ -134,13 +138,14 @@ class Tables(NamedTuple):
     persistent_bytes: np.ndarray  # float64 [G+1]
     activation_bytes: np.ndarray  # float64 [G+1]
     capacity_bytes: np.ndarray  # float64 [D]
+    allowed: np.ndarray  # bool [G+1, D] the devices that a group may be on
     traffic_bytes: np.ndarray  # float64 [G+1] in and out
     decided_share: np.ndarray  # float64 [G+1]: share of the time in the groups before each
     task_ptr: np.ndarray  # int32 [G+1] tasks of a group
     task: np.ndarray  # int32 [K]
     neighbour_ptr: np.ndarray  # int32 [G+2] groups that exchange tensors with a group
     neighbour: np.ndarray  # int32
-    exchange: np.ndarray  # float64 [*, 4]: bytes in, tensors in, bytes out, tensors out
+    exchange: np.ndarray  # float64 [*, 2 * EXCHANGED]: what comes in, what goes out
     latency_s: np.ndarray  # float64 [D, D]
     s_per_byte: np.ndarray  # float64 [D, D]
     group_scale: float  # 1 / time of an average group
@@ -215,8 +220,8 @@ def decide(t, s, rows, at, actions, illegal, changed):
         group = s.current[row]
         before = s.decision[row, group]
         device = actions[at[i]]
-        illegal[at[i]] = device < 0 or device >= devices
-        if device < 0 or device >= devices:
+        illegal[at[i]] = device < 0 or device >= devices or not t.allowed[group, device]
+        if illegal[at[i]]:
             device = before
         changed[at[i]] = device != before
         if device != before:
@@ -235,7 +240,7 @@ def decide(t, s, rows, at, actions, illegal, changed):
 def observe(t, s, rows, at, exchanged, groups_out, devices_out, progress_out, mask_out):
     """Fill rows ``at`` of the observation arrays for the episodes ``rows``; padding stays as it is.
 
-    ``exchanged``, float64 [devices, 4], is room for the current group's traffic with each device.
+    ``exchanged``, float64 [devices, 2 * EXCHANGED], is room for the current group's traffic with each device.
     """
     groups = t.group_features.shape[0] - 1
     devices = t.duration_s.shape[0]
@@ -249,10 +254,10 @@ def observe(t, s, rows, at, exchanged, groups_out, devices_out, progress_out, ma
             other = t.neighbour[position]
             if other < group:
                 device = s.decision[row, other]
-                for column in range(4):
+                for column in range(t.exchange.shape[1]):
                     exchanged[device, column] += t.exchange[position, column]
             else:
-                undecided_bytes += t.exchange[position, 0] + t.exchange[position, 2]
+                undecided_bytes += t.exchange[position, 0] + t.exchange[position, 4]
         traffic = t.traffic_bytes[group]
         per_byte = 1.0 / traffic if traffic > 0 else 0.0
         for feature in range(t.group_features.shape[1]):
@@ -262,10 +267,11 @@ def observe(t, s, rows, at, exchanged, groups_out, devices_out, progress_out, ma
             for other in range(devices):
                 if other != device:
                     transfer_s += (
-                        exchanged[other, 0] * t.s_per_byte[other, device]
+                        exchanged[other, 2] * t.s_per_byte[other, device]
                         + exchanged[other, 1] * t.latency_s[other, device]
-                        + exchanged[other, 2] * t.s_per_byte[device, other]
-                        + exchanged[other, 3] * t.latency_s[device, other]
+                        + exchanged[other, 6] * t.s_per_byte[device, other]
+                        + exchanged[other, 5] * t.latency_s[device, other]
+                        + (exchanged[other, 3] + exchanged[other, 7])
                     )
             capacity = t.capacity_bytes[device]
             time = t.duration_s[device, group] * t.group_scale
@@ -286,10 +292,10 @@ def observe(t, s, rows, at, exchanged, groups_out, devices_out, progress_out, ma
             devices_out[out, device, 9] = activation / (1.0 + activation)
             devices_out[out, device, 10] = peak / (1.0 + peak)
             devices_out[out, device, 11] = min(1.0, exchanged[device, 0] * per_byte)
-            devices_out[out, device, 12] = min(1.0, exchanged[device, 2] * per_byte)
+            devices_out[out, device, 12] = min(1.0, exchanged[device, 4] * per_byte)
             devices_out[out, device, 13] = transfer / (1.0 + transfer)
             devices_out[out, device, 14] = 1.0 if group < groups and s.decision[row, group] == device else 0.0
-            mask_out[out, device] = 1
+            mask_out[out, device] = t.allowed[group, device]
         progress_out[out, 0] = group / groups
         progress_out[out, 1] = t.decided_share[group]
         progress_out[out, 2] = min(1.0, undecided_bytes * per_byte)

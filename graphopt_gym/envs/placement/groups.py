@@ -21,7 +21,7 @@ class GroupGraph:
     total_bytes: np.ndarray  # float64 [G] parameters, optimiser state and all outputs, whenever they are held
     position: np.ndarray  # float64 [G] first task that computes: the groups' order
     edges: np.ndarray  # int64 [E, 2] of (group, group), each pair once, lower first
-    edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart
+    edge_bytes: np.ndarray  # float64 [E] bytes that cross where the two are apart; of stated seconds, as many as fit in
 
 
 def make_group_graph(problem: PlacementProblem) -> GroupGraph:
@@ -48,7 +48,11 @@ def make_group_graph(problem: PlacementProblem) -> GroupGraph:
     once = once[source[once] != target[once]]
     low, high = np.minimum(source, target)[once], np.maximum(source, target)[once]
     pairs, inverse = np.unique(low * groups + high, return_inverse=True)
-    edge_bytes = np.bincount(inverse, tasks.tensor_bytes[tensor[once]], len(pairs))
+    size = tasks.tensor_bytes.astype(np.float64)
+    if (tasks.transfer_s >= 0).any():
+        rate = np.mean([link.bytes_per_s for link in problem.cluster.links] or [0.0])
+        size = np.where(tasks.transfer_s >= 0, tasks.transfer_s * rate, size)
+    edge_bytes = np.bincount(inverse, size[tensor[once]], len(pairs))
     edges = np.stack([pairs // groups, pairs % groups], axis=1)
     return GroupGraph(work, memory, total, position, edges, edge_bytes)
 

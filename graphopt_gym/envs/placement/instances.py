@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphopt_gym.envs.core.roster import Roster, instance_of, padded_size
-from graphopt_gym.envs.placement.features import GROUP_COLUMNS, NODE_FEATURES, STATIC_DEVICE_FEATURES, Tables
+from graphopt_gym.envs.placement.features import (
+    EXCHANGED,
+    GROUP_COLUMNS,
+    NODE_FEATURES,
+    STATIC_DEVICE_FEATURES,
+    Tables,
+)
 from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.simulator.own_costs import read_cost_files
 
 if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import Cluster
@@ -44,6 +53,12 @@ class Instance:
     def edge_features(self) -> np.ndarray:
         """float32 [edges]: log bytes that each group sends to each other, each tensor once, scaled to 0..1."""
         return _logs(self._exchange_in[:, 0]).astype(np.float32)
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """bool [G, D]: the devices that each group may be on."""
+        found = self.problem.allowed
+        return np.ones((self.num_groups, self.num_devices), bool) if found is None else found
 
     @cached_property
     def link_features(self) -> np.ndarray:
@@ -111,14 +126,17 @@ class Instance:
         if key not in self._starts:
             if isinstance(start, np.ndarray):
                 decision = self.problem.check(start)
+                for reason in self.problem.device_reasons(decision):
+                    raise InputError(f"start: {reason}")
             elif start == "single":
                 decision = np.full(self.num_groups, self.single_device(), np.int32)
+                decision = self.problem.keep_to_allowed(decision)
             else:
                 from graphopt_gym.search.solve import solve
 
                 decision = solve(self.problem, start, budget=1000).decision
             makespan_s, peak = self.problem.simulator.cost(self.problem.lowering.placement(decision))
-            cost, valid = self.problem.price(np.array([makespan_s]), peak[None])
+            cost, valid = self.problem.price(np.array([makespan_s]), peak[None], decision[None])
             self._starts[key] = (decision, float(cost[0]), bool(valid[0]), peak)
         return self._starts[key]
 
@@ -137,10 +155,10 @@ class Instance:
 
         edges, exchange = self.group_edges, self._exchange_in
         both = np.concatenate([edges[:, ::-1], edges])  # (group, other): what comes in, what goes out
-        columns = np.zeros((len(both), 4))
-        columns[: len(edges), :2], columns[len(edges) :, 2:] = exchange, exchange
+        columns = np.zeros((len(both), 2 * EXCHANGED))
+        columns[: len(edges), :EXCHANGED], columns[len(edges) :, EXCHANGED:] = exchange, exchange
         keys, inverse = np.unique(both[:, 0].astype(np.int64) * groups + both[:, 1], return_inverse=True)
-        merged = np.zeros((len(keys), 4))
+        merged = np.zeros((len(keys), 2 * EXCHANGED))
         np.add.at(merged, inverse, columns)
         traffic_in = np.bincount(edges[:, 1], exchange[:, 0], groups)
         traffic_out = np.bincount(edges[:, 0], exchange[:, 0], groups)
@@ -213,6 +231,7 @@ class Instance:
             persistent_bytes=np.append(persistent, 0.0),
             activation_bytes=np.append(activation, 0.0),
             capacity_bytes=simulator.capacity_bytes.astype(np.float64),
+            allowed=np.vstack([self.allowed, np.ones((1, devices), bool)]),
             traffic_bytes=np.append(traffic_in + traffic_out, 0.0),
             decided_share=before,
             task_ptr=np.append(0, np.cumsum(np.bincount(group_of_task, minlength=groups))).astype(np.int32),
@@ -247,7 +266,7 @@ def _logs(sizes: np.ndarray) -> np.ndarray:
 
 
 def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
-    """(int32 [edges, 2] of (sending, reading group), float64 [edges, 2] of bytes and tensors, each tensor once)."""
+    """(int32 [edges, 2] of (sending, reading group), float64 [edges, EXCHANGED] of what goes), each tensor once."""
     tasks, group = problem.simulator.tasks, problem.group_of_task.astype(np.int64)
     groups = problem.num_groups
     tensor = np.repeat(np.arange(tasks.num_tensors), np.diff(tasks.reader_ptr))
@@ -257,9 +276,11 @@ def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
     crossing = sender != reader
     tensor, reader, sender = tensor[crossing], reader[crossing], sender[crossing]
     keys, inverse = np.unique(sender * groups + reader, return_inverse=True)
-    size = np.bincount(inverse, tasks.tensor_bytes[tensor], len(keys))
-    count = np.bincount(inverse, minlength=len(keys)).astype(np.float64)
-    return np.column_stack([keys // groups, keys % groups]).astype(np.int32), np.column_stack([size, count])
+    size, stated_s = tasks.tensor_bytes[tensor], tasks.transfer_s[tensor]
+    by_link = stated_s < 0
+    columns = (size, by_link, np.where(by_link, size, 0), np.where(by_link, 0.0, stated_s))
+    exchange = np.column_stack([np.bincount(inverse, column, len(keys)) for column in columns])
+    return np.column_stack([keys // groups, keys % groups]).astype(np.int32), exchange
 
 
 def load_instance(
@@ -274,7 +295,7 @@ class PlacementRoster(Roster[Instance]):
 
     Args:
         graph, cluster: see :class:`Roster`.
-        grouping, cost_model: see :class:`PlacementProblem`.
+        grouping, cost_model, own: see :class:`PlacementProblem`; ``own`` are own costs by argument.
         max_devices, max_groups, max_edges: sizes to pad to, None: the largest of the roster.
 
     Raises:
@@ -290,11 +311,20 @@ class PlacementRoster(Roster[Instance]):
         max_devices: int | None,
         max_groups: int | None,
         max_edges: int | None,
+        own: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        super().__init__(PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model)
+        # what is not given is left out, so that it is the same instance as one that was asked for without
+        stated = {name: value for name, value in own.items() if value is not None}
+        if stated == {"missing_op_times": "refuse"}:
+            stated = {}
+        super().__init__(
+            PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model,
+            **read_cost_files(stated),
+        )  # fmt: skip
         flat = self.flat
         self.max_tasks = max(one.num_tasks for one in flat)
         self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))
         self.max_groups = padded_size("max_groups", max_groups, max(one.num_groups for one in flat))
         self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
+        self.restricted = any(one.problem.allowed is not None for one in flat)
         self.sizes = {"G": self.max_groups, "D": self.max_devices, "E": self.max_edges}

@@ -33,6 +33,7 @@ class Instance(NamedTuple):
     latency_s: np.ndarray  # float64 [D, D], 0 on the diagonal
     bytes_per_s: np.ndarray  # float64 [D, D], inf on the diagonal
     link_of: np.ndarray  # int32 [D, D], -1 on the diagonal
+    transfer_s: np.ndarray  # float64 [T] where it is stated, else -1: latency and bytes
     mean_transfer_s: np.ndarray  # float64 [T] over ordered pairs of devices
     rank_s: np.ndarray  # float64 [K] upward rank
     is_source: np.ndarray  # bool [K]
@@ -50,6 +51,8 @@ class Instance(NamedTuple):
     profile: np.ndarray  # int64 [U, B] bytes that a unit holds over that time: parameters, state, live outputs
     unit_bytes: np.ndarray  # int64 [U] parameters, optimiser state and all outputs
     unit_of_group: np.ndarray  # int32 [G]
+    allowed: np.ndarray  # bool [U, D] the devices that a unit may be on
+    fixed: np.ndarray  # int32 [U] of a unit of sources that could not join its reader: where it is; else -1
 
 
 class Plan(NamedTuple):
@@ -75,10 +78,16 @@ def make_instance(problem: PlacementProblem) -> Instance:
     pairs = max(devices * (devices - 1), 1)
     # the diagonal adds nothing: no latency, and bytes / inf is 0
     mean_transfer_s = latency_s.sum() / pairs + tasks.tensor_bytes * ((1 / bytes_per_s).sum() / pairs)
+    mean_transfer_s = np.where(tasks.transfer_s < 0, mean_transfer_s, tasks.transfer_s if devices > 1 else 0.0)
     durations_s = np.ascontiguousarray(simulator.device_durations_s())
     unit_of_group = _units(problem)
     unit_of_task = unit_of_group[problem.group_of_task]
     units = int(unit_of_group.max()) + 1
+    allowed, fixed = np.ones((units, devices), bool), np.full(units, -1, np.int32)
+    if problem.allowed is not None:
+        np.logical_and.at(allowed, unit_of_group, problem.allowed)
+        computes = np.bincount(unit_of_task, ~tasks.is_source, units) > 0
+        fixed = np.where(computes, -1, allowed.argmax(axis=1)).astype(np.int32)
     order = np.argsort(unit_of_task, kind="stable")
     unit_ptr = np.zeros(units + 1, np.int64)
     np.cumsum(np.bincount(unit_of_task, minlength=units), out=unit_ptr[1:])
@@ -99,6 +108,7 @@ def make_instance(problem: PlacementProblem) -> Instance:
         latency_s=latency_s,
         bytes_per_s=bytes_per_s,
         link_of=np.ascontiguousarray(cluster.link_of, np.int32),
+        transfer_s=tasks.transfer_s,
         mean_transfer_s=mean_transfer_s,
         rank_s=upward_rank(durations_s.mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader),
         is_source=tasks.is_source,
@@ -116,6 +126,8 @@ def make_instance(problem: PlacementProblem) -> Instance:
         profile=profile,
         unit_bytes=unit_bytes.astype(np.int64),
         unit_of_group=unit_of_group,
+        allowed=allowed,
+        fixed=fixed,
     )
 
 
@@ -132,6 +144,9 @@ def _units(problem: PlacementProblem) -> np.ndarray:
     np.minimum.at(first_reader, problem.group_of_task[tasks.tensor_task[read]], tasks.reader[tasks.reader_ptr[read]])
     follows = only_sources & (first_reader < tasks.num_tasks)
     joins[follows] = problem.group_of_task[first_reader[follows]]
+    if problem.allowed is not None:  # not where it may not be wherever its reader may be
+        apart = (problem.allowed[joins] & ~problem.allowed).any(axis=1)
+        joins[apart] = np.flatnonzero(apart)
     roots = np.unique(joins)
     rank = np.empty(groups, np.int32)
     rank[roots[np.argsort(first[roots], kind="stable")]] = np.arange(len(roots))
@@ -160,9 +175,11 @@ def _arrival(instance, device_of_unit, finish, task, device):
         producer = instance.tensor_task[tensor]
         home = device_of_unit[instance.unit_of_task[producer]]
         if home != -1:
-            transfer = instance.latency_s[home, device] + (
-                instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
-            )
+            transfer = instance.transfer_s[tensor] if home != device else 0.0
+            if transfer < 0.0:
+                transfer = instance.latency_s[home, device] + (
+                    instance.tensor_bytes[tensor] / instance.bytes_per_s[home, device]
+                )
             latest = max(latest, finish[producer] + transfer)
     return latest
 
@@ -180,7 +197,7 @@ def heft(instance: Instance) -> Plan:
 @kernel
 def _heft(instance, order):
     num_devices, num_tasks = instance.durations_s.shape
-    device_of_unit = np.full(instance.unit_ptr.shape[0] - 1, -1, np.int32)
+    device_of_unit = instance.fixed.copy()
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
     # busy intervals of each device, in order; those around a gap in which no task fits are one
     begins, ends = np.empty((num_devices, num_tasks)), np.empty((num_devices, num_tasks))
@@ -197,6 +214,8 @@ def _heft(instance, order):
         best, best_start, best_finish = -1, 0.0, np.inf
         for device in range(num_devices):
             if device_of_unit[unit] != -1 and device_of_unit[unit] != device:
+                continue
+            if not instance.allowed[unit, device]:
                 continue
             arrival = _arrival(instance, device_of_unit, finish, task, device)
             duration = instance.durations_s[device, task]

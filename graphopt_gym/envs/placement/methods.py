@@ -26,13 +26,19 @@ BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
 
 def single_decisions(problem: PlacementProblem) -> np.ndarray:
-    """int32 [kinds, G]: everything on the first device of each kind."""
+    """int32 [kinds, G]: everything on the first device of each kind, as far as it may be there."""
     first = np.unique(problem.simulator.device_type, return_index=True)[1]
-    return np.repeat(np.sort(first).astype(np.int32)[:, None], problem.num_groups, axis=1)
+    decisions = np.repeat(np.sort(first).astype(np.int32)[:, None], problem.num_groups, axis=1)
+    if problem.allowed is None:
+        return decisions
+    return np.unique(np.stack([problem.keep_to_allowed(one) for one in decisions]), axis=0)
 
 
 def round_robin_decision(problem: PlacementProblem) -> np.ndarray:
-    """int32 [G]: groups dealt out in turn."""
+    """int32 [G]: groups dealt out in turn, each to the devices that it may be on."""
+    if problem.allowed is not None:
+        turn = np.arange(problem.num_groups) % problem.allowed.sum(axis=1)
+        return np.argmax(np.cumsum(problem.allowed, axis=1) > turn[:, None], axis=1).astype(np.int32)
     return np.arange(problem.num_groups, dtype=np.int32) % problem.num_devices
 
 

@@ -26,31 +26,42 @@ EDGE_TOTAL = 2**30
 def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     """The human expert's placements, int32 [G], best first: balanced by work, then, against overflow, by memory.
 
+    Over the devices that any group may be on; groups that may not be where their stage is go elsewhere.
+
     The graph's stages stay whole and in order, and consecutive ones share a device. Stages of a repeated name
     (``layer.0``, ``layer.1``, …) are layers; stages before the first layer (an embedding, a stem) go with it, those
     after the last one (a head, a loss) with that. Where the graph has encoder and decoder parts, the first half of
     the devices gets the encoder and the second half the decoder. Groups of no stage follow the groups with which they
     exchange most bytes. A graph without stages is cut in topological order.
     """
-    graph, devices = make_group_graph(problem), problem.num_devices
+    graph = make_group_graph(problem)
+    use = _usable(problem)
+    devices = len(use)
     stages = _stages(problem.graph)
     stage_of_group = _stage_of_group(problem, stages)
     staged = bool((stage_of_group >= 0).any())
     if staged:
         stage_of_group = _follow_neighbours(stage_of_group, graph, len(stages))
-    capacity = problem.capacity_bytes[:, None]
-    for load in (graph.work_s, graph.memory_bytes / capacity, graph.total_bytes / capacity):
+    capacity = problem.capacity_bytes[use, None]
+    for load in (graph.work_s[use], graph.memory_bytes / capacity, graph.total_bytes / capacity):
         if staged:
             stage_load = np.stack([np.bincount(stage_of_group, row, len(stages)) for row in load])
-            yield _spread(stages, stage_load)[stage_of_group].astype(np.int32)
+            placement = _spread(stages, stage_load)[stage_of_group]
         else:
             order = np.argsort(graph.position, kind="stable")
             ends = np.cumsum(_share(1.0 / np.maximum(load.sum(axis=1), 1e-30)))
             done = np.cumsum(_share(load.mean(axis=0)[order]))
             middle = done - _share(load.mean(axis=0)[order]) / 2
-            placement = np.empty(problem.num_groups, np.int32)
+            placement = np.empty(problem.num_groups, np.int64)
             placement[order] = np.minimum(np.searchsorted(ends, middle), devices - 1)
-            yield placement
+        yield problem.keep_to_allowed(use[placement].astype(np.int32))
+
+
+def _usable(problem: PlacementProblem) -> np.ndarray:
+    """int64: the devices that any group may be on."""
+    if problem.allowed is None:
+        return np.arange(problem.num_devices)
+    return np.flatnonzero(problem.allowed.any(axis=0))
 
 
 def _stages(graph: ComputationGraph) -> list[dict[str, Any]]:
@@ -177,19 +188,22 @@ def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
     Vertices weigh their compute time, edges their bytes (Karypis and Kumar 1998). pymetis has one weight a vertex, so
     memory cannot be a second constraint: the further partitions balance a mix of time and memory, for where the first
     overflows. Unequal devices get parts in proportion to their speed, and to their capacity as far as memory counts.
+    METIS knows no fixed vertices: parts get the names of devices so that the least time is where it may not be, and
+    groups that still may not be where they are go elsewhere.
     """
     import pymetis
 
     graph = make_group_graph(problem)
-    groups, devices = problem.num_groups, problem.num_devices
+    use = _usable(problem)
+    groups, devices = problem.num_groups, len(use)
     both = np.concatenate([graph.edges, graph.edges[:, ::-1]])
     weight = np.tile(_scaled(graph.edge_bytes, EDGE_TOTAL), 2)
     order = np.lexsort((both[:, 1], both[:, 0]))
     starts = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=groups))])
     adjacency = pymetis.CSRAdjacency(starts.tolist(), both[order, 1].tolist())
-    work = graph.work_s.mean(axis=0)
-    speed = 1.0 / np.maximum(graph.work_s.sum(axis=1), 1e-30)
-    capacity = problem.capacity_bytes.astype(np.float64)
+    work = graph.work_s[use].mean(axis=0)
+    speed = 1.0 / np.maximum(graph.work_s[use].sum(axis=1), 1e-30)
+    capacity = problem.capacity_bytes[use].astype(np.float64)
     mixes = [(share, graph.memory_bytes) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] + [(1.0, graph.total_bytes)]
     for memory_share, memory_bytes in mixes:
         load = _share(work) * (1 - memory_share) + _share(memory_bytes) * memory_share
@@ -204,7 +218,21 @@ def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
                 recursive=False,
                 options=pymetis.Options(seed=seed),
             )
-        yield np.asarray(part.vertex_part, np.int32)
+        parts = np.asarray(part.vertex_part, np.int64)
+        if problem.allowed is not None:
+            parts = _named_to_fit(parts, target, work, problem.allowed[:, use])
+        yield problem.keep_to_allowed(use[parts].astype(np.int32))
+
+
+def _named_to_fit(parts: np.ndarray, target: np.ndarray, work: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """int64 [G]: the parts, those of the same size renamed so that the least work is where it may not be."""
+    from scipy.optimize import linear_sum_assignment
+
+    count = len(target)
+    wrong = np.stack([np.bincount(parts, np.where(allowed[:, device], 0.0, work), count) for device in range(count)], 1)
+    other_size = ~np.isclose(target[:, None], target[None, :])
+    wrong[other_size] += 2 * work.sum() + 1.0
+    return linear_sum_assignment(wrong)[1][parts]
 
 
 def _share(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from graphopt_gym.envs.placement.groups import Moves, make_moves
 from graphopt_gym.fields import check_integers
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
+from graphopt_gym.simulator.own_costs import OwnCosts
 from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ class PlacementProblem(Problem):
         grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
             parameters and updates); ``"op"`` places every op by itself (views stay with their producer).
         cost_model: prices the ops; the fitted roofline where left out.
+        op_times_s, missing_op_times, tensor_bytes, transfer_s, allowed_devices, static_bytes: costs of one's own, in
+            place of what cost model, graph and cluster say: see :meth:`graphopt_gym.OwnCosts.of`. A group may be on the
+            devices that all its ops allow; a decision that has it elsewhere is invalid.
 
     Raises:
-        InputError: an unknown name, a file that cannot be read.
+        InputError: an unknown name, a file that cannot be read, own costs that make no sense.
     """
 
     env_id = "Placement-v0"
@@ -49,6 +53,12 @@ class PlacementProblem(Problem):
         *,
         grouping: str = "colocation",
         cost_model: CostModel | None = None,
+        op_times_s: Any = None,
+        missing_op_times: str = "refuse",
+        tensor_bytes: Any = None,
+        transfer_s: Any = None,
+        allowed_devices: Any = None,
+        static_bytes: Any = None,
     ) -> None:
         from graphopt_gym.graphs.zoo import load_graph
         from graphopt_gym.hardware.cluster import load_cluster
@@ -56,12 +66,24 @@ class PlacementProblem(Problem):
         self.graph = load_graph(graph)
         self.cluster = load_cluster(cluster)
         self.grouping = grouping
+        self.own = OwnCosts.of(
+            self.graph,
+            self.cluster,
+            op_times_s=op_times_s,
+            missing_op_times=missing_op_times,
+            tensor_bytes=tensor_bytes,
+            transfer_s=transfer_s,
+            allowed_devices=allowed_devices,
+            static_bytes=static_bytes,
+        )
         self.config = {
             "graph": stored_name(graph, self.graph),
             "cluster": stored_name(cluster, self.cluster),
             "grouping": grouping,
+            **(self.own.given if self.own else {}),
         }
-        self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model)
+        self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own)
+        self.allowed = self.lowering.allowed  # bool [G, D], or None: every group may be on every device
         self.simulator = self.lowering.simulator
         self.group_of_task = self.lowering.unit_of_task
         self.num_groups = self.lowering.num_units
@@ -80,6 +102,11 @@ class PlacementProblem(Problem):
         return self.num_devices
 
     @property
+    def choices_allowed(self) -> np.ndarray | None:
+        """bool [G, num_choices], the entries that a decision may have; None: all. Others are invalid."""
+        return self.allowed
+
+    @property
     def group_of_op(self) -> np.ndarray:
         """int32 [N]: the group of each op (views: of their root)."""
         return self.lowering.unit_of_op
@@ -94,7 +121,7 @@ class PlacementProblem(Problem):
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
         timeline = self.lowering.timeline(decision)
-        reasons = self.memory_reasons(timeline.peak_bytes, timeline.peak_time_s)
+        reasons = self.reasons(decision, timeline.peak_bytes, timeline.peak_time_s)
         transfers = timeline.transfer_bytes
         metrics = {
             "step_time_s": timeline.makespan_s,
@@ -108,6 +135,60 @@ class PlacementProblem(Problem):
         valid = not reasons
         cost = timeline.makespan_s if valid else float("inf")
         return Outcome(valid, cost, self.unit, reasons, metrics, timeline)
+
+    def reasons(
+        self, decision: np.ndarray, peak_bytes: np.ndarray, time_s: np.ndarray | None = None
+    ) -> tuple[str, ...]:
+        """Which rule a checked decision breaks, and where; ``peak_bytes`` and ``time_s`` of its simulated step."""
+        return (*self.device_reasons(decision), *self.memory_reasons(peak_bytes, time_s))
+
+    def device_reasons(self, decision: np.ndarray) -> tuple[str, ...]:
+        """A line for the groups, if any, that a checked decision has on devices where they may not be."""
+        wrong = np.flatnonzero(self.misplaced(decision))
+        if not len(wrong):
+            return ()
+        assert self.allowed is not None
+        group = int(wrong[0])
+        device, first = int(decision[group]), int(np.flatnonzero(self.group_of_op == group)[0])
+        may = ", ".join(f"{one} ({self.cluster.devices[one].name})" for one in np.flatnonzero(self.allowed[group])[:8])
+        more = f" (and {len(wrong) - 1} more groups are where they may not be)" if len(wrong) > 1 else ""
+        return (
+            f"not allowed there: group {group} ({self.graph.label(first)}) is on device {device} "
+            f"({self.cluster.devices[device].name}), it may be on {may}{more}",
+        )
+
+    def misplaced(self, decisions: np.ndarray) -> np.ndarray:
+        """bool [..., G]: which groups decisions int [..., G] have on devices where they may not be."""
+        if self.allowed is None:
+            return np.zeros(decisions.shape, bool)
+        return ~self.allowed[np.arange(self.num_groups), decisions]
+
+    def keep_to_allowed(self, decision: np.ndarray) -> np.ndarray:
+        """A decision int [G] as it is but for groups that may not be where they are.
+
+        In the order of groups, each of these follows the one before it where it may and that device has less than an
+        even share of the work, or else goes to the device, of those that it may be on, which then has the least.
+        """
+        wrong = np.flatnonzero(self.misplaced(decision))
+        if not len(wrong):
+            return decision
+        assert self.allowed is not None
+        kept, work_s = decision.copy(), self._group_s
+        load = np.bincount(decision, weights=work_s[decision, np.arange(self.num_groups)], minlength=self.num_devices)
+        np.subtract.at(load, decision[wrong], work_s[decision[wrong], wrong])
+        even, last = work_s.min(axis=0).sum() / self.num_devices, -1
+        for group in wrong.tolist():
+            if last < 0 or not self.allowed[group, last] or load[last] >= even:
+                last = int(np.where(self.allowed[group], load + work_s[:, group], np.inf).argmin())
+            kept[group] = last
+            load[last] += work_s[last, group]
+        return kept
+
+    @cached_property
+    def _group_s(self) -> np.ndarray:
+        """float64 [D, G]: the time of each group on each device."""
+        durations = self.simulator.device_durations_s()
+        return np.stack([np.bincount(self.group_of_task, row, self.num_groups) for row in durations])
 
     def memory_reasons(self, peak_bytes: np.ndarray, time_s: np.ndarray | None = None) -> tuple[str, ...]:
         """A line for each device whose peak int64 [D] is beyond its capacity; ``time_s``: when, float64 [D]."""
@@ -123,20 +204,30 @@ class PlacementProblem(Problem):
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = self.lowering.costs(decisions)
-        return self.price(batch.makespan_s, batch.peak_bytes)
+        return self.price(batch.makespan_s, batch.peak_bytes, decisions)
 
-    def price(self, makespan_s: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def price(
+        self, makespan_s: np.ndarray, peak_bytes: np.ndarray, decisions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(cost float64 [B], valid bool [B]) of simulated steps: makespans float64 [B], peaks int64 [B, D]."""
         valid = np.asarray((peak_bytes <= self.capacity_bytes).all(axis=-1))
+        beyond = self.overflow(peak_bytes)
+        if self.allowed is not None:
+            wrong = self.misplaced(np.asarray(decisions)).mean(axis=-1)
+            valid, beyond = valid & (wrong == 0), beyond + wrong
         if valid.all():
             return makespan_s, valid
-        return np.where(valid, makespan_s, makespan_s + self.serial_s * (1 + self.overflow(peak_bytes))), valid
+        return np.where(valid, makespan_s, makespan_s + self.serial_s * (1 + beyond)), valid
 
     def overflow(self, peak_bytes: np.ndarray) -> np.ndarray:
         """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
         return (np.maximum(peak_bytes - self.capacity_bytes, 0) / self.capacity_bytes).sum(axis=-1)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
+        if self.allowed is not None:  # each group's device evenly from those that it may be on
+            counts = self.allowed.sum(axis=1)
+            which = rng.integers(0, counts)
+            return np.argmax(np.cumsum(self.allowed, axis=1) > which[:, None], axis=1).astype(np.int32)
         return rng.integers(0, self.num_devices, self.num_groups, dtype=np.int32)
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -147,17 +238,23 @@ class PlacementProblem(Problem):
         being more likely: the border between two devices moves as a whole.
         """
         changed = decision.copy()
-        if self.num_devices == 1:
+        if self.num_devices == 1 or (self.allowed is not None and (self.allowed.sum(axis=1) == 1).all()):
             return changed
         moves = self._moves
         by_work, which, kind, length, side = rng.random(5).tolist()
         group = int(which * self.num_groups) if by_work < 0.5 else int(np.searchsorted(moves.work, which))
         group = min(group, self.num_groups - 1)
         home = int(decision[group])
-        target = (home + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
+        if self.allowed is None:
+            target = (home + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
+        else:
+            group, target = self._allowed_move(group, decision, rng)
+            home = int(decision[group])
         if kind >= 0.2:
             near = decision[moves.neighbour[moves.neighbour_ptr[group] : moves.neighbour_ptr[group + 1]]]
             near = near[near != home]
+            if self.allowed is not None:
+                near = near[self.allowed[group, near]]
             if len(near):
                 target = int(near[int(rng.integers(len(near)))])
         if kind < 0.5:
@@ -166,8 +263,19 @@ class PlacementProblem(Problem):
         count = int(moves.longest**length)
         at = int(moves.position[group])
         run = moves.order[at : at + count] if side < 0.5 else moves.order[max(0, at - count + 1) : at + 1]
-        changed[run[decision[run] == home]] = target
+        run = run[decision[run] == home]
+        changed[run if self.allowed is None else run[self.allowed[run, target]]] = target
         return changed
+
+    def _allowed_move(self, group: int, decision: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        """(group, another device that it may be on): of a group that has such, this one or the next in order."""
+        assert self.allowed is not None
+        others = self.allowed.sum(axis=1) - self.allowed[np.arange(self.num_groups), decision]
+        movable = np.flatnonzero(others > 0)
+        group = int(movable[np.searchsorted(movable, group) % len(movable)])
+        targets = np.flatnonzero(self.allowed[group])
+        targets = targets[targets != decision[group]]
+        return group, int(targets[int(rng.integers(len(targets)))])
 
     @cached_property
     def _moves(self) -> Moves:
@@ -176,11 +284,13 @@ class PlacementProblem(Problem):
     def bounds(self) -> dict[str, float]:
         """Step times that no placement can beat, in seconds.
 
-        ``critical_path_s``: the longest path with each task on its fastest device and no transfer.
+        ``critical_path_s``: the longest path with each task on the fastest device that it may be on and no transfer.
         ``work_s``: the times of all tasks, each on its fastest device, spread evenly over the devices.
         """
         tasks = self.simulator.tasks
         durations = self.simulator.device_durations_s()
+        if self.allowed is not None:
+            durations = np.where(self.allowed.T[:, self.group_of_task], durations, np.inf)
         fastest = durations.min(axis=0)
         finish = fastest.copy()
         for task in range(tasks.num_tasks):
@@ -197,4 +307,12 @@ class PlacementProblem(Problem):
         import hashlib
 
         times = hashlib.sha256(self.simulator.durations_s.tobytes()).hexdigest()
-        return {**super().fingerprints(), "op_times": times}
+        found = {**super().fingerprints(), "op_times": times}
+        if self.own:
+            tasks, own = self.simulator.tasks, hashlib.sha256()
+            everything = (tasks.tensor_op, tasks.tensor_bytes, tasks.transfer_s, tasks.reader, tasks.storage_bytes,
+                          tasks.persistent_bytes, self.simulator.device_type)  # fmt: skip
+            for array in (*everything, *([] if self.allowed is None else [self.allowed])):
+                own.update(array.tobytes())
+            found["own_costs"] = own.hexdigest()
+        return found

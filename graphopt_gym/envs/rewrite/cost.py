@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.fields import check_numbers
 from graphopt_gym.graphs.tensor_program.convert import CLASS_OF, GraphRows
 from graphopt_gym.graphs.tensor_program.ops import Params, Shape
 from graphopt_gym.graphs.tensor_program.program import Change, TensorProgram
 from graphopt_gym.hardware.cluster import Device, load_device
 from graphopt_gym.hardware.cost_model import CostModel, load_cost_model
-from graphopt_gym.simulator.tasks import check_seconds
+from graphopt_gym.simulator.tasks import check_seconds, priced
 
 
 class Operation(NamedTuple):
@@ -77,7 +76,7 @@ class ProgramCosts:
                     sources.append(sources[first] if first < index else rows.source(kind, size))
                 at.append(rows.op(op, params, shape, sources))
             graph = rows.graph("operations", {})
-            times = check_numbers("op_times", self.model.op_times(graph, self.device), (graph.num_ops,))
+            times = priced(self.model, graph, self.device)
             check_seconds(times[at], graph, np.asarray(at))
             self._seconds.update(zip(new, times[at].tolist(), strict=True))
         return [self._seconds[operation] for operation in operations]

@@ -409,7 +409,7 @@ def load_target(cluster: str | os.PathLike[str] | Device | Cluster) -> Cluster:
     Raises:
         InputError: an unknown name, or several devices.
     """
-    if not isinstance(cluster, str | os.PathLike | Device | Cluster):
+    if not isinstance(cluster, str | os.PathLike | Device | Cluster | Mapping):
         raise InputError(f"cluster is {cluster!r}; give the name of a device, e.g. 't4'")
     if isinstance(cluster, str) and (cluster in DEVICES or not (cluster in CLUSTERS or os.path.exists(cluster))):
         cluster = load_device(cluster)
