@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from graphopt_gym.search.solve import methods as methods
     from graphopt_gym.search.solve import solve as solve
     from graphopt_gym.simulator import simulate as simulate
+    from graphopt_gym.simulator.own_costs import OwnCosts as OwnCosts
     from graphopt_gym.task import Task as Task
     from graphopt_gym.task import Variant as Variant
     from graphopt_gym.task import Words as Words
@@ -67,6 +68,7 @@ _LAZY = {
     "load_package": "hardware.package",
     "package_names": "hardware.package",
     "simulate": "simulator",
+    "OwnCosts": "simulator.own_costs",
     "Problem": "problem",
     "Outcome": "problem",
     "Solution": "problem",

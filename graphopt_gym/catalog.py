@@ -83,7 +83,7 @@ class Catalog(Generic[T]):
         if isinstance(given, self.holds):
             return given
         if isinstance(given, Mapping) and hasattr(self.holds, "from_json"):  # as a solution stores it
-            return self.holds.from_json(given)  # type: ignore[no-any-return]
+            return self.holds.from_json(given)  # type: ignore[attr-defined, no-any-return]
         if not isinstance(given, str | os.PathLike):
             raise InputError(f"{self.noun} is a {type(given).__name__}; give a name, a path or a {self.holds.__name__}")
         source = self._find(given)

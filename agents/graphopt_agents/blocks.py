@@ -76,12 +76,17 @@ def draw_placements(
 
 
 def mutate_placements(
-    placements: Tensor, log_probs: Tensor, count: int, generator: torch.Generator | None, blocks: Blocks
+    placements: Tensor,
+    log_probs: Tensor,
+    count: int,
+    generator: torch.Generator | None,
+    blocks: Blocks,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """int64 [count, G]: placements out of int64 [K, G], each with one block drawn anew as a whole.
 
     The block lies around a random group; its device is drawn from the policy's mean over the block, mixed half and
-    half with the uniform distribution. Ours.
+    half with the uniform distribution. Groups that may not be there (``allowed``, bool [G, D]) stay. Ours.
     """
     groups, devices = log_probs.shape
     rows = []
@@ -90,6 +95,7 @@ def mutate_placements(
         block = blocks.draw(generator)
         inside = block == block[int(torch.randint(groups, (), generator=generator))]
         weights = log_probs[inside].exp().mean(0) + 1 / devices
-        row[inside] = torch.multinomial(weights, 1, generator=generator)
+        device = torch.multinomial(weights, 1, generator=generator)
+        row[inside if allowed is None else inside & allowed[:, device[0]]] = device
         rows.append(row)
     return torch.stack(rows)

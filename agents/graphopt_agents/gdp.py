@@ -31,6 +31,8 @@ from graphopt_gym.envs.placement.instances import Instance
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_fields, choice
 from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
+from graphopt_gym.simulator.own_costs import ARGUMENTS as OWN_COSTS
+from graphopt_gym.simulator.own_costs import read_cost_files, stored
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -58,12 +60,28 @@ class Args(OneShotArgs, NetworkConfig):
     independent: float = 0.3  # share of placements drawn group by group, the others in blocks
     canonical: bool = True  # like devices are named in the order of their groups, see Task.canonical
     moved: float = 0.5  # share of the mutants that change by the problem's own moves, as a local search does
+    # costs of one's own, see graphopt_gym.OwnCosts: of one graph on one cluster
+    op_times_s: Any = None
+    missing_op_times: str = "refuse"
+    tensor_bytes: Any = None
+    transfer_s: Any = None
+    allowed_devices: Any = None
+    static_bytes: Any = None
     imitation: float = 0.0  # weight of the log-likelihood of a graph's best placement so far, besides PPO's gain
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fields(self, at_least=("imitation",), shares=("independent", "moved"))
         choice("reward", self.reward, REWARDS)
+        given = {name: getattr(self, name) for name in OWN_COSTS}
+        stated = {name: value for name, value in read_cost_files(given).items() if value is not None}
+        if stated.keys() - {"missing_op_times"} and len(self.graphs) * len(self.clusters) > 1:
+            raise InputError(
+                f"{next(iter(stated))} is of one graph on one cluster; name one of each, not {len(self.graphs)} and "
+                f"{len(self.clusters)}"
+            )
+        for name, value in stated.items():  # as checkpoints hold them
+            object.__setattr__(self, name, stored(value))
 
     def own_clusters(self, graphs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(own_cluster, graphs))
@@ -97,7 +115,7 @@ class Task(OneShotTask):
         it learns from one it unlearns from the other. The first of them is now the one whose groups come first on
         average, weighed by their time.
         """
-        devices, kinds = self.instance.num_devices, self.instance.problem.cluster.interchangeable
+        devices, kinds = self.instance.num_devices, self.instance.problem.interchangeable
         rows = len(decisions)
         flat = (decisions + devices * np.arange(rows)[:, None]).ravel()
         weight, weighted = (
@@ -118,7 +136,8 @@ class Trainer(OneShotTrainer):
     agent = "gdp"
     args_class = Args
     network_class = PlacementNetwork
-    problem_arguments = ("grouping",)
+    problem_arguments = ("grouping", *OWN_COSTS)
+    graph_arguments = OWN_COSTS
 
     @classmethod
     def task_of(cls, problem: PlacementProblem, args: Args | None = None, price: Costs | None = None) -> Task:
@@ -156,7 +175,8 @@ class Trainer(OneShotTrainer):
         if not count:
             return super().changed(task, logits, count)
         best = torch.from_numpy(np.stack([one[2] for one in task.elites])).long()
-        changed = mutate_placements(best, logits.log_softmax(-1), count, self.generator, task.blocks)
+        allowed = task.graph.allowed
+        changed = mutate_placements(best, logits.log_softmax(-1), count, self.generator, task.blocks, allowed)
         return changed.numpy().astype(np.int32)
 
     def named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
@@ -188,12 +208,14 @@ class Trainer(OneShotTrainer):
             log_probs = network(task.graph).log_softmax(-1)
         lighter = within_memory(log_probs, task)
         likeliest = [log_probs] if torch.equal(lighter, log_probs) else [log_probs, lighter]
-        likeliest = [one for policy in likeliest for one in (module_mean(policy, task.modules), policy)]
+        masked = task.graph.masked
+        likeliest = [one for policy in likeliest for one in (masked(module_mean(policy, task.modules)), policy)]
         tried = torch.stack([one.argmax(1) for one in likeliest])[:samples]
         costs = np.concatenate([price(one) for one in tried.split(1)])
         while len(tried) < samples:
             best = tried[int(np.argmin(costs))][None]
-            changed = mutate_placements(best, lighter, min(PLACE_BATCH, samples - len(tried)), generator, task.blocks)
+            count = min(PLACE_BATCH, samples - len(tried))
+            changed = mutate_placements(best, lighter, count, generator, task.blocks, task.graph.allowed)
             tried, costs = torch.cat([tried, changed]), np.append(costs, price(changed))
 
     @classmethod

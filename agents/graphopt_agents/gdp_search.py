@@ -61,8 +61,9 @@ class PolicyMoves:
             block = self.orders[index][first:last]
             weights = (self.sums[index][last] - self.sums[index][first]) / (last - first)
         chances = np.cumsum(weights + 1 / len(weights))
-        changed = decision.copy()
-        changed[block] = int(np.searchsorted(chances, draw * chances[-1]))
+        changed, device = decision.copy(), int(np.searchsorted(chances, draw * chances[-1]))
+        allowed = self.problem.allowed
+        changed[block if allowed is None else block[allowed[block, device]]] = device
         return changed
 
 

@@ -32,7 +32,8 @@ class HDPTrainer:
     """REINFORCE on one instance; :meth:`step` draws, prices and learns from ``children`` placements.
 
     Args:
-        instance: the graph on the cluster. Its groups are HDP's ops.
+        instance: the graph on the cluster. Its groups are HDP's ops; what HDP puts where it may not be goes elsewhere,
+            see :meth:`PlacementProblem.keep_to_allowed`, since one choice of HDP's is for many of them.
         price: decisions int32 [B, G] -> (costs float64 [B], fits bool [B]).
         args: constants.
         seed: of weights and samples.
@@ -45,7 +46,7 @@ class HDPTrainer:
         args: HDPArgs,
         seed: int,
     ) -> None:
-        self.args, self.price = args, price
+        self.args, self.price, self.problem = args, price, instance.problem
         self.graph = GraphInput.from_instance(instance)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -70,7 +71,10 @@ class HDPTrainer:
             group["lr"] = args.rate(self.placements)
         noise = args.logit_noise if self.placements < args.noise_until else 0.0
         devices, log_prob = self.network(self.graph, args.children, noise, self.generator)
-        costs, fits = self.price(devices.numpy().astype(np.int32))
+        decisions = devices.numpy().astype(np.int32)
+        if self.problem.allowed is not None:
+            decisions = np.stack([self.problem.keep_to_allowed(row) for row in decisions])
+        costs, fits = self.price(decisions)
         rewards = np.sqrt(np.where(fits, costs, args.failing_signal_s))
         # the first step is its own baseline; with one child it teaches nothing
         baseline = float(rewards.mean()) if self.baseline is None else self.baseline

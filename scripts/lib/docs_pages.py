@@ -23,7 +23,7 @@ API = {  # page -> modules
     "Graphs": ("graphs.graph", "graphs.io", "graphs.capture", "graphs.zoo", "graphs.generators"),
     "Programs": ("graphs.tensor_program.program", "graphs.zoo.programs"),
     "Hardware": ("hardware.cluster", "hardware.package", "hardware.cost_model"),
-    "Simulator": ("simulator.simulator", "simulator.lowering", "simulator.timeline", "simulator.tasks"),
+    "Simulator": ("simulator.simulator", "simulator.lowering", "simulator.timeline", "simulator.tasks", "simulator.own_costs"),
     "Wrappers": ("wrappers.sb3", "wrappers.graphs"),
     "Reports": ("report.files", "report.gantt", "report.perfetto", "report.html"),
     "Agents": ("agent", *(f"graphopt_agents.core.{name}" for name in ("run", "one_shot", "stepwise", "sb3"))),

@@ -190,6 +190,7 @@ class Trainer(ABC):
     args_class: ClassVar[type[Any]]
     network_class: ClassVar[type[Any]]  # made of the configuration, which it keeps as ``config``
     problem_arguments: ClassVar[tuple[str, ...]] = ()  # those of the arguments that the problem takes
+    graph_arguments: ClassVar[tuple[str, ...]] = ()  # those of them that are of the run's own graph on its cluster
     length: ClassVar[str] = "updates"  # the argument that says how long a run is
     likeliest_first: ClassVar[bool] = False  # whether a method that begins with a checkpoint evaluates it as it is
 
@@ -544,8 +545,12 @@ class Trainer(ABC):
         whole("seed", seed, 0, MOST_SEED)
         args = cls.kept_args(checkpoints.load_checkpoint(checkpoint, cls.agent), str(checkpoint))
         args = dataclasses.replace(args, seed=seed, **({"updates": updates} if updates else {}))
-        graph = args.graphs[0] if graph is None else graph
-        task = cls.make_task(graph, cls.usual_cluster(graph, args) if cluster is None else cluster, args)
+        named = args.graphs[0] if graph is None else graph
+        cluster = cls.usual_cluster(named, args) if cluster is None else cluster
+        if cls.graph_arguments and (named, cluster) not in zip(args.graphs, args.each_cluster(), strict=True):
+            usual = {one.name: one.default for one in dataclasses.fields(args) if one.name in cls.graph_arguments}
+            args = dataclasses.replace(args, **usual)
+        task = cls.make_task(named, cluster, args)
         network = cls.load_network(checkpoint)
         if not updates:
             return cls.place(network, task, samples, seed)

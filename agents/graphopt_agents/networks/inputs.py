@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.placement.instances import Instance
 
 NODE_WIDTH = len(NODE_FEATURES)
+OUT_OF_REACH = -1e9  # finite, so that entropies and divergences are; its exponential is 0
 _WAVES = 3  # frequencies that tell the places of devices apart
 DEVICE_WIDTH = len(STATIC_DEVICE_FEATURES) + 2 + 1 + 2 * _WAVES + 1 + 1
 PAIR_WIDTH = 6
@@ -36,6 +37,7 @@ class GraphInput:
     memory: Tensor  # float32 [G, D]
     devices: Tensor  # float32 [D, 5]
     links: Tensor  # float32 [D, D]
+    allowed: Tensor | None = None  # bool [G, D] the devices that each group may be on; None: all
 
     @property
     def num_groups(self) -> int:
@@ -56,6 +58,7 @@ class GraphInput:
             memory=torch.from_numpy(instance.memory_features),
             devices=torch.from_numpy(instance.tables.device_features),
             links=torch.from_numpy(instance.link_features),
+            allowed=None if instance.problem.allowed is None else torch.from_numpy(instance.problem.allowed),
         )
 
     @classmethod
@@ -66,6 +69,9 @@ class GraphInput:
         devices = int(observation["action_mask"].sum())
         edge_index = observation["edge_index"].reshape(2, -1).long()
         edges = int((edge_index[0] >= 0).sum())
+        allowed = observation.get("allowed")
+        if allowed is not None:
+            allowed = allowed.reshape(max_groups, max_devices)[:groups, :devices].bool()
         return cls(
             nodes=observation["nodes"].reshape(max_groups, -1)[:groups].float(),
             edge_index=edge_index[:, :edges],
@@ -74,7 +80,12 @@ class GraphInput:
             memory=observation["memory"].reshape(max_groups, max_devices)[:groups, :devices].float(),
             devices=observation["devices"].reshape(max_devices, -1)[:devices].float(),
             links=observation["links"].reshape(max_devices, max_devices)[:devices, :devices].float(),
+            allowed=allowed,
         )
+
+    def masked(self, scores: Tensor) -> Tensor:
+        """float32 [G, D]: logits or log-probabilities, out of reach where a group may not be."""
+        return scores if self.allowed is None else scores.masked_fill(~self.allowed, OUT_OF_REACH)
 
     def node_features(self, use_times: bool, waves: int) -> Tensor:
         """float32 [G, node_width(waves)]: the features, mean memory to capacity, sines and cosines of the places.

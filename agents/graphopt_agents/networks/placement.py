@@ -61,14 +61,14 @@ class PlacementNetwork(nn.Module):
         self.head = DeviceHead(config.width, DEVICE_WIDTH, PAIR_WIDTH, condition, config.logit_limit)
 
     def forward(self, graph: GraphInput) -> Tensor:
-        """Logits float32 [G, D]."""
+        """Logits float32 [G, D], out of reach where a group may not be."""
         use_times = self.config.use_times
         save_memory = graph.num_groups > SAVE_MEMORY_ABOVE
         features = graph.node_features(use_times, self.config.waves)
         state = self.graph(features, graph.edge_index, graph.edge_bytes, save_memory)
         context = None if self.context is None else self.context(graph.graph_features(use_times))
         state = self.trunk(state, context, save_memory)
-        return self.head(state, graph.device_features(), graph.pair_features(use_times), context)
+        return graph.masked(self.head(state, graph.device_features(), graph.pair_features(use_times), context))
 
     @torch.no_grad()
     def probabilities(self, graph: GraphInput, temperature: float = 1.0) -> Tensor:

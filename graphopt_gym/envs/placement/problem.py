@@ -157,6 +157,18 @@ class PlacementProblem(Problem):
             f"({self.cluster.devices[device].name}), it may be on {may}{more}",
         )
 
+    @cached_property
+    def interchangeable(self) -> np.ndarray:
+        """int64 [D]: a class for each device; of one class are those that can change places, and nothing else changes:
+        like :attr:`Cluster.interchangeable`, and with the same op times and the same groups that may be on them."""
+        alike = [self.cluster.interchangeable]
+        if self.own and self.own.op_times_s is not None:
+            alike.append(self.simulator.device_type)
+        if self.allowed is not None:
+            alike.append(np.unique(self.allowed, axis=1, return_inverse=True)[1].reshape(-1))
+        keys = list(zip(*(one.tolist() for one in alike), strict=True))
+        return np.array([list(dict.fromkeys(keys)).index(key) for key in keys])
+
     def misplaced(self, decisions: np.ndarray) -> np.ndarray:
         """bool [..., G]: which groups decisions int [..., G] have on devices where they may not be."""
         if self.allowed is None:
