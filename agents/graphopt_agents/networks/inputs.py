@@ -58,7 +58,7 @@ class GraphInput:
             memory=torch.from_numpy(instance.memory_features),
             devices=torch.from_numpy(instance.tables.device_features),
             links=torch.from_numpy(instance.link_features),
-            allowed=None if instance.problem.allowed is None else torch.from_numpy(instance.problem.allowed),
+            allowed=torch.from_numpy(instance.allowed),
         )
 
     @classmethod
@@ -69,9 +69,9 @@ class GraphInput:
         devices = int(observation["action_mask"].sum())
         edge_index = observation["edge_index"].reshape(2, -1).long()
         edges = int((edge_index[0] >= 0).sum())
-        allowed = observation.get("allowed")
-        if allowed is not None:
-            allowed = allowed.reshape(max_groups, max_devices)[:groups, :devices].bool()
+        allowed = torch.ones(groups, devices, dtype=torch.bool)
+        if "allowed" in observation:
+            allowed = observation["allowed"].reshape(max_groups, max_devices)[:groups, :devices].bool()
         return cls(
             nodes=observation["nodes"].reshape(max_groups, -1)[:groups].float(),
             edge_index=edge_index[:, :edges],
