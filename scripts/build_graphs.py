@@ -15,10 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.graph import VIEW
+from graphopt_gym.graphs.graph import DTYPE_BYTES, VIEW
 from graphopt_gym.graphs.io import read_graph, save_graph
 from graphopt_gym.graphs.zoo.registry import ENTRIES, INFERENCE, MEASURED, ZOO
 
@@ -46,10 +48,11 @@ def table() -> list[str]:
         graph = read_graph(path)
         facts = graph.statistics()
         views = int((graph.op_class == VIEW).sum())
+        parameters = float((graph.param_bytes / np.array(list(DTYPE_BYTES.values()))[graph.dtype]).sum())
         paper = f"{entry.split or ''} | {entry.devices or ''}"
         lines.append(
             f"| {name} | {paper} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
-            f"{facts['flops'] / 1e12:.2f} | {facts['param_bytes'] / 4e6:.1f} | {path.stat().st_size / 1024:.0f} |"
+            f"{facts['flops'] / 1e12:.2f} | {parameters / 1e6:.1f} | {path.stat().st_size / 1024:.0f} |"
         )
     return lines
 

@@ -52,6 +52,14 @@ CATALOG = Path(__file__).resolve().parent / "catalog"
 DEVICE_KINDS = ("gpu", "tpu", "cpu", "accelerator")
 SHARING = ("pair", "device", "host")
 MAX_DEVICES = 4096
+TFLOAT32 = "tfloat32"  # a rate, not a dtype: float32 operands rounded to 10 bits of mantissa on tensor cores
+RATES = (*DTYPES, TFLOAT32)
+# What a device may be called to be: the four that were measured, those priced by analogy to them, and "ideal", which
+# reaches its datasheet without launch overhead.
+ARCHITECTURES = (
+    "pascal", "volta", "turing", "ampere", "ampere_ga10x", "ada", "hopper", "cdna2", "cdna3",
+    "tpu_v3", "tpu_v4", "tpu_v5e", "broadwell", "ideal",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,15 @@ class Device:
         kind: one of :data:`DEVICE_KINDS`.
         memory_bytes: capacity.
         memory_bytes_per_s: peak bandwidth of that memory.
-        peak_flops: peak FLOP/s by dtype, e.g. ``{"float32": 14e12}``; ``float32`` is required.
-        architecture: family whose fitted efficiencies apply, e.g. ``"volta"``; empty: none.
+        peak_flops: peak FLOP/s by dtype, e.g. ``{"float32": 14e12}``, and ``tfloat32`` where there are such tensor
+            cores; ``float32`` is required.
+        architecture: family whose fitted efficiencies apply, one of :data:`ARCHITECTURES`, e.g. ``"volta"``; empty:
+            none.
         compute_units: multiprocessors (GPU), matrix units (TPU) or cores (CPU); 0: unknown.
         cache_bytes: last-level cache; 0: unknown.
+        board_watts: the power that the board may draw for long; 0: unknown.
+        fitted: parameters of the cost model that hold for this device in place of its architecture's, as ``graphopt
+            calibrate`` writes them; empty: none.
         sources: where each number comes from, by field.
     """
 
@@ -78,6 +91,8 @@ class Device:
     architecture: str = ""
     compute_units: int = 0
     cache_bytes: int = 0
+    board_watts: float = 0.0
+    fitted: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -88,11 +103,14 @@ class Device:
         rate(f"{where}: memory_bytes_per_s", self.memory_bytes_per_s)
         not_negative(f"{where}: compute_units", self.compute_units)
         not_negative(f"{where}: cache_bytes", self.cache_bytes)
+        not_negative(f"{where}: board_watts", self.board_watts)
+        if self.architecture:
+            choice(f"{where}: architecture", self.architecture, ARCHITECTURES)
         if "float32" not in self.peak_flops:
             raise InputError(f"{where}: peak_flops has no 'float32'; give the float32 peak, e.g. {{float32 = 14}}")
         for dtype, value in self.peak_flops.items():
-            if dtype not in DTYPES:
-                raise unknown_name(f"{where}: peak_flops dtype", dtype, DTYPES)
+            if dtype not in RATES:
+                raise unknown_name(f"{where}: peak_flops dtype", dtype, RATES)
             rate(f"{where}: peak_flops.{dtype}", value)
 
     def peak(self, dtype: str) -> float:
@@ -202,10 +220,14 @@ class Cluster:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that a cost depends on (not the cluster's or the links' names)."""
+        """SHA-256 over what a cost depends on (not the cluster's or the links' names).
+
+        What only op times depend on, power and fitted parameters, is left out: solutions keep a hash of those times.
+        """
         facts = {
             "devices": [
-                [d.name, d.kind, d.architecture, d.memory_bytes, d.memory_bytes_per_s, sorted(d.peak_flops.items()),
+                [d.name, d.kind, d.architecture, d.memory_bytes, d.memory_bytes_per_s,
+                 sorted((dtype, peak) for dtype, peak in d.peak_flops.items() if dtype != TFLOAT32),
                  d.compute_units, d.cache_bytes]
                 for d in self.devices
             ],
@@ -373,7 +395,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
 
 
 def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
-    optional = ("architecture", "compute_units", "cache_mib", "sources")
+    optional = ("architecture", "compute_units", "cache_mib", "board_watts", "fitted", "sources")
     known_keys(where, table, ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops", *optional))
     for required in ("kind", "memory_gib", "memory_gb_per_s", "peak_tflops"):
         if required not in table:
@@ -384,10 +406,13 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
             f"{where}: peak_tflops is {quoted(peaks)}; give a table with at least float32, e.g. {{float32 = 14}}"
         )
     for dtype in peaks:
-        choice(f"{where}: peak_tflops dtype", dtype, DTYPES)
+        choice(f"{where}: peak_tflops dtype", dtype, RATES)
     architecture = table.get("architecture", "")
-    if not isinstance(architecture, str):
-        raise InputError(f"{where}: architecture is {quoted(architecture)}; give a name in quotes")
+    if "architecture" in table:
+        choice(f"{where}: architecture", architecture, ARCHITECTURES)
+    fitted = table.get("fitted", {})
+    if not isinstance(fitted, Mapping):
+        raise InputError(f"{where}: fitted is {quoted(fitted)}; give the table that graphopt calibrate writes")
     units = table.get("compute_units", 0)
     if isinstance(units, bool) or not isinstance(units, int) or not 0 <= units < 2**31:
         raise InputError(f"{where}: compute_units is {quoted(units)}; give an integer, 0 where unknown")
@@ -400,6 +425,8 @@ def _device(where: str, name: str, table: Mapping[str, Any]) -> Device:
         architecture=architecture,
         compute_units=units,
         cache_bytes=byte_count(f"{where}: cache_mib", table.get("cache_mib", 0), 2**20),
+        board_watts=not_negative(f"{where}: board_watts", table.get("board_watts", 0)),
+        fitted=fitted,
         sources=_sources(where, table),
     )
 

@@ -70,6 +70,52 @@ def held_out(op: str, kernels: Kernels) -> np.ndarray:
     return np.array([zlib.crc32(text.encode()) % 100 < TEST_PERCENT for text in texts])
 
 
+def load_gemm_table() -> tuple[Kernels, Kernels]:
+    """Products on an H100 SXM in bfloat16 and in TF32 (``h100_gemm.csv``): the shape and ``latency_s``.
+
+    The file has rates, in TFLOP/s; a product of [batch, m, k] and [batch, k, n] takes 2 batch m n k operations.
+    """
+    columns = _columns("h100_gemm.csv")
+    shape = {name: columns[name] for name in ("batch", "m", "n", "k")}
+    flops = 2 * shape["batch"] * shape["m"] * shape["n"] * shape["k"]
+    bfloat16, tf32 = (
+        shape | {"latency_s": flops / (columns[f"{name}_tflops"] * 1e12)} for name in ("bfloat16", "tf32")
+    )
+    return bfloat16, tf32
+
+
+def held_out_of_table(kernels: Kernels) -> np.ndarray:
+    """bool [rows]: the third of ``h100_gemm.csv`` that is not fitted on, by a checksum of the shape (seed 7)."""
+    shapes = zip(*(kernels[name].astype(int).tolist() for name in ("batch", "m", "n", "k")))
+    return np.array([zlib.crc32(f"{SPLIT_SEED},{b},{m},{n},{k}".encode()) % 3 == 0 for b, m, n, k in shapes])
+
+
+def load_attention_rates() -> dict[str, np.ndarray]:
+    """Published rates of fused attention on an H100 SXM (``attention_h100.csv``): ``tflops``, ``length``, ``head``
+    (float64 [rows]); ``cudnn``, ``backward``, ``causal`` (bool [rows]).
+    """
+    with open(data_path("cost_model", "attention_h100.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("tflops", "length", "head")}
+    return numbers | {
+        "cudnn": np.array([row["kernel"] == "cudnn" for row in rows]),
+        "backward": np.array([row["pass"] == "backward" for row in rows]),
+        "causal": np.array([row["causal"] == "1" for row in rows]),
+    }
+
+
+def load_published() -> list[dict[str, str]]:
+    """Published rates of whole models: one dict a row of ``gpu_published.csv``."""
+    with open(data_path("cost_model", "gpu_published.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _columns(file_name: str) -> Kernels:
+    with open(data_path("cost_model", file_name), newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
 def load_models() -> list[dict[str, str]]:
     """Whole-model times: one dict a row of ``gpu_models.csv``, times in milliseconds."""
     with open(data_path("cost_model", "gpu_models.csv"), newline="") as file:
@@ -79,6 +125,17 @@ def load_models() -> list[dict[str, str]]:
 def model_key(row: dict[str, str]) -> tuple[str, ...]:
     """(device, model, mode, sequence length, batch): what a row of :func:`load_models` is of."""
     return tuple(row[name] for name in ("device", "model", "mode", "sequence_length", "batch"))
+
+
+def published_graph(row: dict[str, str]) -> ComputationGraph:
+    """The captured graph that stands for a row of :func:`load_published`."""
+    from graphopt_gym.graphs.io import read_graph
+    from graphopt_gym.graphs.zoo.registry import published_name
+
+    precision = "" if row["precision"] == "fp32" else "float16"
+    model = row["model"].replace(" ", "_")
+    name = published_name(model, row["mode"], int(row["sequence_or_image"]), int(row["batch"]), precision)
+    return read_graph(data_path("graphs", "measured", f"{name}.npz"))
 
 
 @cache

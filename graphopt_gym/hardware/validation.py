@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from graphopt_gym.data import data_path
 from graphopt_gym.hardware.cluster import Device, load_device, load_link
 from graphopt_gym.hardware.collectives import ring_all_reduce_s
-from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, load_cost_model, read_fitted
+from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, load_cost_model, read_costs
 from graphopt_gym.hardware.measured import (
     ALL_REDUCE_FITTED_ON,
     NVLINK_RINGS,
@@ -18,36 +17,46 @@ from graphopt_gym.hardware.measured import (
     TWO_INPUTS,
     Kernels,
     held_out,
+    held_out_of_table,
     isolated_seconds,
     load_all_reduce,
+    load_attention_rates,
+    load_gemm_table,
     load_kernels,
     load_models,
+    load_published,
     model_key,
     model_seconds,
+    published_graph,
 )
 from graphopt_gym.hardware.roofline import (
     NORM_KNOTS,
     SOFTMAX_KNOTS,
     Parameters,
+    attention_seconds,
     conv_seconds,
     gemm_seconds,
+    power_share,
     row_efficiency,
     stream_efficiency,
+    tensor_core_seconds,
+    within_power,
 )
-
-if TYPE_CHECKING:
-    pass
 
 LONG_S = 100e-6
 # class of the report -> ops of the source, and the median error that is aimed at (of kernels over 100 us)
 CLASSES: dict[str, tuple[tuple[str, ...], float | None]] = {
-    "matmul": (("bmm", "linear"), 0.15),
+    "bmm": (("bmm",), 0.08),
+    "linear": (("linear",), 0.08),
     "conv": (("conv",), 0.15),
     "elementwise": (STREAM_OPS, 0.10),
     "softmax": (("softmax",), None),
     "norm": (("ln",), None),
 }
-MODEL_TARGET = 0.10
+MODEL_TARGET, LEFT_OUT_TARGET = 0.06, 0.12  # mean over the whole models of a device
+TENSOR_CORE_TARGET = 0.10
+PUBLISHED_TARGET = 0.15
+TENSOR_CORE_DEVICE = "h100_sxm_80gb"
 ALL_REDUCE_LINKS = {"v100": "nvlink2", "a100": "nvlink3_switch"}
 
 
@@ -56,10 +65,11 @@ def kernel_seconds(p: Parameters, device: Device, op: str, kernels: Kernels) -> 
 
     The same formulas as :class:`CostModel` applies to a graph's ops, without launch and without ``in_model``.
     """
-    bandwidth, peak, units = device.memory_bytes_per_s, device.peak("float32"), device.compute_units
+    bandwidth, units = device.memory_bytes_per_s, device.compute_units
+    peak = device.peak("float32") * power_share(device) / p.get("power_share", 1.0)
     if op in ("bmm", "linear"):
         batch, m, n, k = (kernels[name] for name in ("batch", "m", "n", "k"))
-        compute = gemm_seconds(p[op], units, peak, bandwidth, batch, m, n, k)
+        compute = gemm_seconds(within_power(p[op], p, device), units, peak, bandwidth, batch, m, n, k)
         moved = 4 * batch * (m * k + k * n + m * n) / p[op]["bytes"]
     elif op == "conv":
         images, size, outputs = kernels["batch"], kernels["size"], kernels["out_channels"]
@@ -86,28 +96,45 @@ def kernel_seconds(p: Parameters, device: Device, op: str, kernels: Kernels) -> 
 def cost_model_report(say: Callable[[str], object] = str) -> dict[str, list[dict[str, Any]]]:
     """Everything that the fit is judged by, as rows of plain values.
 
+    - ``summary``: by device and type, the mean error of whole models, of those not fitted on, and with its own GPU
+      left out, and the worst; then of published rates.
     - ``kernels``: by device and op class, over held-out shapes: error of the latency that the timing loop would show.
       ``median_error`` etc. are of kernels over 100 us; ``median_error_all`` of all. ``median_work_error``: of the work
-      by itself against the measured latency less what the loop adds, where that leaves over 100 us.
-    - ``models``: each whole-model row and phase; ``fitted`` names the number that was fitted to the row, if one was.
-    - ``anchors``: by whole-model row, what the worst error among the other rows of its device would be, had the
-      device's ``in_model`` factor been fitted to that row.
-    - ``leave_one_out``: as ``kernels`` and ``models``, each architecture priced by the rule for devices without
-      measurements, from the other architectures.
+      by itself against the measured latency less what the loop adds, where that leaves over 100 us. ``left_out``: the
+      median with the device's architecture priced by the rule for those without measurements.
+    - ``half_precision``: products on an H100's tensor cores, and fused attention.
+    - ``models``: each whole-model row and phase; ``fitted`` where the row is among those that launch and in-model
+      factors are fitted on; ``left_out_error`` with the device's architecture priced as above.
+    - ``published``: whole-model rates, each over one software factor a precision, fitted to the rows.
     - ``all_reduce``: by device and number of GPUs; ``fitted`` where the row was fitted on.
 
     ``say`` is called with a line now and then.
     """
     say("kernels and whole models, priced by the cost model")
-    fitted = read_fitted(data_path("cost_model", "fitted.json"))
+    fitted = read_costs()
     cost_model = load_cost_model()
+    models = _model_rows(fitted, cost_model)
+    published = _published_rows(cost_model)
+    half = _half_precision_rows(fitted)
     return {
+        "summary": _summary_rows(models, published, half, cost_model),
         "kernels": _kernel_rows(fitted),
-        "models": _model_rows(fitted, cost_model),
-        "anchors": _anchor_rows(cost_model),
-        "leave_one_out": _leave_one_out_rows(fitted),
+        "half_precision": half,
+        "models": models,
+        "published": published,
         "all_reduce": _all_reduce_rows(fitted),
     }
+
+
+def transfer_without(architecture: str) -> tuple[str, ...]:
+    """The architectures that stand in for one that is left out."""
+    return tuple(name for name in TRANSFER_FROM if name != architecture)
+
+
+def without(fitted: dict[str, Any], architecture: str) -> CostModel:
+    """The cost model that has not seen an architecture's measurements."""
+    others = {name: p for name, p in fitted["architectures"].items() if name != architecture}
+    return CostModel({**fitted, "architectures": others}, transfer_from=transfer_without(architecture))
 
 
 def _errors(fitted: dict[str, Any], device: Device, op: str, several: list[Parameters]) -> tuple[np.ndarray, ...]:
@@ -126,7 +153,7 @@ def _errors(fitted: dict[str, Any], device: Device, op: str, several: list[Param
     return isolated_seconds(timing, work, rows["order"]) / latency - 1, latency, work / measured_work - 1, measured_work
 
 
-def _summary(errors: list[tuple[np.ndarray, ...]]) -> dict[str, Any]:
+def _statistics(errors: list[tuple[np.ndarray, ...]]) -> dict[str, Any]:
     error, latency, work_error, work = (np.abs(np.concatenate(column)) for column in zip(*errors))
     long = latency > LONG_S
     return {
@@ -135,6 +162,7 @@ def _summary(errors: list[tuple[np.ndarray, ...]]) -> dict[str, Any]:
         "median_error": float(np.median(error[long])),
         "mean_error": float(error[long].mean()),
         "p90_error": float(np.percentile(error[long], 90)),
+        "worst_error": float(error[long].max()),
         "median_error_all": float(np.median(error)),
         "median_work_error": float(np.median(work_error[work > LONG_S])),
     }
@@ -146,128 +174,151 @@ def _measured_devices(op: str) -> list[Device]:
 
 def _kernel_rows(fitted: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
+    architectures = fitted["architectures"]
     for op_class, (ops, target) in CLASSES.items():
-        groups = (
-            {op_class: ops}
-            if op_class != "matmul"
-            else {"matmul": ops, "matmul: bmm": ("bmm",), "matmul: linear": ("linear",)}
+        for device in _measured_devices(ops[0]):
+            summary = _statistics([_errors(fitted, device, op, [architectures[device.architecture]]) for op in ops])
+            several = [architectures[name] for name in transfer_without(device.architecture)]
+            left_out = _statistics([_errors(fitted, device, op, several) for op in ops])
+            rows.append(
+                {
+                    "device": device.name,
+                    "type": "float32",
+                    "op_class": op_class,
+                    **summary,
+                    "left_out": left_out["median_error"],
+                    "target": target,
+                    "met": None if target is None else summary["median_error"] < target,
+                }
+            )
+    return rows
+
+
+def _half_precision_rows(fitted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Products by format, those fitted on and those held out; fused attention, all of it fitted on."""
+    device = load_device(TENSOR_CORE_DEVICE)
+    rows = []
+
+    def add(op: str, format: str, held: bool, error: np.ndarray, target: float | None) -> None:
+        error = np.abs(error)
+        met = None if target is None else bool(error.mean() < target)
+        rows.append(
+            {"device": device.name, "type": format, "op_class": op, "held_out": held, "rows": len(error),
+             "median_error": float(np.median(error)), "mean_error": float(error.mean()),
+             "worst_error": float(error.max()), "target": target, "met": met}
+        )  # fmt: skip
+
+    for format, item_bytes, table in zip(("bfloat16", "tfloat32"), (2, 4), load_gemm_table()):
+        q, start_s = fitted["tensor_cores"][format], fitted["timing_loop"]["tensor_cores"][format]
+        batch, m, n, k = (table[name] for name in ("batch", "m", "n", "k"))
+        work = tensor_core_seconds(
+            q, device.compute_units, device.peak(format), device.memory_bytes_per_s, item_bytes, batch, m, n, k
         )
-        for label, members in groups.items():
-            for device in _measured_devices(members[0]):
-                p = fitted["architectures"][device.architecture]
-                summary = _summary([_errors(fitted, device, op, [p]) for op in members])
-                met = None if target is None else summary["median_error"] < target
-                rows.append({"device": device.name, "op_class": label, **summary, "target": target, "met": met})
+        moved = item_bytes * batch * (m * k + k * n + m * n) / (device.memory_bytes_per_s * q["bytes"])
+        error = (start_s + np.maximum(work, moved)) / table["latency_s"] - 1
+        held = held_out_of_table(table)
+        target = TENSOR_CORE_TARGET if format == "bfloat16" else None
+        for chosen in (False, True):
+            add("matmul", format, chosen, error[held == chosen], target)
+    table = load_attention_rates()
+    flops, peak = np.full(len(table["tflops"]), 1e12), np.full(len(table["tflops"]), device.peak("bfloat16"))
+    always = np.ones(len(flops), bool)
+    predicted = attention_seconds(
+        fitted["attention"], device.architecture, flops, peak, table["length"], table["head"], table["backward"],
+        always, table["cudnn"],
+    )  # fmt: skip
+    add("attention", "bfloat16", False, predicted * table["tflops"] - 1, None)
     return rows
 
 
 def _model_rows(fitted: dict[str, Any], cost_model: CostModel) -> list[dict[str, Any]]:
-    models = fitted["whole_models"]
-    numbers = {tuple(models["launch_row"]): "launch_s"}
-    numbers |= {tuple(key): f"in_model of {architecture}" for architecture, key in models["compute_rows"].items()}
+    anchors = {tuple(key) for key in fitted["whole_models"]["anchors"]}
     rows = []
     for row in load_models():
         predicted = model_seconds(cost_model, row)
+        left_out = model_seconds(without(fitted, load_device(row["device"]).architecture), row)
         for phase in ("forward", "backward", "total"):
             measured = float(row[f"{phase}_ms"]) * 1e-3
             if measured == 0 or (phase != "total" and row["mode"] == "inf"):
                 continue  # of inference, the total is the forward pass
-            error = predicted[phase] / measured - 1
             rows.append(
                 {
                     **dict(zip(("device", "model", "mode", "sequence_length", "batch"), model_key(row))),
+                    "type": "float32",
                     "phase": phase,
                     "measured_s": measured,
                     "predicted_s": predicted[phase],
-                    "error": error,
-                    "fitted": numbers.get(model_key(row), ""),
-                    "met": bool(abs(error) < MODEL_TARGET),
+                    "error": predicted[phase] / measured - 1,
+                    "left_out_error": left_out[phase] / measured - 1,
+                    "fitted": model_key(row) in anchors,
                 }
             )
     return rows
 
 
-def _anchor_rows(cost_model: CostModel) -> list[dict[str, Any]]:
-    """Of how much the choice of the row for ``in_model`` matters. Models with control flow on values are left out."""
-    rows = []
-    for device_name in dict.fromkeys(row["device"] for row in load_models()):
-        device = load_device(device_name)
-        of_device = [row for row in load_models() if row["device"] == device_name and row["model"] != "switchxl4"]
-        p = cost_model.architectures[device.architecture]
-        # a total is close to a line in the factor: two evaluations give every anchor's errors
-        grid = np.array([0.6, 1.2]) * p["in_model"]
-        totals = np.array(
-            [
-                [model_seconds(_with_factor(cost_model, device, factor), row)["total"] for row in of_device]
-                for factor in grid
-            ]
+def _published_rows(cost_model: CostModel) -> list[dict[str, Any]]:
+    """Seconds a batch by published rate over predicted; ``error``: of the rate, with the precision's factor."""
+    rows: list[dict[str, Any]] = []
+    for row in load_published():
+        measured = int(row["batch"]) / float(row["examples_per_s"])
+        predicted = float(cost_model.op_times(published_graph(row), load_device(row["device"])).sum())
+        rows.append(
+            {
+                **{name: row[name] for name in ("device", "model", "mode", "sequence_or_image", "batch")},
+                "type": "float32" if row["precision"] == "fp32" else "float16",
+                "measured_s": measured,
+                "predicted_s": predicted,
+            }
         )
-        measured = np.array([float(row["total_ms"]) for row in of_device]) * 1e-3
-        slope = (totals[1] - totals[0]) / (grid[1] - grid[0])
-        for anchor, row in enumerate(of_device):
-            factor = grid[0] + (measured[anchor] - totals[0][anchor]) / slope[anchor]
-            errors = np.abs((totals[0] + slope * (factor - grid[0])) / measured - 1)
-            errors[anchor] = 0
-            key = model_key(row)
-            rows.append(
-                {
-                    "device": device_name,
-                    "anchor": " ".join(key[1:]),
-                    "in_model": float(factor),
-                    "worst_error": float(errors.max()),
-                }
-            )
+    for precision in ("float32", "float16"):
+        of = [one for one in rows if one["type"] == precision]
+        factor = float(np.exp(np.mean([np.log(one["measured_s"] / one["predicted_s"]) for one in of])))
+        for one in of:
+            error = one["measured_s"] / (one["predicted_s"] * factor) - 1
+            one |= {"software_factor": factor, "error": error, "met": bool(abs(error) < PUBLISHED_TARGET)}
     return rows
 
 
-def _with_factor(cost_model: CostModel, device: Device, factor: float) -> CostModel:
-    p = {**cost_model.architectures[device.architecture], "in_model": float(factor)}
-    return CostModel({device.architecture: p}, cost_model.launch_s)
-
-
-def _leave_one_out_rows(fitted: dict[str, Any]) -> list[dict[str, Any]]:
+def _summary_rows(
+    models: list[dict[str, Any]], published: list[dict[str, Any]], half: list[dict[str, Any]], cost_model: CostModel
+) -> list[dict[str, Any]]:
     rows = []
-    architectures = fitted["architectures"]
-    for left_out in architectures:
-        others = [name for name in TRANSFER_FROM if name != left_out]
-        several = [architectures[name] for name in others]
-        shared = {"left_out": left_out, "priced_by": " ".join(others)}
-        for op_class, (ops, _) in CLASSES.items():
-            for device in _measured_devices(ops[0]):
-                if device.architecture != left_out:
-                    continue
-                errors = [_errors(fitted, device, op, several) for op in ops]
-                summary = _summary(errors)
-                long = np.concatenate([error[latency > LONG_S] for error, latency, *_ in errors])
-                rows.append(
-                    {
-                        **shared,
-                        "device": device.name,
-                        "what": op_class,
-                        "median_error": summary["median_error"],
-                        "median_signed_error": float(np.median(long)),
-                    }
-                )
-        model = CostModel(
-            {name: p for name, p in architectures.items() if name != left_out},
-            fitted["whole_models"]["launch_s"],
-            others,
+    totals = [row for row in models if row["phase"] == "total"]
+    for name in [*dict.fromkeys(row["device"] for row in totals), "all"]:
+        of = [row for row in totals if name in ("all", row["device"])]
+        checked = [row for row in of if not row["fitted"]]
+        error, left_out = (float(np.mean([abs(row[key]) for row in of])) for key in ("error", "left_out_error"))
+        rows.append(
+            {
+                "device": name,
+                "type": "float32",
+                "what": "whole models",
+                "rows": len(of),
+                "mean_error": error,
+                "mean_error_not_fitted": float(np.mean([abs(row["error"]) for row in checked])),
+                "worst_error": max((row["error"] for row in of), key=abs),
+                "left_out": left_out,
+                "worst_left_out": max((row["left_out_error"] for row in of), key=abs),
+                "target": MODEL_TARGET,
+                "met": error < MODEL_TARGET,
+                "left_out_target": LEFT_OUT_TARGET,
+                "left_out_met": left_out < LEFT_OUT_TARGET,
+            }
         )
-        signed = [
-            model_seconds(model, row)["total"] / (float(row["total_ms"]) * 1e-3) - 1
-            for row in load_models()
-            if load_device(row["device"]).architecture == left_out
-        ]
-        if signed:
-            rows.append(
-                {
-                    **shared,
-                    "device": architectures[left_out]["fitted_on"][0],
-                    "what": "whole models",
-                    "median_error": float(np.median(np.abs(signed))),
-                    "median_signed_error": float(np.median(signed)),
-                }
-            )
+    for precision in ("float32", "float16"):
+        of = [row for row in published if row["type"] == precision]
+        rows.append(
+            {
+                "device": "v100_sxm2_16gb t4" if precision == "float32" else "v100_sxm2_16gb",
+                "type": precision,
+                "what": f"published rates, over a factor of {of[0]['software_factor']:.2f}",
+                "rows": len(of),
+                "mean_error": float(np.mean([abs(row["error"]) for row in of])),
+                "worst_error": max((row["error"] for row in of), key=abs),
+                "target": PUBLISHED_TARGET,
+                "met": all(row["met"] for row in of),
+            }
+        )
     return rows
 
 

@@ -72,6 +72,7 @@ def test_catalog__every_number_of_a_device_has_a_source(name):
     device = load_device(name)
     expected = {"memory_gib", "memory_gb_per_s", "peak_tflops"}
     expected |= {"compute_units"} if device.compute_units else set()
+    expected |= {"board_watts"} if device.board_watts else set()
     assert expected | ({"cache_mib"} if device.cache_bytes else set()) == set(device.sources)
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.graph import COLUMNS, SOURCE, VIEW, ComputationGraph
-from graphopt_gym.hardware.cluster import Device, device_names, load_device
-from graphopt_gym.hardware.cost_model import TRANSFER_FROM, CostModel, costs_version, load_cost_model, read_fitted
+from graphopt_gym.graphs.graph import COLUMNS, DTYPES, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.hardware.cluster import device_names, load_device
+from graphopt_gym.hardware.cost_model import (
+    LAUNCH_MODES,
+    TRANSFER_FROM,
+    CostModel,
+    costs_version,
+    load_cost_model,
+    read_fitted,
+)
+from graphopt_gym.hardware.roofline import power_share
 from graphopt_gym.hardware.validation import kernel_seconds
 from tests.hardware.graphs import convolution, graph_of, product, source
 
@@ -78,8 +87,8 @@ def test_op_times__agree_with_the_kernels_that_were_fitted(model):
     shape = {"batch": 48.0, "m": 300.0, "n": 200.0, "k": 150.0}
     expected = kernel_seconds(p, V100, "bmm", {name: np.array([v]) for name, v in shape.items()})
     compute_s, _, launch_s = model.components(product(300, 200, 150, batch=48), V100)
-    assert launch_s[-1] == model.launch_s
-    assert compute_s[-1] / p["in_model"] == pytest.approx(expected[0], rel=1e-9)
+    assert launch_s[-1] == model.launch_s(V100)
+    assert compute_s[-1] / p["in_model"]["bmm"] == pytest.approx(expected[0], rel=1e-9)
 
 
 @pytest.mark.parametrize(("transposed", "op"), [(True, "linear"), (False, "bmm")])
@@ -90,7 +99,7 @@ def test_op_times__tell_a_transposed_weight_from_a_plain_one(model, transposed, 
         model.architectures["pascal"], p100, op, {name: np.array([v]) for name, v in shape.items()}
     )
     compute_s, _, _ = model.components(product(4096, 2048, 1024, transposed_weight=transposed), p100)
-    assert compute_s[-1] / model.architectures["pascal"]["in_model"] == pytest.approx(expected[0], rel=1e-9)
+    assert compute_s[-1] / model.architectures["pascal"]["in_model"][op] == pytest.approx(expected[0], rel=1e-9)
 
 
 @pytest.mark.parametrize("order", [("t", "_to_copy"), ("_to_copy", "t"), ("_to_copy", "t", "_to_copy")])
@@ -128,12 +137,12 @@ def test_op_times__agree_with_the_convolutions_that_were_fitted(model):
     p = model.architectures["volta"]
     expected = kernel_seconds(p, V100, "conv", {name: np.array([float(v)]) for name, v in shape.items()})
     compute_s, _, _ = model.components(convolution(32, 20, 96, 160, kernel=3), V100)
-    assert compute_s[2] / p["in_model"] == pytest.approx(expected[0], rel=1e-9)
+    assert compute_s[2] / p["in_model"]["conv"] == pytest.approx(expected[0], rel=1e-9)
 
 
 def test_op_times__backward_convolutions_cost_about_what_their_flops_say(model):
     for kernel in (1, 3, 5):
-        times = model.op_times(convolution(32, 28, 128, 128, kernel=kernel), V100) - model.launch_s
+        times = model.op_times(convolution(32, 28, 128, 128, kernel=kernel), V100) - model.launch_s(V100)
         assert times[3] == pytest.approx(2 * times[2], rel=0.2)
         assert times[4] < 4 * times[2]
 
@@ -145,12 +154,9 @@ def test_op_times__half_precision_is_faster_where_the_device_says_so(model):
 
 
 def test_parameters__of_a_device_that_was_not_measured_are_the_mean_of_the_others(model, mixed):
-    h100 = load_device("h100_sxm_80gb")
+    h100 = replace(load_device("h100_sxm_80gb"), board_watts=0)  # power goes by the architecture's own boards
     assert h100.architecture not in model.architectures
-    several = []
-    for architecture in TRANSFER_FROM:
-        fields = {**h100.__dict__, "architecture": architecture}
-        several.append(model.components(mixed, Device(**fields)))
+    several = [model.components(mixed, replace(h100, architecture=architecture)) for architecture in TRANSFER_FROM]
     compute_s, bytes_per_s, _ = model.components(mixed, h100)
     real = mixed.op_class > VIEW
     with np.errstate(divide="ignore"):
@@ -212,8 +218,8 @@ def test_read_fitted__refuses_what_it_is_not(tmp_path):
     with pytest.raises(InputError, match="not a fitted cost model"):
         read_fitted(path)
     fitted = json.loads(data_path("cost_model", "fitted.json").read_text())
-    path.write_text(json.dumps({**fitted, "version": 2}))
-    with pytest.raises(InputError, match="version 2"):
+    path.write_text(json.dumps({**fitted, "version": 1}))
+    with pytest.raises(InputError, match="version 1"):
         read_fitted(path)
     for costs in (None, "", 2):
         path.write_text(json.dumps({**fitted, "costs": costs}))
@@ -230,7 +236,86 @@ def test_costs_version__is_the_files__and_that_of_ones_own_model_is_its_own():
     assert fitted.version == json.loads(data_path("cost_model", "fitted.json").read_text())["costs"]
     assert costs_version(fitted, [V100]) == costs_version(fitted, [ideal, V100]) == fitted.version
     assert costs_version(fitted, [ideal]) == ""
-    mine = Mine(fitted.architectures, fitted.launch_s)
+    mine = Mine(fitted.fitted)
     assert costs_version(mine, [ideal]) == costs_version(mine, [V100]) == "Mine"
     mine.version = "of June"
     assert costs_version(mine, [V100]) == "of June"
+
+
+def test_costs_version__says_how_a_step_is_run():
+    assert load_cost_model("graph").version == load_cost_model().version + ", graph"
+    assert load_cost_model(tf32="all").version == load_cost_model().version + ", tf32 all"
+
+
+def test_launch__is_the_modes_and_a_devices_own_where_it_has_one(model):
+    by_mode = {mode: load_cost_model(mode).launch_s(V100) for mode in LAUNCH_MODES}
+    assert by_mode["graph"] < by_mode["back_to_back"] < by_mode["eager"]
+    own = replace(V100, fitted={**model.architectures["volta"], "launch_us": {"eager": 25.0}})
+    assert model.launch_s(own) == pytest.approx(25e-6)
+    assert load_cost_model("graph").launch_s(own) == by_mode["graph"]
+    graph = product(64, 64, 64)
+    saved = model.op_times(graph, V100)[-1] - load_cost_model("graph").op_times(graph, V100)[-1]
+    assert saved == pytest.approx(by_mode["eager"] - by_mode["graph"])
+    with pytest.raises(InputError, match="launch"):
+        load_cost_model("lazy")
+
+
+def test_fitted__of_a_device_stand_in_for_its_architectures(model):
+    graph = product(512, 512, 512)
+    own = replace(V100, fitted=model.architectures["pascal"])
+    pascal = replace(V100, architecture="pascal", board_watts=0)
+    # the same parameters; what power leaves goes by the architecture
+    assert model.components(graph, replace(own, board_watts=0))[0][-1] == model.components(graph, pascal)[0][-1]
+    assert model.op_times(graph, own)[-1] != model.op_times(graph, V100)[-1]
+
+
+def test_op_times__float32_products_take_tensor_cores_where_tf32_says_so(model):
+    a100, image, plain = (
+        load_device("a100_pcie_40gb"),
+        convolution(64, 56, 256, 256, kernel=1),
+        product(4096, 4096, 4096),
+    )
+    of = {tf32: load_cost_model(tf32=tf32) for tf32 in ("none", "conv", "all")}
+    conv = {tf32: one.op_times(image, a100)[2] for tf32, one in of.items()}
+    mm = {tf32: one.op_times(plain, a100)[-1] for tf32, one in of.items()}
+    assert conv["none"] > 1.5 * conv["conv"] == 1.5 * conv["all"]
+    assert mm["none"] == mm["conv"] > 2 * mm["all"]
+    assert of["all"].op_times(plain, V100)[-1] == of["none"].op_times(plain, V100)[-1]  # no such rate there
+
+
+def test_op_times__half_precision_products_stay_below_the_measured_rates(model):
+    h100 = load_device("h100_sxm_80gb")
+    graph = product(4096, 4096, 4096, batch=2)
+    half = graph.replace(dtype=np.full(graph.num_ops, DTYPES.index("bfloat16")))
+    rate = graph.flops[-1] / model.op_times(half, h100)[-1]
+    assert 600e12 < rate < 800e12  # 783 TFLOP/s were measured for one of these
+
+
+@pytest.mark.parametrize(("name", "share"), [("t4", 0.63), ("v100_pcie_16gb", 1.0), ("a100_sxm_40gb", 1.0)])
+def test_power_share__holds_back_boards_below_their_chips_full_rate(name, share):
+    assert power_share(load_device(name)) == pytest.approx(share, abs=0.01)
+
+
+def test_power_share__is_one_where_power_or_architecture_is_unknown():
+    t4 = load_device("t4")
+    assert power_share(replace(t4, board_watts=0)) == power_share(replace(t4, architecture="")) == 1.0
+    assert power_share(replace(t4, board_watts=35)) == pytest.approx(power_share(t4) / 2 ** (2 / 3))
+
+
+def test_op_times__fused_attention_costs_more_than_a_product_of_as_many_flops(model):
+    a100, flops = load_device("a100_pcie_40gb"), 4 * 8 * 16 * 2048 * 2048 * 64
+    shape = (8, 16, 2048, 64)
+    size = 2 * 8 * 16 * 2048 * 64
+    times = {}
+    for kind in ("flash", "efficient", "flash_attention_backward"):
+        kind = f"_scaled_dot_product_{kind}"
+        graph = graph_of(
+            source(*shape),
+            {"kind": kind, "op_class": "matmul", "shape": shape, "inputs": [0], "flops": flops, "bytes_read": 3 * size,
+             "bytes_written": size},
+        )  # fmt: skip
+        times[kind] = model.op_times(graph.replace(dtype=np.full(2, DTYPES.index("bfloat16"))), a100)[1]
+    flash, efficient, backward = times.values()
+    assert 0.5 < flops / flash / 312e12 < 0.73  # FlashAttention-2's paper: 50 to 73 % of an A100's peak
+    assert efficient > 2 * flash
+    assert backward > flash

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.rewrite.cost import Operation, ProgramCosts
-from graphopt_gym.hardware.cost_model import GROUP_START_S
+from graphopt_gym.hardware.kernels import GROUP_START_S
 
 
 def conv(inputs, outputs, size, kernel=1, stride=1, groups=1):
@@ -39,7 +39,7 @@ def residual_network(blocks, groups, width):
 def published():
     """(published seconds, modelled seconds of what has no groups, of the groups' kernels, number of groups) a row."""
     costs = ProgramCosts("t4")
-    launch_s = costs.model.launch_s
+    launch_s = costs.model.launch_s(costs.device)
     with open(data_path("cost_model", "grouped_models.csv")) as file:
         for row in csv.DictReader(file):
             blocks, groups = [int(count) for count in row["blocks"].split()], int(row["groups"])

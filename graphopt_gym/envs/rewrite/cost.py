@@ -38,11 +38,13 @@ class ProgramCosts:
 
     Args:
         device: a name of the hardware catalog, or a device.
+        model: prices the operators; where left out, the fitted roofline with kernels issued back to back, as an
+            inference runtime does.
     """
 
     def __init__(self, device: str | Device = "t4", model: CostModel | None = None) -> None:
         self.device = load_device(device) if isinstance(device, str) else device
-        self.model = model or load_cost_model()
+        self.model = model or load_cost_model("back_to_back")
         self._seconds: dict[Operation, float] = {}
 
     def cost(self, program: TensorProgram) -> float:

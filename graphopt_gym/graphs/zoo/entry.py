@@ -74,6 +74,7 @@ class Entry:
     note: str = ""
     devices: int | None = None  # how many devices the paper places it on (GO, Zhou et al. 2020, table 1)
     folder: tuple[str, ...] = field(default=("graphs",))
+    precision: str = ""  # a floating type that parameters and inputs are in; empty: as the family builds them
 
     @property
     def cluster(self) -> str | None:
@@ -100,6 +101,8 @@ class Entry:
         from graphopt_gym.graphs.flops import as_first_captured
 
         arguments = self.arguments()
+        if self.precision:
+            _cast(arguments, self.precision)
         facts = {
             "family": self.family,
             "source": self.source,
@@ -112,3 +115,15 @@ class Entry:
         # The operators of a CPU: stored runs rest on the ids of graphs that were captured so.
         with as_first_captured():
             return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts | arguments["metadata"]})
+
+
+def _cast(arguments: dict[str, Any], precision: str) -> None:
+    """Parameters, buffers and floating inputs to a type, in place."""
+    import torch
+
+    dtype = getattr(torch, precision)
+    arguments["module"].to(dtype)
+    arguments["example_inputs"] = {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in arguments["example_inputs"].items()
+    }

@@ -173,7 +173,45 @@ def _measured() -> dict[str, Entry]:
     return entries
 
 
-MEASURED = _measured()
+def _published() -> dict[str, Entry]:
+    """Graphs of the rates that ``gpu_published.csv`` lists, a name a (model, mode, sequence or image, batch, type).
+
+    An update a batch, by Adam where NVIDIA's BERT has LAMB, which reads and writes more. Mixed precision is taken as
+    all of it in float16 (apex O2 keeps batch normalisation and a copy of the parameters in float32).
+    """
+    bert = {"layers": 24, "width": 1024, "heads": 16, "inner": 4096, "vocabulary": 30528}
+    resnet: dict[str, Any] = {}
+    runs: list[tuple[str, str, dict[str, Any], str, int, int, str]] = [
+        ("bert_large_pretraining", "bert", bert, "train", 512, 2, ""),
+        ("bert_large_pretraining", "bert", bert, "train", 512, 4, "float16"),
+        ("bert_large_pretraining", "bert", bert, "train", 128, 8, ""),
+        ("bert_large_pretraining", "bert", bert, "inf", 512, 2, ""),
+        ("bert_large_pretraining", "bert", bert, "inf", 512, 4, "float16"),
+        ("resnet50", "resnet", resnet, "train", 224, 128, ""),
+        ("resnet50", "resnet", resnet, "train", 224, 256, "float16"),
+        ("resnet50", "resnet", resnet, "inf", 224, 8, ""),
+        ("resnet50", "resnet", resnet, "inf", 224, 32, "float16"),
+    ]
+    entries = {}
+    for model, family, config, mode, size, batch, precision in runs:
+        sizes = config | {"batch": batch, "train": mode == "train", "sequence" if family == "bert" else "size": size}
+        entries[published_name(model, mode, size, batch, precision)] = Entry(
+            family,
+            sizes,
+            "configuration: NVIDIA DeepLearningExamples; operators: those of the zoo's model",
+            f"for comparison with published rates; {precision or 'float32'}",
+            folder=("graphs", "measured"),
+            precision=precision,
+        )
+    return entries
+
+
+def published_name(model: str, mode: str, size: int, batch: int, precision: str = "") -> str:
+    """The graph of a row of ``gpu_published.csv``."""
+    return f"{model}_{mode}_s{size}_b{batch}" + (f"_{precision}" if precision else "")
+
+
+MEASURED = _measured() | _published()
 ENTRIES: dict[str, Entry] = ZOO | INFERENCE | MEASURED
 
 # What stands for several graphs: splits of the training steps by family, `papers`, and `all`; the same splits of the

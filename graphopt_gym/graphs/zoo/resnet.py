@@ -89,6 +89,7 @@ def build(
     groups: int = 1,
     size: int = 224,
     batch: int = 128,
+    train: bool = True,
     optimizer: str | None = "momentum",
     device: str = "meta",
 ) -> dict[str, Any]:
@@ -102,4 +103,12 @@ def build(
             path = f"stages.{stage}.{block}"
             stages.append({"name": f"stack {stage} block {block}", "part": "", "modules": [path]})
     stages.append({"name": "head", "part": "", "modules": ["fc", "loss"]})
-    return {"module": module, "example_inputs": inputs, "optimizer": optimizer, "metadata": {"stages": stages}}
+    if not train:
+        del inputs["labels"]
+    return {
+        "module": module,
+        "example_inputs": inputs,
+        "train": train,
+        "optimizer": optimizer,
+        "metadata": {"stages": stages},
+    }

@@ -166,7 +166,7 @@ def test_find__a_rewrite_to_itself_is_no_match():
 def test_program_cost__is_the_sum_of_the_graphs_op_times(program):
     for _ in range(3):
         graph = to_computation_graph(program)
-        times = load_cost_model().op_times(graph, load_device("t4"))
+        times = load_cost_model("back_to_back").op_times(graph, load_device("t4"))
         assert program_cost(program) == pytest.approx(times.sum(), rel=1e-12)
         program, _ = MATCHER.apply(program, MATCHER.find(program).matches[-1])
 
