@@ -1020,7 +1020,7 @@ def capture(
             for value in (*args, *kwargs.values())
             if isinstance(value, torch.Tensor)
         ],
-        "stages": default_stages(module, [call.module for call in trace.calls if call.phase == FORWARD and call.func]),
+        "stages": default_stages(module, trace.calls),
     }
     if target != "cpu":  # graphs that were captured before there was a choice are a CPU's, and say nothing
         facts["target"] = target

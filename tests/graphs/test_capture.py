@@ -283,7 +283,7 @@ def test_capture__metadata_tells_what_it_is():
     assert graph.metadata["family"] == "mlp"
     assert graph.metadata["torch"] == torch.__version__.split("+")[0]
     assert graph.metadata["inputs"] == [["float32", [5, 6]]]
-    assert [stage["modules"] for stage in graph.metadata["stages"]] == [["first"], ["act"], ["second"]]
+    assert [stage["modules"] for stage in graph.metadata["stages"]] == [["first"], ["act"], ["second", "loss"]]
 
 
 # ---- colocation

@@ -33,6 +33,11 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     after the last one (a head, a loss) with that. Where the graph has encoder and decoder parts, the first half of
     the devices gets the encoder and the second half the decoder. Groups of no stage follow the groups with which they
     exchange most bytes. A graph without stages is cut in topological order.
+
+    The papers' experts count layers: equal layers, as many a device. Here each device gets consecutive layers of as
+    equal *work* as whole layers allow, which is the same where they cost the same; a layer with a large head, or a
+    decoder's beside an encoder's, counts as what it costs. Stages of captured modules: see
+    :mod:`graphopt_gym.graphs.stages`.
     """
     graph = make_group_graph(problem)
     use = _usable(problem)

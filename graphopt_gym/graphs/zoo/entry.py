@@ -112,9 +112,10 @@ class Entry:
             "devices": self.devices,
             "cluster": self.cluster,
         }
+        facts |= {"stages": _children(arguments["module"])} | arguments["metadata"]
         # The operators of a CPU: stored runs rest on the ids of graphs that were captured so.
         with as_first_captured():
-            return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts | arguments["metadata"]})
+            return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts})
 
 
 def _cast(arguments: dict[str, Any], precision: str) -> None:
@@ -127,3 +128,15 @@ def _cast(arguments: dict[str, Any], precision: str) -> None:
         name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for name, value in arguments["example_inputs"].items()
     }
+
+
+def _children(module: Any) -> list[dict[str, Any]]:
+    """The stages of families that name none: their children, and the entries of lists and sequences among these."""
+    from torch import nn
+
+    parts: list[str] = []
+    for name, child in module.named_children():
+        several = isinstance(child, nn.ModuleList | nn.Sequential) and len(child)
+        parts += [f"{name}.{index}" for index, _ in child.named_children()] if several else [name]
+    parts = parts or [""]
+    return [{"name": part or type(module).__name__, "part": "", "modules": [part]} for part in parts]
