@@ -147,7 +147,8 @@ class Catalog(Generic[T]):
     def table(self, given: Any = None) -> tuple[list[str], list[list[Any]], list[str]]:
         """(columns, rows, notes) on what is ``given``, see :meth:`expand`, or on all of :meth:`names`.
 
-        A file of the user's own that cannot be read is left out, and named in a note, where nothing is given.
+        A file of the user's own that cannot be read is left out, and named in a note, where nothing is given. What a
+        thing says of itself (its ``notes``, where it has any) is among the notes.
         """
         own, notes = self._own()
         rows = []
@@ -164,6 +165,7 @@ class Catalog(Generic[T]):
             path = own.get(item) if named else item if isinstance(item, str | os.PathLike) else None
             label = item if named else getattr(thing, "name", "")
             rows.append([label, *self.row(shipped, thing), None if path is None else os.fspath(path)])
+            notes += [f"{label}: {note}" for note in getattr(thing, "notes", ())]
             if path is not None and named and (item in self._shipped or item in self.splits):
                 notes.append(
                     f"{item} is yours, in place of the shipped {self.noun if item in self._shipped else 'split'}."

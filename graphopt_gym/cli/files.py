@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +158,7 @@ def capture(
     path = out or Path(f"{file_stem(graph.name)}.npz")
     save_graph(graph, path)
     table = catalog_table("graphs", [graph])
+    table = replace(table, notes=tuple(note for note in table.notes if not note.startswith(f"{graph.name}: ")))
     if as_json:
         common.print_json({**table.to_json()["rows"][0], "file": str(path)})
     else:

@@ -188,10 +188,10 @@ def describe(func: Any) -> Operator:
     from torch.utils import flop_counter
 
     if not hasattr(func, "_schema"):  # a higher-order operator, which takes functions too: flex_attention
-        formula = flop_counter.flop_registry.get(func)
+        registered = flop_counter.flop_registry.get(func)
         kind = func.name()
         op_class = _CLASS.get(kind.removesuffix("_backward"), OP_CLASSES.index("other"))
-        return Operator(kind, op_class, False, (), formula, "" if formula else f"higher_order.{kind}")
+        return Operator(kind, op_class, False, (), registered, "" if registered else f"higher_order.{kind}")
     name = func._schema.name.split("::")[-1]
     mutates = tuple(
         (position, argument.name)

@@ -357,9 +357,9 @@ class ComputationGraph:
         unmodelled = self.metadata.get("unmodelled_ops")
         if unmodelled:
             counts = sorted(unmodelled.items(), key=lambda item: (-item[1], item[0]))
-            named = ", ".join(f"{kind} ×{count}" for kind, count in counts[:12])
+            named, count = ", ".join(f"{kind} ×{times}" for kind, times in counts[:12]), sum(unmodelled.values())
             lines.append(
-                f"{sum(unmodelled.values())} ops have no formula, priced by their bytes and at most one FLOP an "
+                f"{count} {'op has' if count == 1 else 'ops have'} no formula, priced by bytes and at most one FLOP an "
                 f"element: {named}{', …' if len(counts) > 12 else ''}"
             )
         return lines

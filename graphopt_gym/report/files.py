@@ -40,7 +40,8 @@ def report_on(
         graph: stands in for the stored name.
         cluster: likewise.
         problem_class: stands in for what the files say that their problem is of.
-        say: called with a line for each file that is left out or whose stored cost is no longer what comes out.
+        say: called with a line for each file that is left out or whose stored cost is no longer what comes out, and for
+            each note on the graph.
 
     Raises:
         InputError: no solution there, solutions of several problems in one folder, or a folder that cannot be written.
@@ -52,7 +53,9 @@ def report_on(
         file = stored.path
         key = f"{stored.env_id} {sorted(stored.config.items())}"
         if key not in problems:
-            problems[key] = stored.make_problem(graph, cluster, problem_class)
+            made = problems[key] = stored.make_problem(graph, cluster, problem_class)
+            for note in made.graph.notes if made.graph_name else ():
+                say(f"{made.graph_name}: {note}")
         problem = problems[key]
         solution = stored.evaluate(problem)
         if solution.outcome.cost != stored.cost:

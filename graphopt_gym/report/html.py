@@ -191,6 +191,7 @@ def _facts(solution: Solution) -> Table:
             ("work", format_count(facts["flops"], "FLOP")),
             ("parameters", format_bytes(facts["param_bytes"])),
             ("optimiser state", format_bytes(facts["state_bytes"])),
+            *(("note", note) for note in graph.notes),
         ]
     if problem.cluster_name:
         rows.append((words.cluster, f"{problem.cluster.name}: {problem.cluster.size}"))
