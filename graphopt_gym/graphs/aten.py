@@ -185,6 +185,7 @@ _COUNTED = frozenset(OP_CLASSES.index(name) for name in OP_CLASSES if name not i
 
 
 def describe(func: Any) -> Operator:
+    import torch
     from torch.utils import flop_counter
 
     if not hasattr(func, "_schema"):  # a higher-order operator, which takes functions too: flex_attention
@@ -199,7 +200,9 @@ def describe(func: Any) -> Operator:
         if argument.alias_info is not None and argument.alias_info.is_write
     )
     kind = name.removesuffix("_") if mutates and not name.endswith("__") else name
-    is_view = bool(func.is_view) or kind in _VIEW_KINDS
+    inplace_view = torch.Tag.inplace_view in func.tags  # squeeze_: writes metadata
+    is_view = bool(func.is_view) or kind in _VIEW_KINDS or inplace_view
+    mutates = () if inplace_view else mutates
     formula: Callable[..., int] | None = flop_counter.flop_registry.get(func._overloadpacket)
     space = func.namespace
     if space == "aten" and kind in FORMULAS:

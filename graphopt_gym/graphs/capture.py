@@ -139,6 +139,7 @@ class Trace:
     owner: dict[str, str]  # parameter or buffer name -> path of the module that holds it
     target: str = "cpu"
     without_gradient: list[str] = field(default_factory=list)  # trainable parameters that the loss does not reach
+    autocast_off: bool = False  # an autocast("cuda") was off that torch turns off without CUDA
 
 
 class _Recorder:
@@ -322,6 +323,11 @@ class _NeedsValues(Exception):
         self.func, self.where = func, where
 
 
+# What torch's words mean here.
+_HINTS = {
+    "Cannot access accelerator": "; gradients of torch.func need target='cpu' where torch was built without CUDA",
+    "shape_env must not be None": "; nested tensors have no fixed shape: pad them",
+}
 VALUES_LIMIT_BYTES = 2 * 2**30  # parameters and inputs of a module whose step is run with values where it must be
 
 
@@ -350,6 +356,9 @@ def trace_step(
         if isinstance(child, torch.jit.ScriptModule):
             what = f"module {path!r}" if path else "module"
             raise InputError(f"capture: {what} is a ScriptModule; give the Python module that it was made from")
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise InputError(f"capture: {name} has no shape yet (a lazy module); call the module once before")
     if target == "gpu":
         dispatch.ensure_device_guard()
     run = partial(_trace, module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
@@ -579,7 +588,7 @@ def _trace(
     try:
         module.train(train)
         with (
-            dispatch.surroundings(target, values),
+            dispatch.surroundings(target, values) as autocasts_off,
             dispatch.replaced((torch.autograd, "backward", no_backward)),
             torch.backends.cudnn.flags(enabled=False),
             torch.autograd.set_multithreading_enabled(not gpu),
@@ -617,9 +626,10 @@ def _trace(
         raise _NeedsValues(error.func, place(error)) from error
     except Exception as error:  # whatever the module or the loss function raises
         message = (str(error).strip().splitlines() or [""])[0]
+        hint = next((hint for words, hint in _HINTS.items() if words in message), "")
         raise InputError(
             f"capture: one step of {type(module).__name__} on the example inputs fails: "
-            f"{type(error).__name__}: {message} (in {place(error)})"
+            f"{type(error).__name__}: {message} (in {place(error)}){hint}"
         ) from error
     finally:
         torch.backends.mkldnn.set_flags(_enabled=vendor_kernels[0])
@@ -644,6 +654,7 @@ def _trace(
         owner,
         target,
         without_gradient,
+        bool(autocasts_off),
     )
 
 
@@ -1002,8 +1013,9 @@ def capture(
         InputError: wrong arguments, or a module whose shapes depend on tensor values that are not known.
 
     Warns:
-        CaptureWarning: trainable parameters get no gradient; operators have no formula of FLOPs. The graph says the
-            same in ``graph.notes``.
+        CaptureWarning: trainable parameters get no gradient; operators have no formula of FLOPs (give one with
+            ``torch.utils.flop_counter.register_flop_formula``); an autocast was off. The graph says the same in
+            ``graph.notes``.
     """
     import torch
 
@@ -1031,6 +1043,8 @@ def capture(
             "of": sum(p.requires_grad for p in module.parameters()),
             "names": names[:5],
         }
+    if trace.autocast_off:
+        facts["autocast_off"] = True
     graph = build_graph(trace, name or type(module).__name__, facts | dict(metadata or {})).graph
     for note in graph.notes:
         warnings.warn(note, CaptureWarning, stacklevel=2)

@@ -192,6 +192,18 @@ def _attend(values: Values, *args: Any, **kwargs: Any) -> torch.Tensor:
     return out
 
 
+def rms_norm(
+    input: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    """One kernel where the weight is of the input's type (rule recalled from ``layer_norm.cpp``), else its parts."""
+    import torch
+
+    fused = getattr(torch.ops.aten, "_fused_rms_norm", None)
+    if fused is None or input.is_complex() or (weight is not None and weight.dtype != input.dtype):
+        return torch.rms_norm(input, normalized_shape, weight, eps)
+    return fused(input, list(normalized_shape), weight, eps)[0]
+
+
 # ---- recurrent layers
 
 _MODES = {"rnn_relu": 0, "rnn_tanh": 1, "lstm": 2, "gru": 3}  # cudnnRNNMode_t
@@ -332,6 +344,7 @@ def replaced(*replacements: tuple[Any, str, Any]) -> Iterator[None]:
 def autocast_allowed() -> Iterator[None]:
     """``torch.autocast("cuda")`` that is made here is on, though torch has no CUDA."""
     import torch
+    from torch.amp.autocast_mode import autocast
 
     def never(*_: Any, **__: Any) -> bool:
         return False
@@ -339,17 +352,30 @@ def autocast_allowed() -> Iterator[None]:
     def always(*_: Any, **__: Any) -> bool:
         return True
 
+    make = autocast.__init__
+
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self._graphopt_meant = True
+
     common = sys.modules.get("torch.cuda.amp.common")
-    with replaced((common, "amp_definitely_not_available", never), (torch.cuda, "is_bf16_supported", always)):
+    with replaced(
+        (common, "amp_definitely_not_available", never),
+        (torch.cuda, "is_bf16_supported", always),
+        (autocast, "__init__", made),
+    ):
         yield
+
+
+# Operators that have a decomposition beside kernels: for a CPU (of torch 2.13, read from its dispatcher), or for CUDA.
+_DECOMPOSED = ("silu_backward", "mish_backward", "native_channel_shuffle", "_fused_rms_norm")
 
 
 @contextmanager
 def _kernels() -> Iterator[None]:
     """Stands for CUDA's kernels of operators that torch would else take apart, since it finds none.
 
-    They are never called: an operator is recorded before its kernel is looked for. The list: operators with kernels
-    for a CPU and a decomposition too, of torch 2.13.
+    They are never called: an operator is recorded before its kernel is looked for.
     """
     import torch
 
@@ -358,16 +384,20 @@ def _kernels() -> Iterator[None]:
 
     library = torch.library.Library("aten", "IMPL")
     try:
-        for name in ("silu_backward", "mish_backward", "native_channel_shuffle"):
-            library.impl(name, kernel, "CUDA")
+        for name in _DECOMPOSED:
+            if hasattr(torch.ops.aten, name):
+                library.impl(name, kernel, "CUDA")
         yield
     finally:
         library._destroy()
 
 
 @contextmanager
-def surroundings(target: str, values: Values) -> Iterator[None]:
+def surroundings(target: str, values: Values) -> Iterator[list[str]]:
     """While a step is traced: autocast means the target, and no random state is read or written.
+
+    Gives a list that is empty at the end unless an autocast for CUDA was off, and may have been turned off by torch
+    when it was made, for want of CUDA: nobody can tell then.
 
     ``torch.autocast`` of any device type that is on casts the target's operators: a model that runs under
     ``autocast("cpu")`` here runs under ``autocast("cuda")`` there.
@@ -377,9 +407,17 @@ def surroundings(target: str, values: Values) -> Iterator[None]:
 
     device = DEVICE[target]
     enter, leave = autocast.__enter__, autocast.__exit__
+    without_cuda = not torch.cuda.is_available()
+    off: list[str] = []
+    nested = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    if nested and without_cuda and ambient_autocast() is None:
+        off.append("around")
 
     def enter_target(self: Any) -> Any:
         own = self.device
+        if own == "cuda" and not self._enabled and without_cuda and not hasattr(self, "_graphopt_meant"):
+            off.append("within")
         if self._enabled and own != device:
             self.device = device
         try:
@@ -429,7 +467,7 @@ def surroundings(target: str, values: Values) -> Iterator[None]:
             (checkpoint, "set_device_states", lambda *_, **__: None),
         ),
     ):
-        yield
+        yield off
 
 
 def ambient_autocast() -> torch.dtype | None:
@@ -468,6 +506,8 @@ def function_mode(target: str, values: Values) -> Any:
                 if values.everything and values.known(args, *kwargs.values()):  # no CPU has this kernel
                     values.pair(out, values.compute(func, args, kwargs))
                 return out
+            if func is F.rms_norm or func is torch.rms_norm:
+                return rms_norm(*args, **kwargs)
             if func is torch.Tensor.cuda:
                 return args[0]
             return func(*args, **kwargs)

@@ -354,6 +354,12 @@ class ComputationGraph:
                 f"does not depend on {', '.join(missing['names'])}{more}; give loss= a function of all outputs, or "
                 "freeze them (requires_grad_(False))"
             )
+        if self.metadata.get("autocast_off"):
+            lines.append(
+                "a torch.autocast('cuda') that was made before the capture was off, as torch makes it without CUDA: "
+                "types may be wider than meant; make it inside forward, or use graphopt capture, which imports "
+                "the model itself"
+            )
         unmodelled = self.metadata.get("unmodelled_ops")
         if unmodelled:
             counts = sorted(unmodelled.items(), key=lambda item: (-item[1], item[0]))
