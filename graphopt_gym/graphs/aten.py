@@ -203,8 +203,10 @@ def describe(func: Any) -> Operator:
     inplace_view = torch.Tag.inplace_view in func.tags  # squeeze_: writes metadata
     is_view = bool(func.is_view) or kind in _VIEW_KINDS or inplace_view
     mutates = () if inplace_view else mutates
-    formula: Callable[..., int] | None = flop_counter.flop_registry.get(func._overloadpacket)
     space = func.namespace
+    formula: Callable[..., int] | None = flop_counter.flop_registry.get(func._overloadpacket)
+    if formula is None and kind != name and space == "aten":  # addmm_, in place
+        formula = flop_counter.flop_registry.get(getattr(torch.ops.aten, kind, None))
     if space == "aten" and kind in FORMULAS:
         own, names = FORMULAS[kind], [argument.name for argument in func._schema.arguments]
 

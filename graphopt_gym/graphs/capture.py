@@ -155,11 +155,13 @@ class _Recorder:
         self.operators: dict[Any, Operator] = {}
         self.constants: dict[int, Ref] = {}  # real tensors from outside, by identity
         self.written: dict[int, tuple[Any, int]] = {}  # storage -> (storage, the call that last wrote it in place)
+        self.failed_in = ""  # the innermost module that an exception has left, and nothing has run since
         self.numbers: dict[str, list[int]] = {}  # module path -> numbers of its calls in the forward pass
 
     # -- where we are -------------------------------------------------------------------------------------------
 
     def enter(self, path: str) -> None:
+        self.failed_in = ""
         numbers = self.numbers.setdefault(path, [])
         if self.phase == FORWARD or not numbers:
             self.module_calls += 1
@@ -171,7 +173,9 @@ class _Recorder:
         self.children.append(0)
 
     def leave(self) -> None:
-        self.stack.pop()
+        path, _ = self.stack.pop()
+        if sys.exc_info()[1] is not None and not self.failed_in:
+            self.failed_in = path
         self.children.pop()
         self.children[-1] += 1
 
@@ -231,6 +235,7 @@ class _Recorder:
         read = [] if operator.kind in METADATA_ONLY else list({id(t): t for t in given}.values())
         uses = tuple(dict.fromkeys(self.ref(t).call for t in given))
         reads = tuple(dict.fromkeys(self.origin(t) for t in read))
+        self.failed_in = ""
         returned = flat(out)
         produced = [t for t in returned if isinstance(t, torch.Tensor)]
         number = len(self.calls)
@@ -531,7 +536,7 @@ def _trace(
 
     def place(error: BaseException) -> str:
         """Where in the model an error arose: the module's path, and the line of Python."""
-        path = recorder.stack[-1][0] if recorder.stack else ""
+        path = recorder.failed_in or (recorder.stack[-1][0] if recorder.stack else "")
         line = line_of(error, _trace.__code__)
         return (path or type(module).__name__) + (f" ({line})" if line else "")
 
