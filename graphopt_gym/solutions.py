@@ -84,15 +84,18 @@ class StoredSolution:
         graph: str | os.PathLike[str] | ComputationGraph | None = None,
         cluster: str | os.PathLike[str] | Cluster | None = None,
         problem_class: type[Problem] | None = None,
+        cost_model: Any = None,
     ) -> Problem:
         """The problem, built again from the stored arguments.
 
-        ``graph`` and ``cluster`` stand in for the stored names, ``problem_class`` for what the file says it is of.
+        ``graph`` and ``cluster`` stand in for the stored names, ``problem_class`` for what the file says it is of;
+        ``cost_model``: the one of one's own that it was solved with.
 
         Raises:
             InputError: a name that is not known here, or arguments that the problem does not take.
         """
-        given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
+        given = {"graph": graph, "cluster": cluster, "cost_model": cost_model}
+        given = {name: value for name, value in given.items() if value is not None}
         arguments = {**self.config, **given}
         try:
             problem_class = problem_class or PROBLEM_CLASSES.get(self.problem_class)
@@ -280,6 +283,7 @@ def validate(
     graph: str | os.PathLike[str] | ComputationGraph | None = None,
     cluster: str | os.PathLike[str] | Cluster | None = None,
     problem_class: type[Problem] | None = None,
+    cost_model: Any = None,
 ) -> Validation:
     """Re-check a solution file: build its problem again, compare the fingerprints, evaluate the decision.
 
@@ -288,6 +292,7 @@ def validate(
         graph: stands in for the stored name, for a graph that is neither in the zoo nor at its stored path.
         cluster: likewise.
         problem_class: stands in for what the file says that its problem is of.
+        cost_model: the one of one's own that it was solved with; a file cannot hold it.
 
     Returns:
         Every mismatch by name: a fingerprint (graph, cluster, op times), the decision, the cost (relative tolerance
@@ -298,7 +303,7 @@ def validate(
         InputError: the file is no solution, or its problem cannot be built here.
     """
     stored = load_solution(path)
-    problem = stored.make_problem(graph, cluster, problem_class)
+    problem = stored.make_problem(graph, cluster, problem_class, cost_model)
     mismatches = stored.changes(problem)
     try:
         if other_costs(stored.costs_version, problem):

@@ -115,6 +115,15 @@ def show(table: Table, as_json: bool) -> None:
         table.print(stdout())
 
 
+def print_csv(table: Table) -> None:
+    """A table on standard output as comma-separated values, unformatted."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows([plain(cell) for cell in row] for row in table.rows)
+
+
 def warn(text: str) -> None:
     """One line on standard error."""
     print(text, file=sys.stderr)

@@ -18,7 +18,7 @@ from graphopt_gym.registration import env_ids, tasks
 if TYPE_CHECKING:
     from graphopt_gym.report.tables import Table
 
-WHAT = f"envs, methods, agents, {', '.join(catalogs())}."
+WHAT = f"envs, methods, agents, {', '.join(catalogs())}; ops or edges of a graph."
 
 
 def list_things(
@@ -28,13 +28,29 @@ def list_things(
     ] = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Those of a split; may be repeated.")] = None,
     env: Annotated[str, typer.Option("--env", help="Whose methods.")] = env_ids()[0],
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="Of ops: what they take there, by the cost model.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List environments, methods, agents, or graphs, clusters, …: what is shipped, and what is yours."""
+    """List environments, methods, agents, or graphs, clusters, …: what is shipped, and what is yours.
+
+    The ops of a graph on a cluster, and its edges, as --csv, are files of costs that can be changed and given back.
+    """
+    if as_csv and as_json:
+        raise InputError("--csv and --json are two forms; give one")
+    if cluster is not None and what != "ops":
+        raise InputError(f"--cluster is {cluster!r}; only ops have costs there: graphopt list ops GRAPH --cluster …")
     tables = {"envs": env_table, "methods": lambda: method_table(env), "agents": agent_table}
     if what in catalogs():
         members = [name for one in split or [] for name in catalogs()[what].names(one)]
         table = catalog_table(what, [*(names or []), *members] or None)
+    elif what in ("ops", "edges") and not split:
+        if len(names or []) != 1:
+            raise InputError(f"graphopt list {what} GRAPH: name one graph, or its file; got {len(names or [])}")
+        assert names is not None
+        table = op_table(names[0], cluster) if what == "ops" else edge_table(names[0])
     elif split:
         raise InputError(f"--split is {split[0]!r}; only {', '.join(catalogs())} have splits")
     elif what in tables:
@@ -45,8 +61,11 @@ def list_things(
                 raise unknown_name(what.removesuffix("s"), name, rows)
         table = replace(table, rows=tuple(rows[name] for name in names or rows))
     else:
-        raise unknown_name("thing to list", what, [*tables, *catalogs()])
-    common.show(table, as_json)
+        raise unknown_name("thing to list", what, [*tables, *catalogs(), "ops", "edges"])
+    if as_csv:
+        common.print_csv(table)
+    else:
+        common.show(table, as_json)
 
 
 def catalog_table(catalog: str, given: Any = None) -> Table:
@@ -64,6 +83,40 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *n
     from graphopt_gym.report.tables import Table
 
     return Table(title, tuple(columns), tuple(map(tuple, rows)), notes)
+
+
+def op_table(graph: str, cluster: str | None = None) -> Table:
+    """The ops of a graph; on a cluster, the seconds of each on each kind of device, by the cost model."""
+    from graphopt_gym.graphs.graph import OP_CLASSES, PHASES
+    from graphopt_gym.graphs.zoo import load_graph
+    from graphopt_gym.hardware.cluster import load_cluster
+    from graphopt_gym.hardware.cost_model import load_cost_model
+
+    found = load_graph(graph)
+    named = [(op, found.label(op)) for op in range(found.num_ops)]
+    if cluster is None:
+        classes = [OP_CLASSES[code] for code in found.op_class.tolist()]
+        phases = [PHASES[code] for code in found.phase.tolist()]
+        sizes = (found.flops, found.output_bytes, found.param_bytes, found.state_bytes)
+        columns = ["op", "label", "class", "phase", "work_flops", "output_bytes", "param_bytes", "state_bytes"]
+        rows = zip(classes, phases, *(one.tolist() for one in sizes), strict=True)
+        return _table(f"Ops of {found.name}", columns, [(*name, *row) for name, row in zip(named, rows, strict=True)])
+    devices = {device.name: device for device in load_cluster(cluster).devices}
+    times = [load_cost_model().op_times(found, device).tolist() for device in devices.values()]
+    note = "Seconds, by the cost model; views and sources have no kernel."
+    cells = [(*name, *row) for name, row in zip(named, zip(*times, strict=True), strict=True)]
+    return _table(f"Op times of {found.name}", ["op", "label", *devices], cells, note)
+
+
+def edge_table(graph: str) -> Table:
+    """The edges of a graph, and the bytes of what they carry."""
+    from graphopt_gym.graphs.zoo import load_graph
+
+    found = load_graph(graph)
+    rows = zip(
+        found.edge_src.tolist(), found.edge_dst.tolist(), found.output_bytes[found.edge_src].tolist(), strict=True
+    )
+    return _table(f"Edges of {found.name}", ["src", "dst", "bytes"], list(rows))
 
 
 def env_table() -> Table:

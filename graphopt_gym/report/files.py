@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.files import check_output, write_file
@@ -30,6 +30,7 @@ def report_on(
     graph: str | os.PathLike[str] | ComputationGraph | None = None,
     cluster: str | os.PathLike[str] | Cluster | None = None,
     problem_class: type[Problem] | None = None,
+    cost_model: Any = None,
     say: Callable[[str], object] = str,
 ) -> list[Path]:
     """Report on a solution file, or on all that lie in a folder (one page that compares them).
@@ -40,6 +41,7 @@ def report_on(
         graph: stands in for the stored name.
         cluster: likewise.
         problem_class: stands in for what the files say that their problem is of.
+        cost_model: the one of one's own that they were solved with; a file cannot hold it.
         say: called with a line for each file that is left out or whose stored cost is no longer what comes out, and for
             each note on the graph.
 
@@ -53,7 +55,7 @@ def report_on(
         file = stored.path
         key = f"{stored.env_id} {sorted(stored.config.items())}"
         if key not in problems:
-            made = problems[key] = stored.make_problem(graph, cluster, problem_class)
+            made = problems[key] = stored.make_problem(graph, cluster, problem_class, cost_model)
             for note in made.graph.notes if made.graph_name else ():
                 say(f"{made.graph_name}: {note}")
         problem = problems[key]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphopt_gym.errors import quoted
 from graphopt_gym.files import write_text
 from graphopt_gym.problem import Solution
 from graphopt_gym.report.gantt import drawable, figure_bytes, gantt_figure
@@ -196,9 +197,20 @@ def _facts(solution: Solution) -> Table:
     if problem.cluster_name:
         rows.append((words.cluster, f"{problem.cluster.name}: {problem.cluster.size}"))
     given = {name: value for name, value in problem.config.items() if name not in ("graph", "cluster")}
-    rows += [(f"argument {name}", format_cell(name, value)) for name, value in given.items()]
+    rows += [(f"argument {name}", _told(name, value)) for name, value in given.items()]
+    if problem.costs_version:
+        rows.append(("version of the fitted costs", problem.costs_version))
     rows += [(f"fingerprint of {name.replace('_', ' ')}", text[:16]) for name, text in problem.fingerprints().items()]
     return Table("", ("what", "value"), tuple(rows))
+
+
+def _told(name: str, value: Any) -> str:
+    """An argument for people; of a large one its beginning."""
+    if isinstance(value, Mapping) and set(value) == {"file", "sha256"}:
+        return f"{value['file']} (sha256 {str(value['sha256'])[:12]}…)"
+    if isinstance(value, Mapping) or (isinstance(value, list) and len(str(value)) > 120):
+        return quoted(value, 120)
+    return format_cell(name, value)
 
 
 def _for_template(table: Table) -> dict[str, Any]:

@@ -11,8 +11,9 @@ argument              what it states
 ====================  =====================================================================================
 
 Each is given as an array, as a mapping, as a table, or as the path of a CSV or JSON file (``docs/own_costs.md`` shows
-all forms). An op is named by its index or its label (``graphopt list ops GRAPH`` prints both), a device by its index,
-its name or its kind; a name stands for all devices that have it.
+all forms). An op is named by its index or its label (``graphopt list ops GRAPH`` prints both; a table may have a column
+``label`` beside ``op``, which is then compared with the graph's), a device by its index, its name or its kind; a name
+stands for all devices that have it.
 
 **Tensors and edges.** An op's output is one tensor: it is sent once to each other device that reads it, however many
 ops read it there. So a cost that is stated of the op is the tensor's, and each of those transfers takes it. A cost that
@@ -224,11 +225,13 @@ def _parse(name: str, given: Any) -> tuple[list[str] | None, Rows, Any]:
     if isinstance(given, Mapping) and "columns" in given and "rows" in given:
         columns, rows = given["columns"], given["rows"]
         texts = isinstance(columns, list | tuple) and all(isinstance(one, str) for one in columns)
-        if not texts or not isinstance(rows, list | tuple) or len(given) > 2:
+        if not texts or not isinstance(rows, list | tuple) or set(given) - {"columns", "rows", "title", "notes"}:
             raise InputError(f"{begin}a table is {{'columns': [names], 'rows': [[cells]]}}; got {quoted(given, 80)}")
         listed = list(columns)
         found: Rows = []
         for number, row in enumerate(rows):
+            if isinstance(row, Mapping) and not set(row) - set(listed):
+                row = [row.get(column) for column in listed]
             if not isinstance(row, list | tuple) or len(row) != len(listed):
                 raise InputError(f"{begin}rows[{number}] is {quoted(row, 80)}; give {len(listed)} cells: {listed}")
             found.append((f"{begin}rows[{number}]", list(row)))
@@ -398,7 +401,8 @@ class _Reader:
         long = "seconds" in columns
         self._known_columns(name, rows, columns, ("op", "seconds"), ("device",) if long else None)
         at = {column: number for number, column in enumerate(columns)}
-        on = {} if long else {column: self.devices(name, column) for column in columns if column != "op"}
+        named = [] if long else [column for column in columns if column not in ("op", "label")]
+        on = {column: self.devices(name, column) for column in named}
         if not long and not on:
             raise InputError(f"{name}: columns are {', '.join(columns)}; give op and seconds, or op and one a device")
         for where, row in rows:
@@ -426,16 +430,25 @@ class _Reader:
     def _known_columns(
         self, name: str, rows: Rows, columns: list[str], needed: Sequence[str], more: Sequence[str] | None
     ) -> None:
-        """``more`` None: others are devices."""
+        """``more`` None: others are devices. A column ``label`` may be there too, and is compared with the ops'."""
         where = rows[0][0].rpartition(": ")[0] if rows else name
         for column in columns:
             if columns.count(column) > 1:
                 raise InputError(f"{where}: column {column!r} is there twice")
-            if more is not None and column not in (*needed, *more):
+            if more is not None and column not in (*needed, *more, "label"):
                 raise unknown_name(f"{where}: column", column, (*needed, *more))
         for column in needed if more is not None else needed[:1]:
             if column not in columns:
                 raise InputError(f"{where}: column {column!r} is missing; the columns are {', '.join(columns)}")
+        if "label" in columns and "op" in columns:
+            op, label = columns.index("op"), columns.index("label")
+            for where, row in rows:
+                at = self.op(where, row[op])
+                if row[label] is not None and row[label] != self.graph.label(at):
+                    raise InputError(
+                        f"{where}: label is {quoted(row[label], 80)}, but op {at} of the graph is "
+                        f"{self.graph.label(at)!r}; is it of another graph?"
+                    )
 
     # -- tensors and static memory ---------------------------------------------------------------------------------
 
