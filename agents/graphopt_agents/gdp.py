@@ -75,9 +75,10 @@ class Args(OneShotArgs, NetworkConfig):
         choice("reward", self.reward, REWARDS)
         given = {name: getattr(self, name) for name in OWN_COSTS}
         stated = {name: value for name, value in read_cost_files(given).items() if value is not None}
-        if stated.keys() - {"missing_op_times"} and len(self.graphs) * len(self.clusters) > 1:
+        costs = [name for name in stated if name != "missing_op_times"]
+        if costs and len(self.graphs) * len(self.clusters) > 1:
             raise InputError(
-                f"{next(iter(stated))} is of one graph on one cluster; name one of each, not {len(self.graphs)} and "
+                f"{costs[0]} is of one graph on one cluster; name one of each, not {len(self.graphs)} and "
                 f"{len(self.clusters)}"
             )
         for name, value in stated.items():  # as checkpoints hold them

@@ -64,14 +64,14 @@ class GraphInput:
     @classmethod
     def from_observation(cls, observation: Mapping[str, Tensor]) -> GraphInput:
         """The input in one (flat or shaped) observation of ``PlacementOneShot-v0``: padding is cut away here."""
-        max_groups, max_devices = observation["node_mask"].numel(), observation["action_mask"].numel()
+        max_groups, max_devices = observation["node_mask"].numel(), math.isqrt(observation["links"].numel())
         groups = int(observation["node_mask"].sum())
-        devices = int(observation["action_mask"].sum())
+        devices = int((observation["devices"].reshape(max_devices, -1)[:, 0] > 0).sum())
         edge_index = observation["edge_index"].reshape(2, -1).long()
         edges = int((edge_index[0] >= 0).sum())
-        allowed = torch.ones(groups, devices, dtype=torch.bool)
-        if "allowed" in observation:
-            allowed = observation["allowed"].reshape(max_groups, max_devices)[:groups, :devices].bool()
+        # of one device each, or, where groups may not be everywhere, of each group
+        mask = observation["action_mask"].reshape(-1, max_devices).expand(max_groups, max_devices)
+        allowed = mask[:groups, :devices].bool()
         return cls(
             nodes=observation["nodes"].reshape(max_groups, -1)[:groups].float(),
             edge_index=edge_index[:, :edges],

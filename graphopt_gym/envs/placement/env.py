@@ -187,7 +187,7 @@ class PlacementOneShotEnv(EpisodeEnv):
 
     {ONE_SHOT}
 
-    With `allowed_devices` there is `allowed`, int8 [G, D], too: 1 where a group may be on a device.
+    With `allowed_devices` the `action_mask` is int8 [G, D], as `action_masks()` is: 1 where a group may be on a device.
 
     ## Rewards
 

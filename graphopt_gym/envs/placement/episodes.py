@@ -13,6 +13,7 @@ from graphopt_gym.envs.core.observation import ObservationTable
 from graphopt_gym.envs.placement.features import (
     ALLOWED,
     DEVICE_FEATURES,
+    EACH_MASK,
     EXCHANGED,
     GRAPH,
     GROUP_FEATURES,
@@ -130,9 +131,12 @@ class PlacementEpisodes(Episodes[Instance]):
         out["edge_bytes"][:edges] = instance.edge_features
         out["links"][:devices, :devices] = instance.link_features
         out["node_mask"] = (np.arange(self.roster.max_groups) < groups).astype(np.int8)
-        if self.roster.restricted:
-            out["allowed"] = np.zeros((self.roster.max_groups, self.roster.max_devices), np.int8)
-            out["allowed"][:groups, :devices] = instance.allowed
+        return out
+
+    def _static_allowed(self, index: int) -> np.ndarray:
+        """int8 [G, D]: where each group may be."""
+        out, instance = np.zeros((self.roster.max_groups, self.roster.max_devices), np.int8), self.instances[index]
+        out[: instance.num_groups, : instance.num_devices] = instance.allowed
         return out
 
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
@@ -164,6 +168,10 @@ class StepEpisodes(PlacementEpisodes):
         super().__init__(roster, count, info, start, reward)
         self.longest = roster.max_groups
         self.action_space = spaces.Discrete(roster.max_devices)
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        arrays = super().static_arrays(index)
+        return arrays | {"allowed": self._static_allowed(index)} if self.roster.restricted else arrays
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self.state
@@ -219,7 +227,7 @@ class OneShotEpisodes(PlacementEpisodes):
 
     def __init__(self, roster: PlacementRoster, count: int, info: str = "full") -> None:
         if roster.restricted:
-            self.table = ObservationTable((*ONE_SHOT, ALLOWED))
+            self.table = ObservationTable((*ONE_SHOT[:-1], EACH_MASK))
         super().__init__(roster, count, info)
         self.action_space = spaces.MultiDiscrete([roster.max_devices] * roster.max_groups)
 
@@ -242,6 +250,9 @@ class OneShotEpisodes(PlacementEpisodes):
         devices = np.zeros((most, len(STATIC_DEVICE_FEATURES)), np.float32)
         devices[: instance.num_devices] = instance.tables.device_features
         mask = (np.arange(most) < instance.num_devices).astype(np.int8)
+        if self.roster.restricted:
+            mask = self._static_allowed(index)
+            mask[instance.num_groups :, 0] = 1
         return super().static_arrays(index) | {"devices": devices, "action_mask": mask}
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:

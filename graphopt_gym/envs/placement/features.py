@@ -125,6 +125,9 @@ ONE_SHOT = ObservationTable(
 
 
 ALLOWED = Part("allowed", ("G", "D"), "mask", "1: the group may be on the device (only with `allowed_devices`)")
+EACH_MASK = Part(
+    "action_mask", ("G", "D"), "mask", "1: the action is legal for the group (only with `allowed_devices`)"
+)
 EXCHANGED = 4  # bytes; tensors, and their bytes, that take what the link takes; seconds of the others
 
 

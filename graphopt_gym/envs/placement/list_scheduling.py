@@ -34,7 +34,7 @@ class Instance(NamedTuple):
     bytes_per_s: np.ndarray  # float64 [D, D], inf on the diagonal
     link_of: np.ndarray  # int32 [D, D], -1 on the diagonal
     transfer_s: np.ndarray  # float64 [T] where it is stated, else -1: latency and bytes
-    mean_transfer_s: np.ndarray  # float64 [T] over ordered pairs of devices
+    mean_transfer_s: np.ndarray  # float64 [T] over ordered pairs of devices that are in use
     rank_s: np.ndarray  # float64 [K] upward rank
     is_source: np.ndarray  # bool [K]
     tensor_ptr: np.ndarray  # int32 [K+1]
@@ -75,10 +75,12 @@ def make_instance(problem: PlacementProblem) -> Instance:
             if source != target:
                 link = cluster.links[cluster.link_of[source, target]]
                 latency_s[source, target], bytes_per_s[source, target] = link.latency_s, link.bytes_per_s
-    pairs = max(devices * (devices - 1), 1)
+    use = problem.usable
+    pairs = max(len(use) * (len(use) - 1), 1)
     # the diagonal adds nothing: no latency, and bytes / inf is 0
-    mean_transfer_s = latency_s.sum() / pairs + tasks.tensor_bytes * ((1 / bytes_per_s).sum() / pairs)
-    mean_transfer_s = np.where(tasks.transfer_s < 0, mean_transfer_s, tasks.transfer_s if devices > 1 else 0.0)
+    mean_s, mean_s_per_byte = (one[np.ix_(use, use)].sum() / pairs for one in (latency_s, 1 / bytes_per_s))
+    mean_transfer_s = mean_s + tasks.tensor_bytes * mean_s_per_byte
+    mean_transfer_s = np.where(tasks.transfer_s < 0, mean_transfer_s, tasks.transfer_s if len(use) > 1 else 0.0)
     durations_s = np.ascontiguousarray(simulator.device_durations_s())
     unit_of_group = _units(problem)
     unit_of_task = unit_of_group[problem.group_of_task]
@@ -110,7 +112,9 @@ def make_instance(problem: PlacementProblem) -> Instance:
         link_of=np.ascontiguousarray(cluster.link_of, np.int32),
         transfer_s=tasks.transfer_s,
         mean_transfer_s=mean_transfer_s,
-        rank_s=upward_rank(durations_s.mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader),
+        rank_s=upward_rank(
+            durations_s[use].mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader
+        ),
         is_source=tasks.is_source,
         tensor_ptr=tasks.tensor_ptr,
         tensor_bytes=tasks.tensor_bytes,

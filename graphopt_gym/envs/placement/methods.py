@@ -27,7 +27,8 @@ BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
 def single_decisions(problem: PlacementProblem) -> np.ndarray:
     """int32 [kinds, G]: everything on the first device of each kind, as far as it may be there."""
-    first = np.unique(problem.simulator.device_type, return_index=True)[1]
+    use = problem.usable
+    first = use[np.unique(problem.simulator.device_type[use], return_index=True)[1]]
     decisions = np.repeat(np.sort(first).astype(np.int32)[:, None], problem.num_groups, axis=1)
     if problem.allowed is None:
         return decisions

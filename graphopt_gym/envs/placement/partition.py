@@ -40,7 +40,7 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     :mod:`graphopt_gym.graphs.stages`.
     """
     graph = make_group_graph(problem)
-    use = _usable(problem)
+    use = problem.usable
     devices = len(use)
     stages = _stages(problem.graph)
     stage_of_group = _stage_of_group(problem, stages)
@@ -60,13 +60,6 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
             placement = np.empty(problem.num_groups, np.int64)
             placement[order] = np.minimum(np.searchsorted(ends, middle), devices - 1)
         yield problem.keep_to_allowed(use[placement].astype(np.int32))
-
-
-def _usable(problem: PlacementProblem) -> np.ndarray:
-    """int64: the devices that any group may be on."""
-    if problem.allowed is None:
-        return np.arange(problem.num_devices)
-    return np.flatnonzero(problem.allowed.any(axis=0))
 
 
 def _stages(graph: ComputationGraph) -> list[dict[str, Any]]:
@@ -199,7 +192,7 @@ def metis(problem: PlacementProblem, seed: int = 0) -> Iterator[np.ndarray]:
     import pymetis
 
     graph = make_group_graph(problem)
-    use = _usable(problem)
+    use = problem.usable
     groups, devices = problem.num_groups, len(use)
     both = np.concatenate([graph.edges, graph.edges[:, ::-1]])
     weight = np.tile(_scaled(graph.edge_bytes, EDGE_TOTAL), 2)

@@ -91,6 +91,22 @@ class PlacementProblem(Problem):
         self.capacity_bytes = self.simulator.capacity_bytes
         # every op one after the other on the slowest device: what a violation is priced by
         self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
+        if self.own:  # stated transfers may take longer than all ops: then these too, so that no valid step costs more
+            self.serial_s += self._all_transfers_s()
+
+    def _all_transfers_s(self) -> float:
+        """Seconds of all transfers that any placement can have, one after the other, each over the slowest link."""
+        tasks, links = self.simulator.tasks, self.cluster.links
+        if not links:
+            return 0.0
+        by_link = np.max([link.latency_s + tasks.tensor_bytes / link.bytes_per_s for link in links], axis=0)
+        times = np.minimum(np.diff(tasks.reader_ptr), self.num_devices - 1)
+        return float((times * np.where(tasks.transfer_s < 0, by_link, tasks.transfer_s)).sum())
+
+    @property
+    def usable(self) -> np.ndarray:
+        """int64: the devices that any group may be on."""
+        return np.arange(self.num_devices) if self.allowed is None else np.flatnonzero(self.allowed.any(axis=0))
 
     @property
     def num_devices(self) -> int:

@@ -38,15 +38,17 @@ class PlainEnv:
             self.persistent[its] += float(self.tasks.persistent_bytes[task])
             for storage in range(self.tasks.storage_ptr[task], self.tasks.storage_ptr[task + 1]):
                 self.activation[its] += float(self.tasks.storage_bytes[storage])
-        # (sender, reader) -> [bytes, tensors], each tensor once a reading group
+        # (sender, reader) -> [bytes, tensors, their bytes, stated seconds], each tensor once a reading group; tensors
+        # with stated seconds are counted in the first and the last
         self.sent: dict[tuple[int, int], list[float]] = {}
         for tensor in range(self.tasks.num_tensors):
             sender = group[self.tasks.tensor_task[tensor]]
             readers = self.tasks.reader[self.tasks.reader_ptr[tensor] : self.tasks.reader_ptr[tensor + 1]]
             for reader in {group[task] for task in readers.tolist()} - {sender}:
-                entry = self.sent.setdefault((sender, reader), [0.0, 0.0])
-                entry[0] += float(self.tasks.tensor_bytes[tensor])
-                entry[1] += 1.0
+                entry = self.sent.setdefault((sender, reader), [0.0, 0.0, 0.0, 0.0])
+                size, stated = float(self.tasks.tensor_bytes[tensor]), float(self.tasks.transfer_s[tensor])
+                for column, value in enumerate((size, 0.0, 0.0, stated) if stated >= 0 else (size, 1.0, size, 0.0)):
+                    entry[column] += value
         self.capacity = [float(size) for size in problem.capacity_bytes]
 
     def reset(self, start: list[int]) -> None:
@@ -62,15 +64,19 @@ class PlainEnv:
 
     def step(self, device: int) -> float:
         before = -math.sqrt(self.cost)
-        if 0 <= device < self.D:
+        if 0 <= device < self.D and self.may(self.current, device):
             self.placement[self.current] = device
         self.current += 1
         self.cost, self.valid, self.peak = self.price()
         return -math.sqrt(self.cost) - before
 
-    def link(self, source: int, target: int, size: float, tensors: float) -> float:
+    def may(self, group: int, device: int) -> bool:
+        own = self.problem.own
+        return own is None or own.allowed is None or bool(own.allowed[self.problem.group_of_op == group, device].all())
+
+    def link(self, source: int, target: int, tensors: float, size: float, stated_s: float) -> float:
         link = self.cluster.links[self.cluster.link_of[source, target]]
-        return size / link.bytes_per_s + tensors * link.latency_s
+        return size / link.bytes_per_s + tensors * link.latency_s + stated_s
 
     def group(self, g: int) -> list[float]:
         node = self.node(g)
@@ -142,15 +148,15 @@ class PlainEnv:
             there = [other for other in range(self.D) if other != d]
             rate = [self.cluster.links[self.cluster.link_of[d, other]].bytes_per_s for other in there]
             transfer = bytes_in = bytes_out = 0.0
-            for (sender, reader), (size, tensors) in self.sent.items():
+            for (sender, reader), (size, *rest) in self.sent.items():
                 if reader == g and sender in decided:
                     source = self.placement[sender]
                     bytes_in += size if source == d else 0.0
-                    transfer += self.link(source, d, size, tensors) if source != d else 0.0
+                    transfer += self.link(source, d, *rest) if source != d else 0.0
                 if sender == g and reader in decided:
                     target = self.placement[reader]
                     bytes_out += size if target == d else 0.0
-                    transfer += self.link(d, target, size, tensors) if target != d else 0.0
+                    transfer += self.link(d, target, *rest) if target != d else 0.0
             mine = [other for other in decided if self.placement[other] == d]
             held = 0.0 if ended else self.persistent[g] + self.activation[g]
             whole = sum(self.duration[d][other] for other in range(self.G) if self.placement[other] == d)
@@ -186,7 +192,7 @@ class PlainEnv:
             "group": np.array(self.group(g) if not ended else [0.0] * 25),
             "devices": np.array(devices).ravel(),
             "progress": np.array(progress),
-            "action_mask": np.ones(self.D),
+            "action_mask": np.array([ended or self.may(g, device) for device in range(self.D)]),
         }
 
     def used_links(self) -> list:
