@@ -38,7 +38,10 @@ parameters of :data:`TRANSFER_FROM` give with the device's own numbers (peaks, b
 that is, the mean of log-efficiencies with tiles and waves counted on its own units, and the rate held back as its
 board's power says (:func:`~graphopt_gym.hardware.roofline.power_share`). Leave-one-out errors of this rule are in
 :func:`graphopt_gym.hardware.validation.cost_model_report`. A device with ``fitted`` parameters of its own (``graphopt
-calibrate``) has those. Architecture ``ideal`` reaches its datasheet, without launch overhead.
+calibrate``) has those in place of its architecture's; among them may be prices of single operators
+(:mod:`graphopt_gym.hardware.terms`), and ``in_model_products`` and ``in_model_streams``, how many times as long
+products (with convolutions and attention) and all other kernels take in a step of that device. Architecture ``ideal``
+reaches its datasheet, without launch overhead.
 """
 
 from __future__ import annotations
@@ -68,8 +71,11 @@ from graphopt_gym.hardware.kernels import (
     row_lengths,
 )
 from graphopt_gym.hardware.roofline import NORM_KNOTS, SOFTMAX_KNOTS, Parameters, row_efficiency, stream_efficiency
+from graphopt_gym.hardware.terms import products_of, term_times
 
 IDEAL = "ideal"
+# what a device's own parameters must have to stand without an architecture's
+PARAMETERS = frozenset(("stream", "softmax", "norm", "linear", "bmm", "conv", "in_model"))
 LAUNCH_MODES = ("eager", "back_to_back", "graph")
 TRANSFER_FROM = ("volta", "ampere")
 
@@ -110,12 +116,15 @@ class CostModel:
         self.version = ", ".join([str(fitted["costs"]), *run]) if type(self) is CostModel else ""
 
     def parameters(self, device: Device) -> list[Parameters]:
-        """The fitted parameters that a device's times are the geometric mean of: its own, or the stand-ins'."""
-        if device.fitted:
-            return [device.fitted]
-        if device.architecture in self.architectures:
-            return [self.architectures[device.architecture]]
-        return [self.architectures[name] for name in self.transfer_from if name in self.architectures]
+        """The fitted parameters that a device's times are the geometric mean of: its architecture's, or the stand-ins',
+        with its own in place of those of the same name. None where its own are terms for all operators."""
+        own = device.fitted
+        if "terms" in own and device.kind != "gpu":
+            return []
+        if own and own.keys() >= PARAMETERS:
+            return [own]
+        names = [device.architecture] if device.architecture in self.architectures else self.transfer_from
+        return [{**self.architectures[name], **own} for name in names if name in self.architectures]
 
     def launch_s(self, device: Device) -> float:
         """Seconds that a kernel costs beside its work."""
@@ -138,7 +147,7 @@ class CostModel:
             return compute_s, bytes_per_s, launch_s
         launch_s[real] = self.launch_s(device)
         several = self.parameters(device)
-        cores = device.fitted.get("tensor_cores", self.fitted["tensor_cores"])
+        cores = {**self.fitted["tensor_cores"], **device.fitted.get("tensor_cores", {})}
         products, convolutions = Products(graph, formats), Convolutions(graph, formats, device.kind == "gpu")
         attention = Attention(graph, formats)
         rows = row_lengths(graph)
@@ -155,9 +164,34 @@ class CostModel:
             with np.errstate(divide="ignore"):
                 log_compute += np.log(seconds) / len(several)
             log_efficiency += np.log(efficiency) / len(several)
-        compute_s[real] = np.exp(log_compute[real])
-        bytes_per_s[real] *= np.exp(log_efficiency[real])
+        if several:
+            compute_s[real] = np.exp(log_compute[real])
+            bytes_per_s[real] *= np.exp(log_efficiency[real])
+        for name, chosen in (("in_model_products", products_of(graph)), ("in_model_streams", ~products_of(graph))):
+            factor = device.fitted.get(name, 1.0)
+            compute_s[chosen] *= factor
+            bytes_per_s[chosen] /= factor
+        if "terms" in device.fitted:
+            self._price_by_terms(graph, device, compute_s, bytes_per_s)
+        bytes_per_s[(graph.op_class == SOURCE) | (graph.op_class == VIEW)] = 1
         return compute_s, bytes_per_s, launch_s
+
+    @staticmethod
+    def _price_by_terms(
+        graph: ComputationGraph, device: Device, compute_s: np.ndarray, bytes_per_s: np.ndarray
+    ) -> None:
+        """Sets both, so that ops with a price take it.
+
+        What it has above a copy of the same bytes counts as compute, which fusing does not save.
+        """
+        seconds, copied = term_times(device.fitted, graph)
+        moved = (graph.bytes_read + graph.bytes_written).astype(np.float64)
+        known = np.flatnonzero(~np.isnan(seconds))
+        still = known[(moved[known] == 0) | (seconds[known] <= 0)]
+        known = known[(moved[known] > 0) & (seconds[known] > 0)]
+        compute_s[known] = np.maximum(seconds[known] - copied[known], 0.0)
+        bytes_per_s[known] = moved[known] / seconds[known]
+        compute_s[still] = seconds[still]
 
     def op_times(self, graph: ComputationGraph, device: Device) -> np.ndarray:
         """float64 [N]: seconds of each op, one kernel each, on a device; 0 for sources and views."""

@@ -92,9 +92,16 @@ def _timing(latency_s: np.ndarray, percentile: float, issue: float = 0.6) -> dic
 
 
 def fit_gemm(
-    device: Device, rows: Kernels, *, linear: bool = False, dtype: str = "float32", item_bytes: int = 4
+    device: Device,
+    rows: Kernels,
+    *,
+    linear: bool = False,
+    dtype: str = "float32",
+    item_bytes: int = 4,
+    quick: bool = False,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Matrix products: ``batch``, ``m``, ``n``, ``k``. ``linear``: with weights stored [n, k].
+    """Matrix products: ``batch``, ``m``, ``n``, ``k``. ``linear``: with weights stored [n, k]; ``quick``: one
+    start, and one step of k, of those that are tried.
 
     Returns:
         the parameters of :func:`gemm_seconds` with ``bytes``, and the timing loop's.
@@ -127,11 +134,11 @@ def fit_gemm(
         return isolated_seconds(p, work, rows["order"])
 
     def attempt(k_step: int) -> tuple[dict[str, Any], float]:
-        p, cost = fit(spec, lambda p: predict(p, k_step), latency)
+        p, cost = fit(spec, lambda p: predict(p, k_step), latency, 1 if quick else STARTS)
         return {"deep_loss": 0.0, **p, "k_step": k_step}, cost
 
     assert len(table["tiles"][0]) == len(TILES)
-    p, _ = min((attempt(k_step) for k_step in K_STEPS), key=lambda tried: tried[1])
+    p, _ = min((attempt(k_step) for k_step in (K_STEPS[1:2] if quick else K_STEPS)), key=lambda tried: tried[1])
     return p, {"issue_s": p.pop("issue_s"), "floor_s": p.pop("floor_s")}
 
 
