@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from graphopt_gym.cli import agents, bench, files, listing, reproduce, solving, warmup
+from graphopt_gym.cli import agents, bench, calibrate, files, listing, reproduce, solving, warmup
 
 app = typer.Typer(
     name="graphopt",
@@ -24,6 +24,7 @@ app.command("validate")(files.validate)
 app.command("measure")(files.measure)
 app.command("export")(files.export)
 app.command("capture")(files.capture)
+app.command("calibrate")(calibrate.calibrate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("bench")(bench.bench)
 app.command("warmup")(warmup.warmup)
