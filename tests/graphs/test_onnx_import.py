@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -406,12 +407,23 @@ def test_import_onnx__names_every_open_dimension_and_the_fix(tmp_path: Path) -> 
     assert graph.shape(graph.num_ops - 1) == (2, 3, 4)
 
 
-def test_import_onnx__refuses_control_flow(tmp_path: Path) -> None:
-    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["out"])], "b", [], [value("out", [4])])
-    nodes = [helper.make_node("If", ["c"], ["y"], name="choice", then_branch=branch, else_branch=branch)]
-    path = save(tmp_path, nodes, [value("c", [], onnx.TensorProto.BOOL), value("x", [4])], [value("y", [4])])
-    with pytest.raises(InputError, match=r"control flow.*If choice"):
+@pytest.mark.parametrize("symbol", ["?", "N"])
+def test_import_onnx__one_name_for_two_sizes__each_is_given_by_its_place(tmp_path: Path, symbol: str) -> None:
+    path = save(
+        tmp_path,
+        [node("MatMul", "x z", "m"), node("Relu", "m", "y")],
+        [value("x", [symbol, symbol]), value("z", [symbol, 4])],
+        [value("y", [symbol, 4])],
+    )
+    missing = "'x:0': …, 'x:1': …, 'z:0': …" if symbol == "?" else "'N': …"
+    with pytest.raises(InputError, match=re.escape(f"give the sizes: dims={{{missing}}}")):
         import_onnx(path)
+    with pytest.raises(InputError, match=r"give the sizes: dims=\{'x:1': …, 'z:0': …\}"):
+        import_onnx(path, dims={"x:0": 3})
+    graph = import_onnx(path, dims={"x:0": 3, "x:1": 5, "z:0": 5})
+    assert graph.shape(graph.num_ops - 1) == (3, 4)
+    assert import_onnx(path, dims={symbol: 5, "x:0": 3}).fingerprint == graph.fingerprint
+    assert import_onnx(path, dims={symbol: 6}).shape(graph.num_ops - 1) == (6, 4)
 
 
 def test_import_onnx__refuses_strings(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from graphopt_gym.errors import InputError, one_line, printable, quoted
 from graphopt_gym.extras import need
 from graphopt_gym.files import read_file, write_file
-from graphopt_gym.graphs.onnx_import import UNFIT, _attributes, _bind, _node_name, _parse, _refuse, dtype_name, unfit
+from graphopt_gym.graphs.onnx.front import UNFIT, attributes_of, bind, dtype_name, node_name, parse, refuse, unfit
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -57,7 +57,7 @@ def read_onnx(
     need("onnx", what="reading ONNX files")
     where = f"ONNX file {quoted(os.fspath(path))}"
     content = read_file(path, "ONNX file")
-    model = _parse(content, where)
+    model = parse(content, where)
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     opset = versions.get("ai.onnx", 0)
     if opset not in OPSETS:
@@ -65,7 +65,7 @@ def read_onnx(
             f"{where} has opset {opset}; supported are {OPSETS[0]} to {OPSETS[-1]}; convert it with "
             "onnx.version_converter"
         )
-    _bind(model.graph, dict(dims or {}), where)
+    bind(model.graph, dict(dims or {}), where)
     _load_external(model, Path(path).parent, where)
     return _Reader(model.graph, where).read(name or Path(path).stem)
 
@@ -73,7 +73,7 @@ def read_onnx(
 def output_names(path: str | os.PathLike[str]) -> list[str]:
     """Names of the outputs of an ONNX file that :func:`read_onnx` reads, in the program's order."""
     need("onnx", what="reading ONNX files")
-    model = _parse(read_file(path, "ONNX file"), f"ONNX file {quoted(os.fspath(path))}")
+    model = parse(read_file(path, "ONNX file"), f"ONNX file {quoted(os.fspath(path))}")
     return [value.name for value in model.graph.output]
 
 
@@ -106,7 +106,7 @@ class _Reader:
                 self._read_input(value)
         for node in self.graph.node:
             self._read_node(node)
-        _refuse(
+        refuse(
             f"{self.where} has what a TensorProgram has not",
             self.problems if len(self.problems) <= 12 else self._summary(),
             "rewrite those parts before exporting",
@@ -148,15 +148,15 @@ class _Reader:
         handler = getattr(self, f"_{node.op_type.lower()}", None) if node.domain in ("", "ai.onnx") else None
         if node.op_type not in _READABLE or handler is None:
             kind = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-            self.problems.append(f"{kind} ({_node_name(node)})")
+            self.problems.append(f"{kind} ({node_name(node)})")
             return
         known = self.ids.keys() | self.constants.keys()
         if any(given and given not in known for given in node.input):
             return  # it reads what could not be read: that is listed already
         try:
-            results = handler(node, _attributes(node))
+            results = handler(node, attributes_of(node))
         except UNFIT as error:
-            self.problems.append(f"{node.op_type} ({_node_name(node)}): {unfit(error)}")
+            self.problems.append(f"{node.op_type} ({node_name(node)}): {unfit(error)}")
             return
         if results is not None:
             results = [results] if isinstance(results, int) else results
@@ -250,10 +250,10 @@ class _Reader:
             raise _Unsupported("not of matrices (rank 2)")
         x = self._op("transpose", x, perm=(1, 0)) if attributes.get("transA") else x
         y = self._op("transpose", y, perm=(1, 0)) if attributes.get("transB") else y
-        result = self._scaled(self._op("matmul", x, y), f"{_node_name(node)}_alpha", factors[0])
+        result = self._scaled(self._op("matmul", x, y), f"{node_name(node)}_alpha", factors[0])
         if len(node.input) < 3 or not node.input[2]:
             return result
-        return self._op("add", result, self._scaled(self._id(node.input[2]), f"{_node_name(node)}_beta", factors[1]))
+        return self._op("add", result, self._scaled(self._id(node.input[2]), f"{node_name(node)}_beta", factors[1]))
 
     def _scaled(self, x: int, name: str, factor: float) -> int:
         return x if factor == 1 else self._op("smul", x, self._weight(name, np.asarray(factor, np.float32)))
@@ -278,8 +278,8 @@ class _Reader:
         x = self._id(node.input[0])
         factor = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
         shape = (-1, *[1] * (len(self.builder.shape(x)) - 2))
-        by = self._weight(f"{_node_name(node)}_scale", factor.astype(scale.dtype).reshape(shape))
-        plus = self._weight(f"{_node_name(node)}_shift", (bias - mean * factor).astype(scale.dtype).reshape(shape))
+        by = self._weight(f"{node_name(node)}_scale", factor.astype(scale.dtype).reshape(shape))
+        plus = self._weight(f"{node_name(node)}_shift", (bias - mean * factor).astype(scale.dtype).reshape(shape))
         return self._op("add", self._op("mul", x, by), plus)
 
     def _softmax(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
@@ -295,7 +295,7 @@ class _Reader:
         if len(node.input) > 2 and node.input[2]:
             bias = self._id(node.input[2])
         else:
-            bias = self._weight(f"{_node_name(node)}_bias", np.zeros(shape[-1:], np.float32))
+            bias = self._weight(f"{node_name(node)}_bias", np.zeros(shape[-1:], np.float32))
         return self._op("layernorm", x, self._id(node.input[1]), bias)
 
     def _transpose(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:

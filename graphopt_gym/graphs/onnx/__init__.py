@@ -1,0 +1,1 @@
+"""What the readers of ONNX files share: files and their sizes, control flow laid flat, operators and their costs."""
