@@ -56,6 +56,7 @@ class Catalog(Generic[T]):
             else None, and the thing.
         notes: below the table.
         keep: whether a shipped thing is made once.
+        several: reads what a file holds where that may be more than one thing, for :meth:`table`.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Catalog(Generic[T]):
     row: Callable[[str | None, T], Sequence[Any]] = lambda name, thing: ()
     notes: Sequence[str] = ()
     keep: bool = True
+    several: Callable[[Path], Sequence[T]] | None = None
     _kept: dict[str, T] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, given: str | os.PathLike[str] | T, **options: Any) -> T:
@@ -155,7 +157,7 @@ class Catalog(Generic[T]):
         for item in self.names() if given is None else self.expand(given):
             named = isinstance(item, str) and item in self
             try:
-                thing = self.load(item)
+                found = [self.load(item)] if named or not self._is_of_several(item) else self.several(Path(item))  # type: ignore[misc]
             except InputError as error:
                 if given is not None or item not in own:
                     raise
@@ -163,9 +165,10 @@ class Catalog(Generic[T]):
                 continue
             shipped = item if named and item not in own else None
             path = own.get(item) if named else item if isinstance(item, str | os.PathLike) else None
-            label = item if named else getattr(thing, "name", "")
-            rows.append([label, *self.row(shipped, thing), None if path is None else os.fspath(path)])
-            notes += [f"{label}: {note}" for note in getattr(thing, "notes", ())]
+            for thing in found:
+                label = item if named else getattr(thing, "name", "")
+                rows.append([label, *self.row(shipped, thing), None if path is None else os.fspath(path)])
+                notes += [f"{label}: {note}" for note in getattr(thing, "notes", ())]
             if path is not None and named and (item in self._shipped or item in self.splits):
                 notes.append(
                     f"{item} is yours, in place of the shipped {self.noun if item in self._shipped else 'split'}."
@@ -176,6 +179,9 @@ class Catalog(Generic[T]):
         if self.splits:
             notes.append(f"Splits, which stand for several {self.name}: {', '.join(self.splits)}.")
         return columns, rows, [*self.notes, *notes]
+
+    def _is_of_several(self, item: object) -> bool:
+        return self.several is not None and isinstance(item, str | os.PathLike) and isinstance(self._find(item), Path)
 
     @property
     def _files(self) -> str:

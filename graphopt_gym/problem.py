@@ -179,6 +179,11 @@ class Problem(ABC):
         """
         return ""
 
+    @property
+    def costs_note(self) -> str:
+        """A line for people on what its costs rest on and how far they may be off; empty where there is nothing to say."""
+        return ""
+
     def fingerprints(self) -> dict[str, str]:
         """What a cost depends on, by name: fingerprints of graph, cluster and cost model, as far as it has them."""
         parts = {name: getattr(self, name, None) for name in ("graph", "cluster")}

@@ -44,10 +44,13 @@ from graphopt_gym.hardware.measured import (
     load_gemm_table,
     load_kernels,
     load_models,
+    load_published,
     model_key,
     model_seconds,
+    published_graph,
 )
 from graphopt_gym.hardware.roofline import NORM_KNOTS, SOFTMAX_KNOTS, power_share
+from graphopt_gym.hardware.validation import without
 
 COSTS = "2"  # of what an op costs; another wherever a formula or a fitted number changes
 # architecture -> the measured devices its parameters come from: (for convolutions, for all else)
@@ -138,6 +141,28 @@ def fit_models(fitted: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def uncertainties(fitted: dict[str, Any]) -> dict[str, Any]:
+    """Mean |predicted / measured - 1| of whole models: by architecture, of others with their own left out; and in half
+    precision of published rates, without a factor for their software.
+    """
+    own: dict[str, list[float]] = {}
+    left_out: list[float] = []
+    for row in load_models():
+        measured, architecture = float(row["total_ms"]) * 1e-3, load_device(row["device"]).architecture
+        own.setdefault(architecture, []).append(abs(model_seconds(CostModel(fitted), row)["total"] / measured - 1))
+        left_out.append(abs(model_seconds(without(fitted, architecture), row)["total"] / measured - 1))
+    half = []
+    for row in load_published():
+        if row["precision"] != "fp32":
+            times = CostModel(fitted).op_times(published_graph(row), load_device(row["device"]))
+            half.append(abs(float(times.sum()) * float(row["examples_per_s"]) / int(row["batch"]) - 1))
+    by_architecture = {name: float(np.mean(errors)) for name, errors in own.items()}
+    return {
+        "float32": by_architecture | {"others": float(np.mean(left_out))},
+        "half": {"others": float(np.mean(half))},
+    }
+
+
 def step_parts(fitted: dict[str, Any], row: dict[str, str]) -> tuple[float, float, float, float]:
     """Seconds of the products by layout (linear, bmm), of the rest, and the number of kernels, without launch."""
     device = load_device(row["device"])
@@ -219,6 +244,7 @@ def main() -> None:
     }
     fitted["whole_models"] = fit_models(fitted)
     done("whole models: launch overhead, products in a model")
+    fitted["uncertainty"] = uncertainties(fitted)
     fitted["all_reduce"] = {}
     for name, table in load_all_reduce().items():
         on = np.isin(table["gpus"], ALL_REDUCE_FITTED_ON)

@@ -472,6 +472,16 @@ def _read_one(parse: Callable[[str, str, Mapping[str, Any]], T], path: Path) -> 
     return parse(f"{path}: {name}", name, table)
 
 
+def _read_devices(path: Path) -> list[Device]:
+    """Those of a file of devices, one table each, or the different ones of a cluster's file."""
+    table = read_toml(path)
+    if "hosts" in table:
+        return list({device.name: device for device in _read_cluster(path).devices}.values())
+    if not table or not all(isinstance(one, Mapping) for one in table.values()):
+        raise InputError(f"{path}: no devices; give a table each, [NAME]")
+    return [_device(f"{path}: {name}", name, one) for name, one in table.items()]
+
+
 def _read_cluster(path: Path) -> Cluster:
     table = read_toml(path)
     if len(table) == 1 and all(isinstance(one, Mapping) and "kind" in one for one in table.values()):
@@ -495,9 +505,12 @@ DEVICES = Catalog(
     Device,
     {".toml": partial(_read_one, _device)},
     partial(_shipped, _device, "devices.toml"),
-    columns=("kind", "memory_bytes", "memory_bandwidth_bytes_per_s", "float32_peak_flops_per_s", "sources"),
+    columns=("kind", "memory_bytes", "memory_bandwidth_bytes_per_s", "float32_peak_flops_per_s",
+             "half_precision_peak_flops_per_s", "architecture", "sources"),
     row=lambda _, one: (one.kind, one.memory_bytes, one.memory_bytes_per_s, one.peak_flops["float32"],
+                        one.peak_flops.get("bfloat16", one.peak_flops.get("float16")), one.architecture,
                         "; ".join(dict.fromkeys(one.sources.values()))),
+    several=_read_devices,
 )  # fmt: skip
 LINKS = Catalog(
     "links",

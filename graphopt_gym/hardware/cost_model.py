@@ -57,7 +57,7 @@ from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.fields import choice
 from graphopt_gym.files import parse_json, read_file
-from graphopt_gym.graphs.graph import OP_CLASSES, SOURCE, VIEW, ComputationGraph
+from graphopt_gym.graphs.graph import DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
 from graphopt_gym.hardware.kernels import (
     FORMATS,
@@ -130,6 +130,23 @@ class CostModel:
         """Seconds that a kernel costs beside its work."""
         own = device.fitted.get("launch_us", {})
         return own[self.launch] * 1e-6 if self.launch in own else self.fitted["launch_s"][self.launch]
+
+    def uncertainty(self, device: Device, precision: str = "float32") -> float | None:
+        """How far the time of a whole model was off on average, |predicted / measured - 1|; None where that is not known.
+
+        By architecture and precision from ``fitted.json``: of whole models on a fitted device, or of those with their own
+        architecture left out where it was not measured; in half precision of published rates. A device with fitted
+        parameters of its own says it itself. 0 on an ideal one.
+        """
+        if device.architecture == IDEAL:
+            return 0.0
+        if device.fitted:
+            return device.fitted.get("uncertainty")
+        if device.kind != "gpu":
+            return None  # nothing of the kind was measured
+        known = self.fitted["uncertainty"]
+        known = known["half"] if precision != "float32" else known["float32"]
+        return known.get(device.architecture, known["others"])
 
     def components(self, graph: ComputationGraph, device: Device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(compute_s, bytes_per_s, launch_s), each float64 [N]; 0, 1 and 0 for sources and views.
@@ -223,6 +240,34 @@ class CostModel:
 
 
 @cache
+def graph_precision(graph: ComputationGraph) -> str:
+    """``"float32"`` or ``"half"``: where most of a graph's products are."""
+    products = np.isin(graph.op_class, [OP_CLASSES.index("matmul"), OP_CLASSES.index("conv")])
+    half = np.isin(graph.dtype, [DTYPES.index("float16"), DTYPES.index("bfloat16")])
+    return "half" if graph.flops[products & half].sum() > graph.flops[products].sum() / 2 else "float32"
+
+
+def costs_note(model: object, devices: Iterable[Device], graph: ComputationGraph) -> str:
+    """A line for people on what op times rest on: simulated, by which costs, and how far these are off on average."""
+    devices = list(devices)
+    version = costs_version(model, devices)
+    if not version:
+        return ""
+    line = f"Simulated, by costs {version}"
+    if type(model) is not CostModel:
+        return line + "."
+    precision = graph_precision(graph)
+    known = {device.name: model.uncertainty(device, precision) for device in devices}
+    stated = [f"{100 * off:.0f} % on {name}" for name, off in known.items() if off]
+    unknown = [name for name, off in known.items() if off is None]
+    words = "float32" if precision == "float32" else "half precision"
+    if stated:
+        line += f"; whole models in {words} were off by {', '.join(stated)} on average"
+    if unknown:
+        line += f"; how far times are off on {', '.join(unknown)} is not known"
+    return line + "."
+
+
 @cache
 def read_costs() -> dict[str, Any]:
     """The fitted parameters of the package."""

@@ -62,12 +62,15 @@ def _close_seams(bars: Bars, gap_s: float) -> Bars:
     return Bars(bars.start_s, finish, bars.category)
 
 
-def gantt_figure(timeline: Timeline, *, title: str = "", width_in: float = 16.0, memory: bool = True) -> Figure:
+def gantt_figure(
+    timeline: Timeline, *, title: str = "", note: str = "", width_in: float = 16.0, memory: bool = True
+) -> Figure:
     """Draw a timeline.
 
     Args:
         timeline: one simulated step.
         title: goes before the step time, e.g. the method's name; graph and cluster where left out.
+        note: small, below everything, e.g. what the times rest on.
         width_in: width of the figure in inches; its height follows from the rows.
         memory: whether to draw what each device holds over time against its capacity.
 
@@ -111,17 +114,21 @@ def gantt_figure(timeline: Timeline, *, title: str = "", width_in: float = 16.0,
     axes[-1].tick_params(axis="x", labelsize=12)
     rows.set_xlim(0, (timeline.makespan_s or 1.0) / scale_s)
     _draw_head(figure, timeline, title, memory, height_in, width_in)
+    if note:
+        figure.text(0.25 / width_in, 0.14 / height_in, drawable(note, 200), fontsize=10, va="center", color="#666666")
     return figure
 
 
-def save_gantt(timeline: Timeline, path: str | os.PathLike[str], *, title: str = "", dpi: int = 110) -> Path:
+def save_gantt(
+    timeline: Timeline, path: str | os.PathLike[str], *, title: str = "", note: str = "", dpi: int = 110
+) -> Path:
     """Write a Gantt chart; the ending of ``path`` names the format (png, svg, pdf). Whole or not at all.
 
     Raises:
         InputError: a format that is not known, or a folder that cannot be written.
     """
     path = Path(path)
-    figure = gantt_figure(timeline, title=title)
+    figure = gantt_figure(timeline, title=title, note=note)
     kind = path.suffix.lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"cannot draw {str(path)!r}: unknown picture format {kind!r}; end the name in .png or .svg")

@@ -124,6 +124,13 @@ class Simulator:
         return "" if self.cost_model is None else costs_version(self.cost_model, self.cluster.devices)
 
     @property
+    def costs_note(self) -> str:
+        """What times rest on, see :func:`costs_note`; empty where they were given."""
+        from graphopt_gym.hardware.cost_model import costs_note
+
+        return "" if self.cost_model is None else costs_note(self.cost_model, self.cluster.devices, self.graph)
+
+    @property
     def num_tasks(self) -> int:
         return self.tasks.num_tasks
 

@@ -331,6 +331,10 @@ class PlacementProblem(Problem):
     def costs_version(self) -> str:
         return self.simulator.costs_version
 
+    @property
+    def costs_note(self) -> str:
+        return self.simulator.costs_note
+
     def fingerprints(self) -> dict[str, str]:
         import hashlib
 
