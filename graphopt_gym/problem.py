@@ -181,7 +181,7 @@ class Problem(ABC):
 
     @property
     def costs_note(self) -> str:
-        """A line for people on what its costs rest on and how far they may be off; empty where there is nothing to say."""
+        """A line for people on what its costs rest on and how far off they are; empty where there is nothing to say."""
         return ""
 
     def fingerprints(self) -> dict[str, str]:

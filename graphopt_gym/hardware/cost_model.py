@@ -49,7 +49,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -112,6 +112,7 @@ class CostModel:
         self.tf32 = choice("tf32", tf32, TF32)
         self.transfer_from = tuple(transfer_from)
         run = [launch] * (launch != "eager") + [f"tf32 {tf32}"] * (tf32 != "conv")
+        self.run = ", ".join(run) or "eager"
         # what a subclass changes is not of this version
         self.version = ", ".join([str(fitted["costs"]), *run]) if type(self) is CostModel else ""
 
@@ -132,11 +133,11 @@ class CostModel:
         return own[self.launch] * 1e-6 if self.launch in own else self.fitted["launch_s"][self.launch]
 
     def uncertainty(self, device: Device, precision: str = "float32") -> float | None:
-        """How far the time of a whole model was off on average, |predicted / measured - 1|; None where that is not known.
+        """How far the time of a whole model was off on average, |predicted / measured - 1|; None where not known.
 
-        By architecture and precision from ``fitted.json``: of whole models on a fitted device, or of those with their own
-        architecture left out where it was not measured; in half precision of published rates. A device with fitted
-        parameters of its own says it itself. 0 on an ideal one.
+        By architecture and precision from ``fitted.json``: of whole models on a fitted device, or of those with their
+        own architecture left out where it was not measured; in half precision of published rates. A device with
+        fitted parameters of its own says it itself. 0 on an ideal one.
         """
         if device.architecture == IDEAL:
             return 0.0
@@ -274,10 +275,48 @@ def read_costs() -> dict[str, Any]:
     return read_fitted(data_path("cost_model", "fitted.json"))
 
 
-@cache
 def load_cost_model(launch: str = "eager", tf32: str = "conv") -> CostModel:
     """The fitted cost model of the package. Arguments as in :class:`CostModel`."""
+    return _of_the_package(launch, tf32)
+
+
+@cache
+def _of_the_package(launch: str, tf32: str) -> CostModel:
     return CostModel(read_costs(), launch=launch, tf32=tf32)
+
+
+def cost_model_of(given: object, otherwise: str = "eager") -> CostModel:
+    """What an argument ``cost_model`` stands for: a model as it is, or the package's by how a step is run.
+
+    ``"graph"``, ``"back_to_back"``, ``"eager, tf32 all"``: one of :data:`LAUNCH_MODES`, what runs in TF32, or both;
+    ``otherwise`` where None is given.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if given is None:
+        given = otherwise
+    if not isinstance(given, str):
+        if not hasattr(given, "op_times"):
+            raise InputError(
+                f"cost_model is {quoted(given, 80)}; give an object with op_times, such as a CostModel, or how a step "
+                f"is run: {', '.join(LAUNCH_MODES)}, or with tf32, 'eager, tf32 all'"
+            )
+        return cast(CostModel, given)
+    told: dict[str, str] = {}
+    for word in given.split(","):
+        name, _, value = (
+            word.strip().partition(" ") if word.strip().startswith("tf32 ") else ("launch", "", word.strip())
+        )
+        if name in told:
+            raise InputError(f"cost_model is {quoted(given, 80)}; {name} is given twice")
+        told[name] = choice(f"cost_model: {name}", value, TF32 if name == "tf32" else LAUNCH_MODES)
+    return load_cost_model(told.get("launch", otherwise), told.get("tf32", "conv"))
+
+
+def run_of(model: object) -> str:
+    """What :func:`cost_model_of` takes for a model of the package; ``"eager"`` for any other."""
+    return model.run if type(model) is CostModel and model.fitted is read_costs() else "eager"
 
 
 def costs_version(model: object, devices: Iterable[Device]) -> str:

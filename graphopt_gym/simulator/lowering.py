@@ -47,7 +47,7 @@ class Lowering:
         graph: ComputationGraph,
         cluster: Cluster,
         grouping: str = "colocation",
-        cost_model: CostModel | None = None,
+        cost_model: str | CostModel | None = None,
         own: OwnCosts | None = None,
     ) -> None:
         choice("grouping", grouping, GROUPINGS)
@@ -95,9 +95,9 @@ class Lowering:
         return self.simulator.run_many(self.placement(devices))
 
 
-def one_device_s(graph: ComputationGraph, cluster: Cluster) -> float:
+def one_device_s(graph: ComputationGraph, cluster: Cluster, cost_model: str | CostModel | None = None) -> float:
     """Seconds of a step of a graph with every op on the first device."""
-    simulator = Simulator(graph, cluster)
+    simulator = Simulator(graph, cluster, cost_model)
     return simulator.run_tasks(np.zeros(simulator.num_tasks, np.int32)).makespan_s
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_integers, check_numbers
 from graphopt_gym.simulator import engine
 from graphopt_gym.simulator.own_costs import OwnCosts
@@ -43,7 +43,8 @@ class Simulator:
     Args:
         graph: the computation graph, N ops.
         cluster: D devices.
-        cost_model: prices ops; the fitted roofline where left out.
+        cost_model: prices ops: an object with ``op_times``, or how a step is run, see :func:`cost_model_of`; the fitted
+            roofline, eager, where left out.
         fusion: int [N] fused groups, see :func:`compile_tasks`.
         op_times_s: exact seconds in place of the cost model's, see :meth:`OwnCosts.of`. Not together with ``fusion``.
         own: all own costs, in place of ``op_times_s``.
@@ -57,11 +58,14 @@ class Simulator:
         self,
         graph: ComputationGraph,
         cluster: Cluster,
-        cost_model: CostModel | None = None,
+        cost_model: str | CostModel | None = None,
         fusion: np.ndarray | None = None,
         op_times_s: Any = None,
         own: OwnCosts | None = None,
     ) -> None:
+        from graphopt_gym.hardware.cost_model import cost_model_of
+
+        model = cost_model_of(cost_model)
         self.graph = graph
         self.cluster = cluster
         if op_times_s is not None:
@@ -73,16 +77,10 @@ class Simulator:
         own_times = None if own is None or own.op_times_s is None else own.op_times_s[:, self.tasks.first_op]
         if own_times is not None and fusion is not None:
             raise InputError("op_times_s and fusion cannot be given together")
-        if cost_model is not None and not hasattr(cost_model, "op_times"):
-            raise InputError(f"cost_model is {quoted(cost_model, 80)}; give a CostModel")
         self.cost_model = None  # what prices ops, as far as their times are not one's own
         if own_times is None or np.isnan(own_times).any():
-            if cost_model is None:
-                from graphopt_gym.hardware.cost_model import load_cost_model
-
-                cost_model = load_cost_model()
-            self.cost_model = cost_model
-            times = np.stack([task_times(self.tasks, cost_model, device) for device in kinds])
+            self.cost_model = model
+            times = np.stack([task_times(self.tasks, model, device) for device in kinds])
             if own_times is not None:
                 own_times = np.where(np.isnan(own_times), times[self.device_type], own_times)
         if own_times is not None:
@@ -239,7 +237,7 @@ def simulate(
     *,
     priority: np.ndarray | None = None,
     fusion: np.ndarray | None = None,
-    cost_model: CostModel | None = None,
+    cost_model: str | CostModel | None = None,
     op_times_s: Any = None,
     missing_op_times: str = "refuse",
     tensor_bytes: Any = None,

@@ -17,9 +17,12 @@ from graphopt_gym.hardware.cost_model import (
     LAUNCH_MODES,
     TRANSFER_FROM,
     CostModel,
+    cost_model_of,
+    costs_note,
     costs_version,
     load_cost_model,
     read_fitted,
+    run_of,
 )
 from graphopt_gym.hardware.roofline import power_share
 from graphopt_gym.hardware.validation import kernel_seconds
@@ -319,3 +322,43 @@ def test_op_times__fused_attention_costs_more_than_a_product_of_as_many_flops(mo
     assert 0.5 < flops / flash / 312e12 < 0.73  # FlashAttention-2's paper: 50 to 73 % of an A100's peak
     assert efficient > 2 * flash
     assert backward > flash
+
+
+def test_cost_model_of__takes_models_and_how_a_step_is_run(model):
+    assert cost_model_of(None) is model
+    assert cost_model_of(model) is model
+    assert cost_model_of(None, "graph") is cost_model_of("graph") is load_cost_model("graph")
+    assert cost_model_of("eager, tf32 all") is cost_model_of("tf32 all") is load_cost_model(tf32="all")
+    for given in ("eager", "graph, tf32 none", "back_to_back, tf32 all"):
+        assert cost_model_of(given).run == given
+        assert run_of(cost_model_of(given)) == given
+    assert run_of(object()) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("lazy", "launch"),
+        ("eager, graph", "launch is given twice"),
+        ("tf32 some", "tf32"),
+        (3, "op_times"),
+        ("", "launch"),
+    ],
+)
+def test_cost_model_of__refuses_all_else(given, says):
+    with pytest.raises(InputError, match=says):
+        cost_model_of(given)
+
+
+def test_costs_note__says_what_times_rest_on_and_how_far_they_are_off(model, mixed):
+    half = mixed.replace(dtype=np.full(mixed.num_ops, DTYPES.index("float16")))
+    fitted = model.fitted["uncertainty"]
+    note = costs_note(model, [V100, V100], mixed)
+    assert f"by costs {model.version}; whole models in float32" in note
+    assert f"{100 * fitted['float32']['volta']:.0f} % on v100_pcie_16gb on average" in note
+    assert f"half precision were off by {100 * fitted['half']['others']:.0f} %" in costs_note(model, [V100], half)
+    assert f"{100 * fitted['float32']['others']:.0f} % on l4" in costs_note(model, [load_device("l4")], mixed)
+    assert "tpu_v4 is not known" in costs_note(model, [load_device("tpu_v4")], mixed)
+    assert costs_note(model, [load_device("toy_1tflops")], mixed) == ""
+    own = replace(V100, fitted={**model.architectures["volta"], "uncertainty": 0.25})
+    assert "25 % on v100" in costs_note(model, [own], mixed)

@@ -109,7 +109,8 @@ class PlacementEnv(EpisodeEnv):
     * `observation`: `"step"` or `"graph"`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to, for a policy that is to meet larger clusters and
       graphs; the largest given where left out.
-    * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
+      `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
     * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your
       own, as arrays, mappings, or files: see `docs/own_costs.md`. They are of one graph on one cluster.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the complete placement), `"ansi"`, or `"human"` (text).
@@ -144,7 +145,7 @@ class PlacementEnv(EpisodeEnv):
         max_devices: int | None = None,
         max_groups: int | None = None,
         max_edges: int | None = None,
-        cost_model: CostModel | None = None,
+        cost_model: str | CostModel | None = None,
         op_times_s: Any = None,
         missing_op_times: str = "refuse",
         tensor_bytes: Any = None,
@@ -220,7 +221,8 @@ class PlacementOneShotEnv(EpisodeEnv):
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
     * `grouping`: `"colocation"` or `"op"`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
-    * `cost_model`: prices the ops; the fitted roofline where left out.
+    * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
+      `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
     * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your
       own, as arrays, mappings, or files: see `docs/own_costs.md`. They are of one graph on one cluster.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the placement), `"ansi"`, or `"human"` (text).
@@ -251,7 +253,7 @@ class PlacementOneShotEnv(EpisodeEnv):
         max_devices: int | None = None,
         max_groups: int | None = None,
         max_edges: int | None = None,
-        cost_model: CostModel | None = None,
+        cost_model: str | CostModel | None = None,
         op_times_s: Any = None,
         missing_op_times: str = "refuse",
         tensor_bytes: Any = None,

@@ -284,7 +284,7 @@ def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_instance(
-    graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", cost_model: CostModel | None = None
+    graph: GraphLike, cluster: ClusterLike, grouping: str = "colocation", cost_model: str | CostModel | None = None
 ) -> Instance:
     """The instance of a graph on a cluster, shared between all environments of this process that ask for it."""
     return instance_of(PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model)
@@ -307,7 +307,7 @@ class PlacementRoster(Roster[Instance]):
         graph: GraphLike | Sequence[GraphLike],
         cluster: ClusterLike | Sequence[ClusterLike],
         grouping: str,
-        cost_model: CostModel | None,
+        cost_model: str | CostModel | None,
         max_devices: int | None,
         max_groups: int | None,
         max_edges: int | None,

@@ -34,7 +34,8 @@ class PlacementProblem(Problem):
         cluster: a catalog name, a path, or a cluster of D devices.
         grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
             parameters and updates); ``"op"`` places every op by itself (views stay with their producer).
-        cost_model: prices the ops; the fitted roofline where left out.
+        cost_model: prices the ops: an object with ``op_times``, or how a step is run (``"eager"``, ``"back_to_back"``,
+            ``"graph"``, or with TF32, ``"eager, tf32 all"``); the fitted roofline, eager, where left out.
         op_times_s, missing_op_times, tensor_bytes, transfer_s, allowed_devices, static_bytes: costs of one's own, in
             place of what cost model, graph and cluster say: see :meth:`graphopt_gym.OwnCosts.of`. A group may be on the
             devices that all its ops allow; a decision that has it elsewhere is invalid.
@@ -52,7 +53,7 @@ class PlacementProblem(Problem):
         cluster: str | os.PathLike[str] | Cluster = "v100x4",
         *,
         grouping: str = "colocation",
-        cost_model: CostModel | None = None,
+        cost_model: str | CostModel | None = None,
         op_times_s: Any = None,
         missing_op_times: str = "refuse",
         tensor_bytes: Any = None,
@@ -62,6 +63,7 @@ class PlacementProblem(Problem):
     ) -> None:
         from graphopt_gym.graphs.zoo import load_graph
         from graphopt_gym.hardware.cluster import load_cluster
+        from graphopt_gym.hardware.cost_model import run_of
 
         self.graph = load_graph(graph)
         self.cluster = load_cluster(cluster)
@@ -83,6 +85,8 @@ class PlacementProblem(Problem):
             **(self.own.given if self.own else {}),
         }
         self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own)
+        if (run := run_of(self.lowering.simulator.cost_model)) != "eager":
+            self.config["cost_model"] = run
         self.allowed = self.lowering.allowed  # bool [G, D], or None: every group may be on every device
         self.simulator = self.lowering.simulator
         self.group_of_task = self.lowering.unit_of_task

@@ -18,8 +18,10 @@ from graphopt_gym.graphs.tensor_program.convert import CLASS_OF, GraphRows
 from graphopt_gym.graphs.tensor_program.ops import Params, Shape
 from graphopt_gym.graphs.tensor_program.program import Change, TensorProgram
 from graphopt_gym.hardware.cluster import Device, load_device
-from graphopt_gym.hardware.cost_model import CostModel, load_cost_model
+from graphopt_gym.hardware.cost_model import CostModel, cost_model_of
 from graphopt_gym.simulator.tasks import check_seconds, priced
+
+LAUNCH = "back_to_back"  # how an inference runtime runs a program
 
 
 class Operation(NamedTuple):
@@ -38,13 +40,13 @@ class ProgramCosts:
 
     Args:
         device: a name of the hardware catalog, or a device.
-        model: prices the operators; where left out, the fitted roofline with kernels issued back to back, as an
-            inference runtime does.
+        model: prices the operators, see :func:`cost_model_of`; where left out, the fitted roofline with kernels issued
+            back to back, as an inference runtime does.
     """
 
-    def __init__(self, device: str | Device = "t4", model: CostModel | None = None) -> None:
+    def __init__(self, device: str | Device = "t4", model: str | CostModel | None = None) -> None:
         self.device = load_device(device) if isinstance(device, str) else device
-        self.model = model or load_cost_model("back_to_back")
+        self.model = cost_model_of(model, LAUNCH)
         self._seconds: dict[Operation, float] = {}
 
     def cost(self, program: TensorProgram) -> float:

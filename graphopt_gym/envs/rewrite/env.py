@@ -13,6 +13,7 @@ from graphopt_gym.envs.rewrite.instances import DeviceLike, RewriteRoster
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.problem import ProgramLike
+    from graphopt_gym.hardware.cost_model import CostModel
 
 
 class RewriteOrderEnv(EpisodeEnv):
@@ -96,6 +97,8 @@ class RewriteOrderEnv(EpisodeEnv):
     * `max_matches`: matches that are shown at most.
     * `max_nodes`, `max_edges`: sizes to pad to, which a program cannot outgrow; half as many again as the largest
       program has where left out.
+    * `cost_model`: prices the operators: an object with `op_times`, or how a program is run (`"eager"`,
+      `"back_to_back"`, `"graph"`, or with TF32, `"graph, tf32 all"`); back to back where left out.
     * `render_mode`: `"rgb_array"` (the program before and now), `"ansi"`, or `"human"` (text).
 
     * `info`: `"full"`, or `"light"`: numbers only.
@@ -127,8 +130,9 @@ class RewriteOrderEnv(EpisodeEnv):
         max_matches: int = 256,
         max_nodes: int | None = None,
         max_edges: int | None = None,
+        cost_model: str | CostModel | None = None,
         render_mode: str | None = None,
         info: str = "full",
     ) -> None:
-        roster = RewriteRoster(graph, cluster, cost, rules, max_matches, max_nodes, max_edges)
+        roster = RewriteRoster(graph, cluster, cost, rules, max_matches, max_nodes, max_edges, cost_model)
         super().__init__(partial(RewriteEpisodes, roster, max_steps=max_steps), render_mode, info)

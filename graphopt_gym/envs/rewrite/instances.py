@@ -11,6 +11,7 @@ from graphopt_gym.envs.rewrite.features import growth
 from graphopt_gym.envs.rewrite.problem import ProgramLike, RewriteProblem, Rewritten, load_target
 from graphopt_gym.fields import whole
 from graphopt_gym.hardware.cluster import Cluster, Device
+from graphopt_gym.hardware.cost_model import CostModel
 
 DeviceLike = str | os.PathLike[str] | Device | Cluster
 ROOM = 1.5  # nodes and edges that there is room for, to those of the largest program
@@ -43,7 +44,7 @@ class RewriteRoster(Roster[Instance]):
 
     Args:
         graph, cluster: see :class:`Roster`; a graph here is a program, a cluster a device.
-        cost, rules: see :class:`RewriteProblem`.
+        cost, rules, cost_model: see :class:`RewriteProblem`.
         max_matches: matches that are shown at most.
         max_nodes, max_edges: sizes to pad to and to grow to; None: half as many again as the largest program has.
 
@@ -60,10 +61,20 @@ class RewriteRoster(Roster[Instance]):
         max_matches: int,
         max_nodes: int | None,
         max_edges: int | None,
+        cost_model: str | CostModel | None = None,
     ) -> None:
         if rules is not None and not isinstance(rules, str) and isinstance(rules, Iterable):
             rules = tuple(rules)
-        super().__init__(RewriteProblem, Instance, graph, cluster, {"cluster": load_target}, cost=cost, rules=rules)
+        super().__init__(
+            RewriteProblem,
+            Instance,
+            graph,
+            cluster,
+            {"cluster": load_target},
+            cost=cost,
+            rules=rules,
+            cost_model=cost_model,
+        )
         self.max_matches = whole("max_matches", max_matches, 1)
         nodes = max(one.num_nodes for one in self.flat)
         edges = max(1, *(one.num_edges for one in self.flat))

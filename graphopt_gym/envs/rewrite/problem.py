@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.catalog import stored_name
-from graphopt_gym.envs.rewrite.cost import ProgramCosts
+from graphopt_gym.envs.rewrite.cost import LAUNCH, ProgramCosts
 from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
 from graphopt_gym.envs.rewrite.rules.table import load_rules
 from graphopt_gym.errors import InputError, unknown_name
@@ -28,7 +28,7 @@ from graphopt_gym.graphs.tensor_program import (
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
 from graphopt_gym.hardware.cluster import CLUSTERS, DEVICES, Cluster, Device, load_cluster, load_device
-from graphopt_gym.hardware.cost_model import costs_note, costs_version
+from graphopt_gym.hardware.cost_model import CostModel, costs_note, costs_version, run_of
 from graphopt_gym.problem import Outcome, Problem, Trace
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class RewriteProblem(Problem):
         cost: ``"sum"``: the sum of operator times, as in TENSAT. ``"simulated"``: the simulator's step time. With one
             device the two differ by rounding alone, unless the simulator learns more about a device.
         rules: names of rules or families; all where left out.
+        cost_model: prices the operators: an object with ``op_times``, or how a program is run (``"eager"``,
+            ``"back_to_back"``, ``"graph"``, or with TF32, ``"graph, tf32 all"``); back to back where left out.
         dims: sizes of symbolic dimensions, where the program is an ONNX file: ``{"batch": 1}``.
 
     Raises:
@@ -136,6 +138,7 @@ class RewriteProblem(Problem):
         cost: str = "sum",
         rules: str | Iterable[str] | None = None,
         dims: Mapping[str, int] | None = None,
+        cost_model: str | CostModel | None = None,
     ) -> None:
         from graphopt_gym.graphs.zoo.programs import load_program
 
@@ -147,7 +150,7 @@ class RewriteProblem(Problem):
         self.device = self.cluster.devices[0]
         self.cost_kind = cost
         self.matcher = Matcher(_rules_of(rules))
-        self.program_costs = ProgramCosts(self.device)
+        self.program_costs = ProgramCosts(self.device, cost_model)
         self.graph = to_computation_graph(self.program)
         self.config = {
             "graph": stored_name(graph, self.program),
@@ -155,6 +158,7 @@ class RewriteProblem(Problem):
             "cost": cost,
             "rules": None if rules is None else [rules] if isinstance(rules, str) else list(rules),
             **({"dims": dict(dims)} if dims else {}),
+            **({"cost_model": run} if (run := run_of(self.program_costs.model)) != LAUNCH else {}),
         }
         self._expected: list[np.ndarray] | None = None  # outputs of the original
         self._checked: dict[str, tuple[str, ...]] = {}  # fingerprint -> what is wrong with a program from elsewhere
@@ -178,7 +182,7 @@ class RewriteProblem(Problem):
             return math.fsum(node_costs.values())
         from graphopt_gym.simulator.lowering import one_device_s
 
-        return one_device_s(to_computation_graph(program), self.cluster)
+        return one_device_s(to_computation_graph(program), self.cluster, self.program_costs.model)
 
     def program_cost(self, program: TensorProgram) -> float:
         """Seconds of one inference, whatever the program computes."""
