@@ -41,7 +41,7 @@ from graphopt_gym.graphs.aten import METADATA_ONLY, NO_KERNEL, Operator, cost, d
 from graphopt_gym.graphs.dispatch import DEVICE, TARGETS
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.graphs.stages import default_stages
-from graphopt_gym.graphs.values import Values
+from graphopt_gym.graphs.values import NeedsValues, Values
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +122,7 @@ class Call:
     name: str = ""  # of a source
     constant: Any = None  # the value of a constant source
     unmodelled: str = ""  # the operator's name where its FLOPs are not known
+    recomputed: bool = False  # of a module that is run again in the backward pass
 
 
 @dataclass(slots=True)
@@ -278,6 +279,7 @@ class _Recorder:
             derived_from,
             accumulates,
             unmodelled=operator.unmodelled,
+            recomputed=self.phase == BACKWARD and bool(self.stack) and op_class not in (SOURCE, VIEW),
         )
         if op_class not in (SOURCE, VIEW):
             call.flops, call.bytes_read, call.bytes_written = cost(operator, args, kwargs, out, read, written_in_place)
@@ -318,14 +320,6 @@ def _replace(value: Any, ref: Callable[[torch.Tensor], Ref]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_replace(item, ref) for item in value)
     return value
-
-
-class _NeedsValues(Exception):
-    """A result depends on values of tensors that are not known."""
-
-    def __init__(self, func: Any, where: str) -> None:
-        super().__init__(str(func))
-        self.func, self.where = func, where
 
 
 # What torch's words mean here.
@@ -369,7 +363,7 @@ def trace_step(
     run = partial(_trace, module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
     try:
         return run(everything=False)
-    except _NeedsValues as error:
+    except NeedsValues as error:
         args, kwargs = _arguments(example_inputs)
         given = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
         held = [*module.parameters(), *module.buffers(), *given]
@@ -379,7 +373,7 @@ def trace_step(
     if not without and size <= VALUES_LIMIT_BYTES:
         try:
             return run(everything=True)
-        except _NeedsValues as error:
+        except NeedsValues as error:
             first = error
         reason = "which cannot be computed here"
     elif without:
@@ -503,7 +497,7 @@ def _trace(
             except (DataDependentOutputException, DynamicOutputShapeException) as error:
                 real = values.decide(func, args, kwargs)
                 if real is None:
-                    raise _NeedsValues(func, place(error)) from error
+                    raise NeedsValues(func, place(error)) from error
                 out = faked(func, real)
                 recorder.add(func, args, kwargs, out)
                 return out
@@ -616,19 +610,24 @@ def _trace(
                 wanted = {name: p for name, p in fakes.items() if p.requires_grad}
                 recorder.phase = BACKWARD
                 found: Sequence[torch.Tensor | None] = []
+                checkpointed, leaves = _graph_of(value)
+                others = list({id(t): t for t in leaves if not any(t is p for p in wanted.values())}.values())
                 with torch.autocast(DEVICE[target], enabled=False) if ambient else nullcontext():
-                    if _is_checkpointed(value):  # only the whole backward pass goes through a reentrant checkpoint
+                    if checkpointed:  # only the whole backward pass goes through a reentrant checkpoint
                         run_backward(value)
-                        found = [p.grad for p in wanted.values()]
+                        found = [p.grad for p in (*wanted.values(), *others)]
                     elif wanted:
-                        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-                grads = {n: recorder.ref(g) for n, g in zip(wanted, found, strict=True) if g is not None}
+                        found = torch.autograd.grad(value, [*wanted.values(), *others], allow_unused=True)
+                grads = {n: recorder.ref(g) for n, g in zip(wanted, found) if g is not None}
                 without_gradient = [name for name in wanted if name not in grads]
                 outputs, results = [value], [value, *(g for g in found if g is not None)]
-    except (InputError, _NeedsValues):
+    except InputError:
+        raise
+    except NeedsValues as error:
+        error.where = error.where or place(error)
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise _NeedsValues(error.func, place(error)) from error
+        raise NeedsValues(error.func, place(error)) from error
     except Exception as error:  # whatever the module or the loss function raises
         message = (str(error).strip().splitlines() or [""])[0]
         hint = next((hint for words, hint in _HINTS.items() if words in message), "")
@@ -663,20 +662,20 @@ def _trace(
     )
 
 
-def _is_checkpointed(value: torch.Tensor) -> bool:
-    """Whether a reentrant activation checkpoint is in the autograd graph of a tensor."""
-    if "torch.utils.checkpoint" not in sys.modules:
-        return False
+def _graph_of(value: torch.Tensor) -> tuple[bool, list[torch.Tensor]]:
+    """Whether a reentrant activation checkpoint is in the autograd graph of a tensor; its leaves."""
     seen, stack = set(), [value.grad_fn]
+    checkpointed, leaves = False, []
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return True
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.append(leaf)
+        checkpointed = checkpointed or node.name() == "CheckpointFunctionBackward"
         stack.extend(following for following, _ in node.next_functions)
-    return False
+    return checkpointed, leaves
 
 
 def line_of(error: BaseException, outermost: CodeType) -> str:
@@ -885,13 +884,15 @@ def _refs(value: Any) -> Iterator[Ref]:
 
 
 def _alive(trace: Trace) -> np.ndarray:
-    """bool [calls]: what the results depend on, and every parameter."""
+    """bool [calls]: what the results depend on, every parameter, and what a checkpoint computes again: to its end."""
     calls = trace.calls
     alive = np.zeros(len(calls), bool)
     alive[list(trace.params.values())] = True
     alive[trace.results] = True
     alive[[ref.call for ref in (*trace.outputs, *trace.grads.values())]] = True
     for number in range(len(calls) - 1, -1, -1):
+        if calls[number].recomputed:
+            alive[number] = True
         if alive[number]:
             alive[list(calls[number].reads)] = True
             alive[list(calls[number].uses if calls[number].kind not in METADATA_ONLY else ())] = True

@@ -451,7 +451,12 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
     def fork_rng(*_: Any, **__: Any) -> Iterator[None]:
         yield
 
+    def is_unknown(tensor: Any) -> bool:
+        return isinstance(tensor, torch._subclasses.FakeTensor) and values.of(tensor) is None
+
     checkpoint = sys.modules.get("torch.utils.checkpoint")
+    # transformers builds masks that it would leave out where it could see that they hide nothing
+    transformers = sys.modules.get("transformers.utils.import_utils")
     with (
         autocast_allowed(),
         _kernels() if target == "gpu" and not torch.backends.cuda.is_built() else nullcontext(),
@@ -462,6 +467,7 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
             (torch, "get_rng_state", lambda: state),
             (torch, "set_rng_state", lambda _state: None),
             (torch.random, "fork_rng", fork_rng),
+            (transformers, "is_fake_tensor", is_unknown),
             (checkpoint, "get_device_states", lambda *_: ([], [])),
             (logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True),  # the error is told in one line
             (checkpoint, "set_device_states", lambda *_, **__: None),
@@ -483,6 +489,7 @@ def function_mode(target: str, values: Values) -> Any:
     Where ``values`` knows those of the arguments, it is told those of the results.
     """
     import torch
+    from torch._subclasses.fake_tensor import FakeTensor
     from torch.nn import functional as F
     from torch.overrides import TorchFunctionMode
 
@@ -491,8 +498,8 @@ def function_mode(target: str, values: Values) -> Any:
     class Choices(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             kwargs = kwargs or {}
-            if func in READS_VALUES and args and (value := values.of(args[0])) is not None:
-                return getattr(value, func.__name__)(*args[1:], **kwargs)
+            if func in READS_VALUES and isinstance(args[0], FakeTensor):
+                return values.read(func, args, kwargs)
             if func is torch._C._VariableFunctions._pad_packed_sequence:
                 return pad_packed(*args, **kwargs)
             if not gpu:

@@ -37,6 +37,14 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
+class NeedsValues(Exception):
+    """A result depends on values of tensors that are not known: of the operator or function ``func``."""
+
+    def __init__(self, func: Any, where: str = "") -> None:
+        super().__init__(str(func))
+        self.func, self.where = func, where
+
+
 class Values:
     """The values that are known of the fake tensors of one step."""
 
@@ -86,6 +94,16 @@ class Values:
         real = real or self._real
         with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             return func(*real(tuple(args)), **{key: real(value) for key, value in kwargs.items()})
+
+    def read(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What a method of the tensor gives that makes it Python's or NumPy's.
+
+        Raises:
+            NeedsValues: the value is not known.
+        """
+        if self.of(args[0]) is None:
+            raise NeedsValues(f"Tensor.{func.__name__}")
+        return self.compute(func, args, kwargs)
 
     def known(self, *arguments: Any) -> bool:
         return all(self.of(tensor) is not None for value in arguments for tensor in _tensors(value))
