@@ -271,6 +271,51 @@ def test_capture__your_own_module__gives_a_graph_that_solve_takes(graphopt, tmp_
     assert only_json(out)["valid"]
 
 
+def test_capture__target_and_what_a_graph_says_of_itself(graphopt, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (tmp_path / "two_outputs.py").write_text(
+        "import torch\n"
+        "@torch.library.custom_op('graphopt_cli_test::fancy', mutates_args=())\n"
+        "def fancy(x: torch.Tensor) -> torch.Tensor:\n"
+        "    return x.clone()\n"
+        "fancy.register_fake(torch.empty_like)\n"
+        "fancy.register_autograd(lambda ctx, grad: grad)\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.one, self.two = torch.nn.LSTM(8, 8), torch.nn.Linear(8, 8)\n"
+        "    def forward(self, x):\n"
+        "        return fancy(self.one(x)[0]), self.two(x)\n"
+        "def step():\n"
+        "    return Net(), (torch.zeros(2, 1, 8),)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kinds = {}
+    for target in ("gpu", "cpu"):
+        code, out, err = graphopt("capture", "two_outputs:step", "--target", target, "--out", f"{target}.npz", "--json")
+        assert code == 0
+        assert only_json(out)["file"] == f"{target}.npz"
+        assert "Net: 2 of 6 trainable parameters get no gradient and no update: the loss does not depend on two." in err
+        assert (
+            "Net: 1 op has no formula, priced by bytes and at most one FLOP an element: graphopt_cli_test.fancy" in err
+        )
+        kinds[target] = set(gg.load_graph(f"{target}.npz").kinds)
+    assert "_cudnn_rnn" in kinds["gpu"] - kinds["cpu"]
+    code, out, _ = graphopt("list", "graphs", "gpu.npz", "--json")
+    assert code == 0
+    code, out, _ = graphopt("list", "graphs", "gpu.npz")
+    assert "graphopt_cli_test.fancy" in " ".join(out.split())
+    solved = graphopt("solve", "Placement-v0", "-g", "gpu.npz", "-c", "toyx2", "-m", "single", "--out", "s.json")
+    code, _, err = graphopt("report", "s.json")
+    assert (solved[0], code) == (0, 0)
+    assert "graphopt_cli_test.fancy" in err
+    assert "graphopt_cli_test.fancy" in (tmp_path / "s.html").read_text(encoding="utf-8")
+    code, _, err = graphopt("capture", "two_outputs:step", "--target", "tpu")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "unknown target 'tpu'" in err
+
+
 def test_train__evaluate__resume(graphopt, graph, tmp_path):
     pytest.importorskip("sb3_contrib")
     run = tmp_path / "run"

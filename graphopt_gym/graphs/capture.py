@@ -428,6 +428,7 @@ def _trace(
 
     recorder, values = _Recorder(), Values(everything)
     gpu = target == "gpu"
+    unseen = gpu and not torch.cuda.is_available()  # the engine of autograd would look for what is not there
     device = torch.device(DEVICE[target], 0) if gpu else torch.device("cpu")
     to_copy, device_of = torch.ops.aten._to_copy.default, torch.ops.prim.device.default
     lifted: dict[int, torch.Tensor] = {}  # real tensors from outside, by identity, and what stands for them
@@ -480,7 +481,7 @@ def _trace(
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             kwargs = kwargs or {}
             if func is device_of:
-                return torch.device("cpu") if gpu and dispatch.from_engine() else func(*args, **kwargs)
+                return torch.device("cpu") if unseen and dispatch.from_engine() else func(*args, **kwargs)
             if gpu:
                 args = on_device(args)
                 kwargs = {key: on_device(value) for key, value in kwargs.items()}

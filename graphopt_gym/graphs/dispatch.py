@@ -79,11 +79,15 @@ def ensure_device_guard() -> None:
 def from_engine() -> bool:
     """Whether the C++ code that calls a dispatch mode was itself called by ``torch.autograd``'s engine, and not by
     Python code that runs within the backward pass (recomputation, a function's own backward)."""
+    import torch
     from torch.autograd import graph
 
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name in ("_fn", "inner", "__torch_dispatch__"):  # torch's wrappers
-        frame = frame.f_back  # type: ignore[assignment]
+    folder = os.path.dirname(torch.__file__)
+    frame: Any = sys._getframe(2)
+    while (
+        frame is not None and frame.f_code.co_name in ("_fn", "inner") and frame.f_code.co_filename.startswith(folder)
+    ):
+        frame = frame.f_back  # torch's wrappers of a mode's method
     return frame is not None and frame.f_code is graph._engine_run_backward.__code__
 
 

@@ -50,6 +50,7 @@ class Values:
 
     def __init__(self, everything: bool = False) -> None:
         self.everything = everything
+        self.random: Any = None  # state of the generator of random values: the same in each capture
         self.stale: dict[int, Any] = {}  # storages of values that a write of unknown values has made wrong
 
     def of(self, fake: Any) -> torch.Tensor | None:
@@ -93,7 +94,18 @@ class Values:
 
         real = real or self._real
         with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
-            return func(*real(tuple(args)), **{key: real(value) for key, value in kwargs.items()})
+            generator, before = torch.default_generator, None
+            if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
+                before = generator.get_state()
+                generator.set_state(
+                    self.random if self.random is not None else torch.Generator().manual_seed(0).get_state()
+                )
+            try:
+                return func(*real(tuple(args)), **{key: real(value) for key, value in kwargs.items()})
+            finally:
+                if before is not None:
+                    self.random = generator.get_state()
+                    generator.set_state(before)
 
     def read(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What a method of the tensor gives that makes it Python's or NumPy's.
@@ -116,8 +128,9 @@ class Values:
         skip = skip or not all(isinstance(tensor, FakeTensor) for tensor in written)
         results = list(_tensors(out))
         small = self.everything or all(t.numel() <= LIMIT for t in results)
-        random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
-        if skip or not small or not self.known(args, *kwargs.values()) or (random and not self.everything):
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):  # a number that decides, and no mask
+            small = self.everything or all(t.numel() == 1 for t in results)
+        if skip or not small or not self.known(args, *kwargs.values()):
             for tensor in written:
                 if (value := getattr(tensor, _VALUE, None)) is not None:
                     storage = value.untyped_storage()

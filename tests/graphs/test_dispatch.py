@@ -321,6 +321,25 @@ def test_values__masks_and_counts_that_are_given_are_used(function, shape):
     assert mask.tolist() == [True, False, True, True]
 
 
+def test_values__of_single_random_numbers_are_drawn_alike_in_each_capture():
+    """Layers that are dropped at random: on meta too, and without a trace in torch's generator."""
+
+    def forward(layers, x):
+        for layer in layers:
+            if torch.rand([]) < 0.5:
+                x = layer(x)
+        return x
+
+    with torch.device("meta"):
+        module = Calls(forward, nn.ModuleList(nn.Linear(4, 4) for _ in range(8)))
+    before = torch.get_rng_state()
+    with pytest.warns(CaptureWarning, match="of 16 trainable parameters get no gradient"):
+        one, two = (capture(module, torch.empty(2, 4, device="meta")) for _ in range(2))
+    assert one.fingerprint == two.fingerprint
+    assert 0 < len(ops_of(one, "addmm")) < 8
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_values__of_parameters_are_computed_where_they_decide():
     layer = nn.Linear(8, 1)
     with torch.no_grad():

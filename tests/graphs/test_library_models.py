@@ -55,7 +55,7 @@ def whisper() -> Sample:
 
 def wav2vec2() -> Sample:
     module = of("Wav2Vec2ForCTC", **TEXT | {"vocab_size": 30}, conv_dim=(16,) * 7, num_conv_pos_embeddings=16,
-                num_conv_pos_embedding_groups=4, mask_time_length=2)  # fmt: skip
+                num_conv_pos_embedding_groups=4, mask_time_length=2, layerdrop=0.0)  # fmt: skip
     mask = torch.ones(2, 6000, dtype=torch.long)
     mask[1, 4000:] = 0
     inputs = {
