@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +98,7 @@ class Entry:
 
     def capture(self, name: str) -> Any:
         """The graph, captured anew."""
-        from graphopt_gym.graphs.capture import capture
+        from graphopt_gym.graphs.capture import CaptureWarning, capture
         from graphopt_gym.graphs.flops import as_first_captured
 
         arguments = self.arguments()
@@ -113,9 +114,12 @@ class Entry:
             "cluster": self.cluster,
         }
         facts |= {"stages": _children(arguments["module"])} | arguments["metadata"]
-        # The operators of a CPU: stored runs rest on the ids of graphs that were captured so.
-        with as_first_captured():
-            return capture(**arguments | {"target": "cpu", "name": name, "metadata": facts})
+        # The operators of a CPU, and no fact that capture notes since: stored runs rest on graphs that were captured so.
+        with as_first_captured(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", CaptureWarning)
+            graph = capture(**arguments | {"target": "cpu", "name": name, "metadata": facts})
+        graph.metadata.pop("parameters_without_gradient", None)
+        return graph
 
 
 def _cast(arguments: dict[str, Any], precision: str) -> None:
