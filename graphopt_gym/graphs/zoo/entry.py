@@ -114,7 +114,7 @@ class Entry:
             "cluster": self.cluster,
         }
         facts |= {"stages": _children(arguments["module"])} | arguments["metadata"]
-        # The operators of a CPU, and no fact that capture notes since: stored runs rest on graphs that were captured so.
+        # The operators of a CPU, and no fact that is noted since: stored runs rest on graphs that were captured so.
         with as_first_captured(), warnings.catch_warnings():
             warnings.simplefilter("ignore", CaptureWarning)
             graph = capture(**arguments | {"target": "cpu", "name": name, "metadata": facts})
