@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, SOURCE, VIEW, ComputationGraph
-from graphopt_gym.hardware.cluster import device_names, load_device
+from graphopt_gym.hardware.cluster import ARCHITECTURES, device_names, load_device
 from graphopt_gym.hardware.cost_model import (
     LAUNCH_MODES,
     TRANSFER_FROM,
@@ -362,3 +363,12 @@ def test_costs_note__says_what_times_rest_on_and_how_far_they_are_off(model, mix
     assert costs_note(model, [load_device("toy_1tflops")], mixed) == ""
     own = replace(V100, fitted={**model.architectures["volta"], "uncertainty": 0.25})
     assert "25 % on v100" in costs_note(model, [own], mixed)
+
+
+def test_page_of_costs__says_the_launches_that_are_shipped(model):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "costs.md").read_text(encoding="utf-8")
+    for mode in LAUNCH_MODES:
+        assert f"| `{mode}` | {1e6 * model.fitted['launch_s'][mode]:.2g} us |" in page
+    assert f"by costs {model.version};" in page
+    for architecture in ARCHITECTURES:
+        assert f"`{architecture}`" in page
