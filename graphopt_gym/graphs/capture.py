@@ -362,7 +362,8 @@ def trace_step(
         dispatch.ensure_device_guard()
     run = partial(_trace, module, example_inputs, loss=loss, optimizer=optimizer, train=train, target=target)
     try:
-        return run(everything=False)
+        with torch.inference_mode(False):
+            return run(everything=False)
     except NeedsValues as error:
         args, kwargs = _arguments(example_inputs)
         given = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
@@ -372,7 +373,8 @@ def trace_step(
         first = error
     if not without and size <= VALUES_LIMIT_BYTES:
         try:
-            return run(everything=True)
+            with torch.inference_mode(False):
+                return run(everything=True)
         except NeedsValues as error:
             first = error
         reason = "which cannot be computed here"

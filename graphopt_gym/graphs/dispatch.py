@@ -448,6 +448,15 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
             (torch.cuda, "synchronize", lambda _device=None: None),
             (torch.cuda, "empty_cache", lambda: None),
         ]
+
+    def enter_inference(self: Any) -> None:
+        """Without gradients: in inference mode itself operators would arrive before they are taken apart."""
+        self._graphopt_context = torch.no_grad() if self.mode else nullcontext()
+        self._graphopt_context.__enter__()
+
+    def leave_inference(self: Any, *reason: Any) -> None:
+        self._graphopt_context.__exit__(*reason)
+
     entered: list[tuple[str, str]] = []
     state = torch.empty(0, dtype=torch.uint8)
 
@@ -468,6 +477,8 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
             *choices,
             (autocast, "__enter__", enter_target),
             (autocast, "__exit__", leave_target),
+            (torch.inference_mode, "__enter__", enter_inference),
+            (torch.inference_mode, "__exit__", leave_inference),
             (torch, "get_rng_state", lambda: state),
             (torch, "set_rng_state", lambda _state: None),
             (torch.random, "fork_rng", fork_rng),

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from graphopt_gym.graphs.capture import (  # noqa: E402
     OPTIMIZERS,
+    CaptureWarning,
     build_graph,
     capture,
     capture_from_spec,
@@ -187,7 +188,8 @@ def test_capture__dead_code_is_left_out_and_unused_parameters_are_kept():
             torch.exp(x)
             return self.used(x)
 
-    graph = capture(Dead(), torch.randn(2, 4))
+    with pytest.warns(CaptureWarning, match="unused.weight"):
+        graph = capture(Dead(), torch.randn(2, 4))
     assert not ops_of(graph, "exp")
     assert graph.param_bytes.sum() == 2 * (16 + 4) * 4
     assert len(ops_of(graph, "adam")) == 2

@@ -377,6 +377,22 @@ def test_values__a_large_model_is_not_run_for_them(monkeypatch):
 # ---- what else a model may do
 
 
+def test_step__inference_mode_gives_the_operators_of_inference():
+    layers = (nn.Linear(4, 4), nn.Conv1d(4, 4, 1))
+
+    def forward(linear, conv, x):
+        return conv(linear(x)[..., None])
+
+    plain = capture(Calls(forward, *layers), torch.randn(2, 4), train=False)
+    within = capture(Calls(torch.inference_mode()(forward), *layers), torch.randn(2, 4), train=False)
+    with torch.inference_mode():
+        around = capture(Calls(forward, *layers), torch.randn(2, 4), train=False)
+    assert plain.fingerprint == within.fingerprint == around.fingerprint
+    assert "addmm" in plain.kinds
+    with torch.inference_mode():
+        assert torch.is_inference_mode_enabled()  # as it was
+
+
 def test_step__an_operator_without_a_result_is_captured():
     def forward(layer, x):
         torch._assert_async(x.sum() == x.sum())
