@@ -184,6 +184,11 @@ class Problem(ABC):
         """A line for people on what its costs rest on and how far off they are; empty where there is nothing to say."""
         return ""
 
+    @property
+    def uncertainty(self) -> dict[str, float | None]:
+        """How far costs are off on average, as a share, by kind of device; None: not known; empty: not said."""
+        return {}
+
     def fingerprints(self) -> dict[str, str]:
         """What a cost depends on, by name: fingerprints of graph, cluster and cost model, as far as it has them."""
         parts = {name: getattr(self, name, None) for name in ("graph", "cluster")}
@@ -234,6 +239,7 @@ class Solution:
             "metrics": dict(self.outcome.metrics),
             "evaluations": self.evaluations,
             "wall_s": self.wall_s,
+            **({"uncertainty": self.problem.uncertainty} if self.problem.uncertainty else {}),
             **({"options": dict(self.options)} if self.options else {}),
             **({"details": dict(self.details)} if self.details else {}),
         }

@@ -248,6 +248,16 @@ def graph_precision(graph: ComputationGraph) -> str:
     return "half" if graph.flops[products & half].sum() > graph.flops[products].sum() / 2 else "float32"
 
 
+def uncertainties(model: object, devices: Iterable[Device], graph: ComputationGraph) -> dict[str, float | None]:
+    """Of each kind of device, by name, what :meth:`CostModel.uncertainty` says for a graph's precision; empty where a
+    model states nothing.
+    """
+    if type(model) is not CostModel:
+        return {}
+    known = {device.name: model.uncertainty(device, graph_precision(graph)) for device in devices}
+    return {name: off for name, off in known.items() if off != 0}
+
+
 def costs_note(model: object, devices: Iterable[Device], graph: ComputationGraph) -> str:
     """A line for people on what op times rest on: simulated, by which costs, and how far these are off on average."""
     devices = list(devices)
@@ -255,13 +265,10 @@ def costs_note(model: object, devices: Iterable[Device], graph: ComputationGraph
     if not version:
         return ""
     line = f"Simulated, by costs {version}"
-    if type(model) is not CostModel:
-        return line + "."
-    precision = graph_precision(graph)
-    known = {device.name: model.uncertainty(device, precision) for device in devices}
+    known = uncertainties(model, devices, graph)
     stated = [f"{100 * off:.0f} % on {name}" for name, off in known.items() if off]
     unknown = [name for name, off in known.items() if off is None]
-    words = "float32" if precision == "float32" else "half precision"
+    words = "float32" if graph_precision(graph) == "float32" else "half precision"
     if stated:
         line += f"; whole models in {words} were off by {', '.join(stated)} on average"
     if unknown:

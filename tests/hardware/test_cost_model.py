@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import graphopt_gym as gg
 from graphopt_gym.data import data_path
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, SOURCE, VIEW, ComputationGraph
@@ -24,6 +25,7 @@ from graphopt_gym.hardware.cost_model import (
     load_cost_model,
     read_fitted,
     run_of,
+    uncertainties,
 )
 from graphopt_gym.hardware.roofline import power_share
 from graphopt_gym.hardware.validation import kernel_seconds
@@ -372,3 +374,14 @@ def test_page_of_costs__says_the_launches_that_are_shipped(model):
     assert f"by costs {model.version};" in page
     for architecture in ARCHITECTURES:
         assert f"`{architecture}`" in page
+
+
+def test_uncertainties__are_by_kind_of_device_and_in_the_row_of_a_solution(model, mixed):
+    volta = model.fitted["uncertainty"]["float32"]["volta"]
+    tpu, ideal = load_device("tpu_v4"), load_device("toy_1tflops")
+    assert uncertainties(model, [V100, V100, tpu, ideal], mixed) == {V100.name: volta, tpu.name: None}
+    assert uncertainties(object(), [V100], mixed) == {}
+    row = gg.solve(gg.make_problem("Placement-v0", graph="bert_base", cluster="v100x4"), "expert").row()
+    assert row["uncertainty"] == {"v100_pcie_16gb": volta}
+    row = gg.solve(gg.make_problem("Placement-v0", graph="bert_base", cluster="toyx2"), "single").row()
+    assert "uncertainty" not in row

@@ -339,6 +339,10 @@ class PlacementProblem(Problem):
     def costs_note(self) -> str:
         return self.simulator.costs_note
 
+    @property
+    def uncertainty(self) -> dict[str, float | None]:
+        return self.simulator.uncertainty
+
     def fingerprints(self) -> dict[str, str]:
         import hashlib
 

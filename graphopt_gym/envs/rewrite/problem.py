@@ -28,7 +28,7 @@ from graphopt_gym.graphs.tensor_program import (
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
 from graphopt_gym.hardware.cluster import CLUSTERS, DEVICES, Cluster, Device, load_cluster, load_device
-from graphopt_gym.hardware.cost_model import CostModel, costs_note, costs_version, run_of
+from graphopt_gym.hardware.cost_model import CostModel, costs_note, costs_version, run_of, uncertainties
 from graphopt_gym.problem import Outcome, Problem, Trace
 
 if TYPE_CHECKING:
@@ -399,6 +399,10 @@ class RewriteProblem(Problem):
     @property
     def costs_note(self) -> str:
         return costs_note(self.program_costs.model, [self.device], self.graph)
+
+    @property
+    def uncertainty(self) -> dict[str, float | None]:
+        return uncertainties(self.program_costs.model, [self.device], self.graph)
 
     def fingerprints(self) -> dict[str, str]:
         rules = "\n".join(map(str, self.matcher.rules))
