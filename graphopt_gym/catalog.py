@@ -3,19 +3,24 @@
 Beside what is shipped, a catalog holds the user's own files, each known by its name without the ending:
 ``~/.graphopt/clusters/lab.toml`` is the cluster ``lab``. The environment variable ``GRAPHOPT_HOME`` names another
 folder than ``~/.graphopt``, or several, as ``PATH`` does; each has a sub-folder a catalog.
+
+A file whose sizes are open (an ONNX file with symbolic dimensions) is given with them: ``model.onnx@batch=1,seq=128``
+is one text that goes wherever a path does, and that a solution keeps; see :func:`with_dims`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
 from graphopt_gym.files import read_text
@@ -57,6 +62,7 @@ class Catalog(Generic[T]):
         notes: below the table.
         keep: whether a shipped thing is made once.
         several: reads what a file holds where that may be more than one thing, for :meth:`table`.
+        sized: endings of files whose readers take ``dims``, sizes by name.
     """
 
     name: str
@@ -71,25 +77,65 @@ class Catalog(Generic[T]):
     notes: Sequence[str] = ()
     keep: bool = True
     several: Callable[[Path], Sequence[T]] | None = None
+    sized: Sequence[str] = ()
     _kept: dict[str, T] = field(default_factory=dict, init=False, repr=False)
+    _references: weakref.WeakKeyDictionary[Any, str] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )  # of what was read with sizes
 
     def load(self, given: str | os.PathLike[str] | T, **options: Any) -> T:
         """What a name or a path stands for; a thing is returned as it is, and made again from its :func:`stored_name`.
 
         A text is a path where it has a separator, or the ending of a file that is there; else it is one of the user's
-        own names, else a shipped one. ``options`` are for the reader of a file.
+        own names, else a shipped one. ``options`` are for the reader of a file, such as ``dims``: its open sizes by
+        name, which may also follow the path, ``model.onnx@batch=1,seq=128``.
 
         Raises:
-            InputError: no such name or file, the name of a split, or a file that cannot be read; one line says which.
+            InputError: no such name or file, the name of a split, sizes that it has not, or a file that cannot be read;
+                one line says which.
         """
+        dims = check_dims(options.pop("dims", None))
         if isinstance(given, self.holds):
+            if dims:
+                name = getattr(given, "name", type(given).__name__)
+                raise InputError(f"dims are sizes of a file; {self.noun} {name!r} is loaded already")
             return given
         if isinstance(given, Mapping) and hasattr(self.holds, "from_json"):  # as a solution stores it
             return self.holds.from_json(given)  # type: ignore[attr-defined, no-any-return]
         if not isinstance(given, str | os.PathLike):
             raise InputError(f"{self.noun} is a {type(given).__name__}; give a name, a path or a {self.holds.__name__}")
-        source = self._find(given)
-        return self.load_shipped(source) if isinstance(source, str) else self._read(source, **options)
+        base, said = self.split_dims(given)
+        dims, source = {**said, **dims}, self._find(base)
+        if not dims:
+            return self.load_shipped(source) if isinstance(source, str) else self._read(source, **options)
+        if isinstance(source, str) or source.suffix.lower() not in self.sized:
+            endings = " or ".join(self.sized) or "other"
+            what = f"{self.noun} {os.fsdecode(base)!r} has none"
+            raise InputError(f"dims are sizes of an {endings} file's symbolic dimensions; {what}")
+        thing = self._read(source, dims=dims, **options)
+        self._references[thing] = with_dims(base, dims)
+        return thing
+
+    def split_dims(self, given: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], dict[str, int]]:
+        """A name or path without the sizes that follow it, and those: ``model.onnx@batch=1`` is ``model.onnx`` with
+        ``{"batch": 1}``.
+
+        Raises:
+            InputError: what follows a file that takes sizes is none.
+        """
+        text = os.fsdecode(given)
+        if not self.sized or "@" not in text or os.path.exists(text):
+            return given, {}
+        for at in (match.start() for match in re.finditer("@", text)):
+            base, said = text[:at], text[at + 1 :]
+            ending = os.path.splitext(base)[1].lower()
+            if ending not in self.sized and base not in self:
+                continue
+            sizes = read_dims(said)
+            if sizes is None:
+                raise InputError(f"{self.noun} {quoted(text)}: give sizes as {base}@batch=1,seq=128")
+            return base, sizes
+        return given, {}
 
     def load_shipped(self, name: str) -> T:
         """What is shipped under a name, whatever the user's own names are."""
@@ -124,7 +170,7 @@ class Catalog(Generic[T]):
         Raises:
             InputError: no such name.
         """
-        found = self._find(given)
+        found = self._find(self.split_dims(given)[0])
         source = self._shipped[found] if isinstance(found, str) else found
         return source if isinstance(source, Path) else None
 
@@ -259,7 +305,8 @@ def stored_name(given: Any, thing: Any) -> Any:
     if isinstance(given, str | os.PathLike):
         return os.fspath(given)
     if not hasattr(thing, "to_json"):
-        return thing.name
+        references = (catalog._references for catalog in catalogs().values() if isinstance(thing, catalog.holds))
+        return next((known[thing] for known in references if thing in known), thing.name)
     for catalog in catalogs().values():
         if isinstance(thing, catalog.holds) and thing.name in catalog:
             try:
@@ -268,6 +315,45 @@ def stored_name(given: Any, thing: Any) -> Any:
             except InputError:  # a file of the user's own
                 pass
     return thing.to_json()
+
+
+_SIZE = re.compile(r"(.+?)=(\d+)(?:,(?=.)|$)")
+_SIZED = re.compile(r"@.+=\d+$")
+
+
+def check_dims(dims: Any) -> dict[str, int]:
+    """Sizes by name, as they are; none for None.
+
+    Raises:
+        InputError: something else.
+    """
+    if dims is None:
+        return {}
+    if not isinstance(dims, Mapping) or not all(isinstance(name, str) for name in dims):
+        raise InputError(f"dims is {quoted(dims)}; give the sizes by name, such as {{'batch': 1}}")
+    return dict(dims)
+
+
+def read_dims(text: str) -> dict[str, int] | None:
+    """``"batch=1,seq=128"`` -> ``{"batch": 1, "seq": 128}``; None where it is something else."""
+    sizes = list(_SIZE.finditer(text))
+    if not sizes or "".join(match[0] for match in sizes) != text:
+        return None
+    return {match[1]: int(match[2]) for match in sizes}
+
+
+def with_dims(given: str | os.PathLike[str], dims: Mapping[str, int]) -> str:
+    """A path or a name with sizes: ``model.onnx@batch=1,seq=128``; those that it has already stay, where not given.
+
+    Raises:
+        InputError: a size that is no whole number.
+    """
+    text = os.fsdecode(given)
+    for name, size in dims.items():
+        if isinstance(size, bool) or not isinstance(size, SupportsIndex) or int(size) < 0:
+            raise InputError(f"{text}: dimension {name!r} is {quoted(size)}; give an integer of at least 1")
+    said = ",".join(f"{name}={int(size)}" for name, size in dims.items())
+    return f"{text}{',' if _SIZED.search(text) else '@'}{said}" if said else text
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -83,14 +84,36 @@ def make_problem(env_id: str, **arguments: Any) -> Problem:
 
     Args:
         env_id: e.g. ``"Placement-v0"``.
-        arguments: those of the problem's class; each has a default.
+        arguments: those of the problem's class; each has a default. ``dims``, a graph file's open sizes by name, goes
+            with ``graph`` everywhere: ``graph="model.onnx", dims={"batch": 1}`` is ``graph="model.onnx@batch=1"``.
 
     Raises:
         InputError: an unknown id or argument (the nearest known one is named), or bad values.
     """
     problem_class = task_of(env_id).problem_class()
+    arguments = dims_of_graph(arguments, problem_class.__init__)
     refuse_unknown(arguments, problem_class.__init__, env_id)
     return problem_class(**arguments)
+
+
+def dims_of_graph(arguments: Mapping[str, Any], function: Any) -> dict[str, Any]:
+    """Arguments with ``dims`` made a part of ``graph``, where ``function`` takes them only so.
+
+    Raises:
+        InputError: there is no path that they could be of.
+    """
+    parameters = inspect.signature(function).parameters
+    if "dims" not in arguments or "dims" in parameters or "graph" not in parameters:
+        return dict(arguments)
+    from graphopt_gym.catalog import check_dims, with_dims
+
+    rest = {name: value for name, value in arguments.items() if name != "dims"}
+    dims = check_dims(arguments["dims"])
+    if not dims:
+        return rest
+    if not isinstance(rest.get("graph"), str | os.PathLike):
+        raise InputError("dims are sizes of a graph's file: give its path as graph")
+    return rest | {"graph": with_dims(rest["graph"], dims)}
 
 
 def refuse_unknown(arguments: Mapping[str, Any], function: Any, owner: str) -> None:

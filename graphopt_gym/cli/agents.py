@@ -16,7 +16,7 @@ import typer
 
 from graphopt_gym.agent import Agent, agent_names, agents, find_agent
 from graphopt_gym.cli import common
-from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag
+from graphopt_gym.cli.common import ClusterOption, DimsOption, GraphOption, JsonFlag
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.files import check_output, make_folder
 from graphopt_gym.registration import env_ids, task_of
@@ -70,6 +70,7 @@ def train(
     env: TrainEnv = None,
     graphs: GraphsOption = None,
     clusters: ClustersOption = None,
+    dims: DimsOption = None,
     held_out: Annotated[
         str | None,
         typer.Option("--held-out", metavar="FAMILY", help="In place of graphs: the papers' without one family."),
@@ -113,6 +114,8 @@ def train(
         if graphs is not None:
             raise InputError("--held-out names the graphs itself; leave out --graphs")
         graphs = list(without(held_out)[0])
+    if dims:
+        graphs = common.all_sized([one for text in graphs or [] for one in common.listed(text)], dims)
     for name, given in zip(spec.places, (graphs, clusters), strict=True):
         if given is not None:
             arguments[name] = _listed(name, given) if spec.transfers else _one(agent, name, given)
@@ -153,6 +156,7 @@ def evaluate(
     ],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    dims: DimsOption = None,
     samples: Annotated[
         int | None, typer.Option("--samples", help="Decisions (or episodes) to try, the likeliest first; else 1.")
     ] = None,
@@ -165,6 +169,7 @@ def evaluate(
 ) -> None:
     """Let a trained policy decide by its likeliest actions, on its own problem or on another."""
     check_output(out, inputs=(checkpoint, graph, cluster))
+    graph = common.sized(graph, dims)
     agent = importlib.import_module(CHECKPOINTS).load_checkpoint(checkpoint).agent
     if agent not in agents():
         raise InputError(f"{str(checkpoint)!r} is of agent {agent!r}; known here: {', '.join(agents())}")
@@ -191,7 +196,7 @@ def _transferring() -> str:
 
 def _listed(name: str, given: list[str]) -> list[str]:
     """The names in an option that may be repeated and may hold several, with commas between."""
-    listed = [one.strip() for text in given for one in text.split(",") if one.strip()]
+    listed = [one for text in given for one in common.listed(text)]
     if not listed:
         raise InputError(f"{name} is an empty list; name at least one")
     return listed

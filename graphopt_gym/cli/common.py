@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt_gym.catalog import catalogs, check_dims, read_dims, with_dims
 from graphopt_gym.errors import InputError, printable, quoted
 from graphopt_gym.extras import import_named
-from graphopt_gym.registration import env_ids, make_problem, refuse_unknown, tasks
+from graphopt_gym.registration import dims_of_graph, env_ids, make_problem, refuse_unknown, tasks
 from graphopt_gym.units import format_cost, format_seconds
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ EnvArgument = Annotated[
 ]
 GraphOption = Annotated[
     str | None, typer.Option("--graph", "-g", help=f"By name or file. Names: {_catalogs('graph')}.")
+]
+DimsOption = Annotated[
+    list[str] | None,
+    typer.Option("--dims", metavar="NAME=N,…", help="Open sizes of an ONNX file: batch=1,seq=128; may be repeated."),
 ]
 ClusterOption = Annotated[
     str | None, typer.Option("--cluster", "-c", help=f"By name or file. Names: {_catalogs('cluster')}.")
@@ -145,13 +150,67 @@ def problem_class(spec: str | None) -> type[Problem] | None:
     return found
 
 
-def build_problem(env_id: str, graph: str | None, cluster: str | None, settings: Mapping[str, Any]) -> Problem:
+def parse_dims(dims: list[str] | None) -> dict[str, int]:
+    """``["batch=1,seq=128"]`` -> ``{"batch": 1, "seq": 128}``. Raises InputError for anything else."""
+    found: dict[str, int] = {}
+    for text in dims or []:
+        sizes = read_dims(text)
+        if sizes is None:
+            raise InputError(f"--dims {quoted(text)} is not NAME=N,…, e.g. --dims batch=1,seq=128")
+        found |= sizes
+    return found
+
+
+def sized(graph: str | None, dims: list[str] | None) -> str | None:
+    """A graph's name or path with the sizes that ``--dims`` gives."""
+    sizes = parse_dims(dims)
+    if not sizes:
+        return graph
+    if graph is None:
+        raise InputError("--dims are sizes of a graph's file: give it as --graph")
+    return with_dims(graph, sizes)
+
+
+def all_sized(graphs: list[str], dims: list[str] | None) -> list[str]:
+    """Names and paths with the sizes that ``--dims`` gives after those that are files which take some."""
+    sizes = parse_dims(dims)
+    ends = tuple(ending for catalog in catalogs().values() for ending in catalog.sized)
+    found = [with_dims(one, sizes) if one.partition("@")[0].lower().endswith(ends) else one for one in graphs]
+    if sizes and found == graphs:
+        raise InputError(f"--dims are sizes of graphs' files, and there is none that ends in {' or '.join(set(ends))}")
+    return found
+
+
+def listed(text: str) -> list[str]:
+    """What an option lists with commas between; those between the sizes of a file, ``m.onnx@a=1,b=2``, part nothing."""
+    found: list[str] = []
+    for one in text.split(","):
+        if found and "@" in found[-1] and read_dims(f"{found[-1].partition('@')[2]},{one}") and "@" not in one:
+            found[-1] += f",{one}"
+        else:
+            found.append(one.strip())
+    return [one for one in found if one]
+
+
+def build_problem(
+    env_id: str,
+    graph: str | None,
+    cluster: str | None,
+    settings: Mapping[str, Any],
+    dims: list[str] | None = None,
+) -> Problem:
     """The problem that the common options name; options left out take the environment's defaults."""
+    sizes = parse_dims(dims)
+    if sizes:
+        if graph is None:
+            raise InputError("--dims are sizes of a graph's file: give it as --graph")
+        settings = {**settings, "dims": {**check_dims(settings.get("dims")), **sizes}}
     given = {name: value for name, value in {"graph": graph, "cluster": cluster}.items() if value is not None}
     arguments = {**settings, **given}
     own = problem_class(env_id if ":" in env_id else None)
     if own is None:
         return make_problem(env_id, **arguments)
+    arguments = dims_of_graph(arguments, own.__init__)
     refuse_unknown(arguments, own.__init__, env_id)
     return own(**arguments)
 

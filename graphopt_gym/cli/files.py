@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt_gym.cli import common
-from graphopt_gym.cli.common import ClusterOption, GraphOption, JsonFlag, ProblemOption
+from graphopt_gym.cli.common import ClusterOption, DimsOption, GraphOption, JsonFlag, ProblemOption
 from graphopt_gym.errors import InputError
 from graphopt_gym.files import check_output, file_stem, make_folder
 from graphopt_gym.registration import find_task, tasks
@@ -26,6 +26,7 @@ def report(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE|DIR…", help="Solution files, or folders of them.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; beside the solutions if left out.")] = None,
     graph: GraphOption = None,
+    dims: DimsOption = None,
     cluster: ClusterOption = None,
     problem: ProblemOption = None,
     as_json: JsonFlag = False,
@@ -33,6 +34,7 @@ def report(
     """Draw solutions: a Gantt chart (PNG), a Perfetto trace and an HTML report; a folder gets one report on all."""
     from graphopt_gym.report.files import report_on
 
+    graph = common.sized(graph, dims)
     if out:
         make_folder(out)
     given = {"graph": graph, "cluster": cluster, "problem_class": common.problem_class(problem), "say": common.warn}
@@ -47,6 +49,7 @@ def report(
 def validate(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Solution files.")],
     graph: GraphOption = None,
+    dims: DimsOption = None,
     cluster: ClusterOption = None,
     problem: ProblemOption = None,
     as_json: JsonFlag = False,
@@ -54,6 +57,7 @@ def validate(
     """Re-check solution files: build the problem again, compare fingerprints, evaluate the decision."""
     from graphopt_gym.solutions import validate as check
 
+    graph = common.sized(graph, dims)
     own = common.problem_class(problem)
     rows: list[dict[str, Any]] = []
     unreadable = False
@@ -111,13 +115,14 @@ def export(
         typer.Option("--out", "-o", help="The file; its ending says the format. Beside FILE if left out."),
     ] = None,
     graph: GraphOption = None,
+    dims: DimsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write what a solution decided on as a file for other programs."""
     from graphopt_gym.solutions import load_solution
 
     stored = load_solution(path)
-    said = _command("export", stored)(stored, out, graph)
+    said = _command("export", stored)(stored, out, common.sized(graph, dims))
     if as_json:
         common.print_json(said)
     else:

@@ -11,7 +11,7 @@ import typer
 
 from graphopt_gym.catalog import catalogs
 from graphopt_gym.cli import common
-from graphopt_gym.cli.common import JsonFlag
+from graphopt_gym.cli.common import DimsOption, JsonFlag
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.registration import env_ids, tasks
 
@@ -31,6 +31,7 @@ def list_things(
     cluster: Annotated[
         str | None, typer.Option("--cluster", "-c", help="Of ops: what they take there, by the cost model.")
     ] = None,
+    dims: DimsOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -42,6 +43,8 @@ def list_things(
         raise InputError("--csv and --json are two forms; give one")
     if cluster is not None and what != "ops":
         raise InputError(f"--cluster is {cluster!r}; only ops have costs there: graphopt list ops GRAPH --cluster …")
+    if dims:
+        names = common.all_sized(names or [], dims)
     tables = {"envs": env_table, "methods": lambda: method_table(env), "agents": agent_table}
     if what in catalogs():
         members = [name for one in split or [] for name in catalogs()[what].names(one)]

@@ -11,6 +11,7 @@ from graphopt_gym.cli import common
 from graphopt_gym.cli.common import (
     BudgetOption,
     ClusterOption,
+    DimsOption,
     EnvArgument,
     GraphOption,
     JsonFlag,
@@ -30,6 +31,7 @@ def solve(
     method: Annotated[str, typer.Option("--method", "-m", help="See: graphopt list methods.")],
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    dims: DimsOption = None,
     settings: SetOption = None,
     options: MethodOption = None,
     budget: BudgetOption = 1000,
@@ -43,7 +45,7 @@ def solve(
 
     given, told = common.parse_settings(settings), common.parse_settings(options, "--option")
     check_output(out, inputs=(graph, cluster, *given.values()))
-    problem = common.build_problem(env, graph, cluster, given)
+    problem = common.build_problem(env, graph, cluster, given, dims)
     with common.progress_bar(method, budget) as update:
 
         def progress(evaluations: int, best: float) -> None:
@@ -74,6 +76,7 @@ def compare(
     env: EnvArgument,
     graph: GraphOption = None,
     cluster: ClusterOption = None,
+    dims: DimsOption = None,
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="Names, with commas between; if left out, all classical ones for any size."),
@@ -104,7 +107,7 @@ def compare(
     from graphopt_gym.search.solve import methods as all_methods
 
     told = common.parse_settings(options, "--option")
-    problem = common.build_problem(env, graph, cluster, common.parse_settings(settings))
+    problem = common.build_problem(env, graph, cluster, common.parse_settings(settings), dims)
     if methods is None:
         names = [name for name in all_methods(problem) if not find_method(problem.env_id, name).small]
     else:

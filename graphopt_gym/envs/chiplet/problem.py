@@ -44,7 +44,7 @@ class ChipletProblem(Problem):
     cost is the period in seconds, its reciprocal the throughput. ``checker`` states when a decision is valid.
 
     Args:
-        graph: a zoo name, a path, or a graph.
+        graph: a zoo name, a path (with an ONNX file's open sizes: ``model.onnx@batch=1``), or a graph.
         cluster: a package: a catalog name, a path, or a Package of C chips.
         memory_rule: whether corrections keep to the chips' memory; otherwise memory is found out by evaluating, as in
             the paper.

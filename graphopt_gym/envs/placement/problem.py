@@ -30,7 +30,7 @@ class PlacementProblem(Problem):
     first come, first served.
 
     Args:
-        graph: a zoo name, a path, or a graph of N ops.
+        graph: a zoo name, a path (with an ONNX file's open sizes: ``model.onnx@batch=1``), or a graph of N ops.
         cluster: a catalog name, a path, or a cluster of D devices.
         grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
             parameters and updates); ``"op"`` places every op by itself (views stay with their producer).

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.catalog import stored_name
+from graphopt_gym.catalog import check_dims, stored_name
 from graphopt_gym.envs.rewrite.cost import LAUNCH, ProgramCosts
 from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
 from graphopt_gym.envs.rewrite.rules.table import load_rules
@@ -143,8 +143,7 @@ class RewriteProblem(Problem):
         from graphopt_gym.graphs.zoo.programs import load_program
 
         choice("cost", cost, COSTS)
-        if dims is not None and not isinstance(dims, Mapping):
-            raise InputError(f"dims is {dims!r}; give the sizes by name, such as {{'batch': 1}}")
+        check_dims(dims)
         self.program = load_program(graph, dims)
         self.cluster = load_target(cluster)
         self.device = self.cluster.devices[0]

@@ -109,12 +109,15 @@ def export_solution(
     weights = "none, a text has no values"
     if out.suffix == ".onnx":
         from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx, write_onnx
+        from graphopt_gym.graphs.zoo.programs import CATALOG
 
         values: dict[str, np.ndarray] | None = None
         outputs: list[str] | None = None
         weights = "random, the program has no values"
-        if Path(source).suffix == ".onnx":
-            values, outputs = read_onnx(source, dims=problem.config.get("dims"))[1], output_names(source)
+        file, dims = CATALOG.split_dims(source)
+        if Path(file).suffix == ".onnx":
+            dims |= problem.config.get("dims") or {}
+            values, outputs = read_onnx(file, dims=dims)[1], output_names(file)
             if {*outputs} & {*program.leaves("input"), *values}:  # an output that is an input gets a name of its own
                 outputs = None
             weights = f"of {source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from graphopt_gym.graphs.zoo.registry import ENTRIES, SPLITS, held_out, own_clus
 __all__ = ["GRAPHS", "SPLITS", "graph_names", "held_out", "load_graph", "own_cluster"]
 
 
-def _read_onnx(path: Path) -> ComputationGraph:
+def _read_onnx(path: Path, dims: Mapping[str, int] | None = None) -> ComputationGraph:
     from graphopt_gym.graphs.onnx_import import import_onnx
 
-    return import_onnx(path)
+    return import_onnx(path, dims=dims)
 
 
 def _row(name: str | None, graph: ComputationGraph) -> tuple[Any, ...]:
@@ -42,6 +43,7 @@ GRAPHS = Catalog(
            "tensors that ops produce, added up. Split: by family. Paper cluster: the number of devices in GO's "
            "table 1, as P100s.",),
     keep=False,  # a graph's arrays are large
+    sized=(".onnx",),
 )  # fmt: skip
 
 load_graph = GRAPHS.load

@@ -155,6 +155,7 @@ CATALOG = Catalog(
     {of: tuple(name for name, entry in PROGRAMS.items() if entry.of == of) for of in ("network", "small")},
     columns=("kind", "nodes", "ops", "depth", "work_flops", "parameters_bytes", "source"),
     row=_row,
+    sized=(".onnx",),
 )
 program_names = CATALOG.names
 
@@ -164,14 +165,10 @@ def load_program(
 ) -> TensorProgram:
     """A program by name, by the path of its text form or of an ``.onnx`` file; a program is returned as it is.
 
-    ``dims``: sizes of an ONNX file's symbolic dimensions, ``{"batch": 1}``.
+    ``dims``: sizes of an ONNX file's symbolic dimensions, ``{"batch": 1}``, which may also follow its path,
+    ``model.onnx@batch=1``.
 
     Raises:
         InputError: no such name or file, or a file that cannot be read as a program.
     """
-    if not dims or isinstance(program, TensorProgram):
-        return CATALOG.load(program)
-    path, name = CATALOG.path(program), os.fspath(program)
-    if path is None or path.suffix.lower() != ".onnx":
-        raise InputError(f"dims are sizes of an .onnx file's symbolic dimensions; program {name!r} has none")
-    return CATALOG.load(path, dims=dims)
+    return program if isinstance(program, TensorProgram) else CATALOG.load(program, dims=dims)
