@@ -464,6 +464,16 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
     def fork_rng(*_: Any, **__: Any) -> Iterator[None]:
         yield
 
+    def convert(self: Any, fn: Any, recurse: bool = True) -> Any:
+        """``module.to(dtype)`` within a forward pass: a cast of its parameters, which stay what they are."""
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        for held in (self._parameters, self._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and (made := fn(tensor)).dtype != tensor.dtype:
+                    held[name] = made
+        return self
+
     def is_unknown(tensor: Any) -> bool:
         return isinstance(tensor, torch._subclasses.FakeTensor) and values.of(tensor) is None
 
@@ -479,6 +489,7 @@ def surroundings(target: str, values: Values) -> Iterator[list[str]]:
             (autocast, "__exit__", leave_target),
             (torch.inference_mode, "__enter__", enter_inference),
             (torch.inference_mode, "__exit__", leave_inference),
+            (torch.nn.Module, "_apply", convert),
             (torch, "get_rng_state", lambda: state),
             (torch, "set_rng_state", lambda _state: None),
             (torch.random, "fork_rng", fork_rng),
@@ -515,6 +526,8 @@ def function_mode(target: str, values: Values) -> Any:
             kwargs = kwargs or {}
             if func in READS_VALUES and isinstance(args[0], FakeTensor):
                 return values.read(func, args, kwargs)
+            if func is torch.Tensor.__format__ and values.of(args[0]) is not None:
+                return values.compute(func, args, kwargs)  # a number within a text
             if func is torch._C._VariableFunctions._pad_packed_sequence:
                 return pad_packed(*args, **kwargs)
             if not gpu:

@@ -143,8 +143,15 @@ class Values:
         self.pair(out, real)
 
     def pair(self, fake: Any, real: Any) -> None:
+        """Gives fake results their values, in the layout of the fake ones: the target's kernel may choose another."""
+        import torch
+        from torch.utils._python_dispatch import _disable_current_modes
+
         for made, value in zip(_tensors(fake), _tensors(real)):
             if made.shape == value.shape and made.dtype == value.dtype:
+                if made.stride() != value.stride() and 0 not in made.stride():
+                    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+                        value = torch.empty_strided(made.shape, made.stride(), dtype=made.dtype).copy_(value)
                 setattr(made, _VALUE, value)
 
     def decide(self, func: Any, args: Any, kwargs: Any) -> Any:

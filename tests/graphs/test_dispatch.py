@@ -355,6 +355,18 @@ def test_values__of_parameters_are_computed_where_they_decide():
     assert graph.shape(ops_of(graph, "mul")[0]) == (2, 8)
 
 
+def test_values__go_through_fused_kernels_in_their_layout():
+    """Attention of a GPU has another layout than a CPU's, which a view relies on; then a value decides."""
+
+    def forward(layer, x):
+        q = layer(x).view(2, 5, 4, 8).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).view(10, 32)
+        return y[y.isfinite().all(-1)].exp()
+
+    graph = capture(Calls(forward, nn.Linear(32, 32)), torch.randn(2, 5, 32))
+    assert graph.shape(ops_of(graph, "exp")[0]) == (10, 32)
+
+
 def test_values__that_are_not_known_are_named_with_the_users_line():
     def forward(layer, x, mask):
         return layer(x)[mask]  # the line
@@ -391,6 +403,17 @@ def test_step__inference_mode_gives_the_operators_of_inference():
     assert "addmm" in plain.kinds
     with torch.inference_mode():
         assert torch.is_inference_mode_enabled()  # as it was
+
+
+def test_step__a_module_may_be_cast_in_its_forward_pass():
+    def forward(layer, x):
+        return layer.to(torch.bfloat16).to(x.device)(x.bfloat16())
+
+    module = Calls(forward, nn.Linear(4, 4))
+    graph = capture(module, torch.randn(2, 4))
+    assert types_of(graph, "addmm") == {"bfloat16"}
+    assert types_of(graph, "adam") == {"float32"}
+    assert module.parts[0].weight.dtype == torch.float32
 
 
 def test_step__an_operator_without_a_result_is_captured():
