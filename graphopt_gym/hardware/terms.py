@@ -213,6 +213,8 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
             class_name = OP_CLASSES[op_class]
             general = f"class:{class_name}"
             family = family_of(name)
+            if family == "generic" and general in ("class:matmul", "class:conv"):
+                family = family_of(general)
             if family == "attention":
                 width = (10.0 if name.endswith("backward") else 4.0) * last[ops]
                 work = generic_work(moved[ops], graph.flops[ops] / np.maximum(width, 1), written[ops])
@@ -257,7 +259,7 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
                 elif class_name not in ("softmax", "norm", "gather"):
                     rows = np.zeros(len(ops))
                 if class_name == "optimizer":
-                    work = generic_work(moved[ops], 0.0)  # in place
+                    work = generic_work(moved[ops], 0.0, elements[ops] * item[ops])
                 else:
                     work = generic_work(moved[ops], rows, written[ops])
                 cases = [(one_key, np.ones(len(ops), bool))]

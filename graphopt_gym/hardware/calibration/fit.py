@@ -50,7 +50,8 @@ def fit_prices(amounts: np.ndarray, seconds: np.ndarray, noise: float = NOISE) -
 def fit_terms(rows: Sequence[Timed]) -> tuple[Table, list[dict[str, Any]]]:
     """(prices by dtype and key, a row of errors a key).
 
-    A key with fewer than :data:`FEWEST` kernels gets none. ``median_error`` is cross-validated: each kernel predicted
+    A key with fewer than :data:`FEWEST` kernels gets none. Where no kernel of a key is large enough to show what fresh
+    memory costs, it takes the price of ``fill``. ``median_error`` is cross-validated: each kernel predicted
     from a fit without its fifth of the key's kernels.
     """
     tables: Table = {}
@@ -63,6 +64,7 @@ def fit_terms(rows: Sequence[Timed]) -> tuple[Table, list[dict[str, Any]]]:
             if OPS[one.kernel.op].family != "attention":
                 keys.setdefault(f"class:{OPS[one.kernel.op].op_class}", []).append(one)
         table = tables.setdefault(dtype, {})
+        without: list[str] = []  # keys of which no kernel had a result from fresh memory
         for key, members in keys.items():
             if len(members) < FEWEST:
                 continue
@@ -72,6 +74,8 @@ def fit_terms(rows: Sequence[Timed]) -> tuple[Table, list[dict[str, Any]]]:
             noise = NOISE_OF_CLASS if key.startswith("class:") else NOISE
             prices = fit_prices(amounts, seconds, noise)
             table[key] = {term: float(price) for term, price in zip(TERMS[family], prices) if price > 0}
+            if not amounts[:, TERMS[family].index("fresh_byte")].any():
+                without.append(key)
             if not key.startswith("class:"):
                 errors = np.abs(validated(amounts, seconds) / seconds - 1)
                 report.append(
@@ -80,6 +84,9 @@ def fit_terms(rows: Sequence[Timed]) -> tuple[Table, list[dict[str, Any]]]:
                         "p90_error": float(np.percentile(errors, 90)),
                     }
                 )  # fmt: skip
+        fresh = table.get("fill", {}).get("fresh_byte", 0.0)
+        for key in without if fresh else ():
+            table[key]["fresh_byte"] = fresh
     return tables, report
 
 

@@ -164,7 +164,7 @@ class Kernel:
         moved = sum(op.tensors) * elements * item
         if op.op_class == "reduction":
             moved += (s["rows"] if self.op.endswith("inner") else s["columns"]) * item
-        made = 0 if op.op_class == "optimizer" else op.tensors[1] * elements * item
+        made = (1 if op.op_class == "optimizer" else op.tensors[1]) * elements * item
         return generic_work(moved, s["rows"] if op.rows else 0, made)
 
 
