@@ -12,6 +12,11 @@ BENCHMARKS = {
         "graphopt_gym.benchmarks.simulator:simulator_report",
         "seconds an evaluation, against a plain Python twin and other simulators",
     ),
+    "calibration": Benchmark(
+        "graphopt_gym.benchmarks.calibration:calibration_report",
+        "steps of small models really run on this processor, beside what the calibrated device my_cpu says",
+        ("torch",),
+    ),
     "cost-model": Benchmark(
         "graphopt_gym.hardware.validation:cost_model_report",
         "the cost model's error on kernels it was not fitted on, and on whole models",

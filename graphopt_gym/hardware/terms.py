@@ -5,7 +5,7 @@ The time of a kernel is a sum over what it does, each at a price that was fitted
     seconds = call + flop * FLOPs + byte * bytes + over_2m * (bytes beyond 2 MiB) + ...      (all prices >= 0)
 
 A key is the name of an operator (``mm``, ``gelu_backward``), with a variant behind a colon where one name covers
-kernels of different speed: ``sum:outer``, ``clone:transposed``, ``convolution:depthwise``, ``native_batch_norm:eval``.
+kernels of different speed: ``sum:outer``, ``clone:transposed``, ``convolution:depthwise``, ``adam:zeros``.
 Which work there is to pay for (:data:`TERMS`):
 
 - matrix products: FLOPs; FLOPs wasted where the output's width is no multiple of 16 (``ragged_flop``) or its height is
@@ -204,6 +204,10 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
     has = np.diff(graph.pred_ptr) > 0
     first[has] = graph.pred[graph.pred_ptr[:-1][has]]
     turned, which = _turned(graph, shape, rank)
+    # updates whose gradient is that of an embedding: zero at all rows that are not looked up
+    looked_up = np.zeros(n, bool)
+    dense = np.array([kind == "embedding_dense_backward" for kind in graph.kinds])[graph.kind]
+    looked_up[graph.edge_dst[dense[graph.edge_src]]] = True
     costs = (graph.op_class != SOURCE) & (graph.op_class != VIEW)
     for kind, kind_name in enumerate(graph.kinds):
         name = SAME.get(kind_name, kind_name)
@@ -263,6 +267,9 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
                 else:
                     work = generic_work(moved[ops], rows, written[ops])
                 cases = [(one_key, np.ones(len(ops), bool))]
+                if class_name == "optimizer":
+                    unread = looked_up[ops]
+                    cases = [((f"{name}:zeros", *one_key), unread), (one_key, ~unread)]
                 if name in ("clone", "copy", "_to_copy"):
                     cases = [(one_key, turned[ops] == PLAIN), (("clone:permuted", *one_key), turned[ops] == PERMUTED),
                              (("clone:transposed", *one_key), turned[ops] >= TURNED)]  # fmt: skip

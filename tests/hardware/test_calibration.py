@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import graphopt_gym as gg
+from graphopt_gym.benchmarks import calibration
 from graphopt_gym.cli.app import app
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.capture import capture
@@ -93,6 +94,67 @@ def test_processor_clock__counts_the_calls():
     assert len(calls) == 7
     assert seconds >= 0
     assert counts
+
+
+class FakeCuda:
+    """As much of ``torch.cuda`` as the clock uses: a call takes 3 us as it is and 1 us in a graph."""
+
+    def __init__(self, monkeypatch, capturable: bool):
+        self.now, self.in_graph, self.capturable, cuda = 0.0, False, capturable, self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = cuda.now
+
+            def elapsed_time(self, end):
+                return (end.at - self.at) * 1e3
+
+        class Graph:
+            calls = 0
+
+            def replay(self):
+                cuda.now += self.calls * 1e-6
+
+        class Capture:
+            def __init__(self, graph):
+                self.graph = graph
+
+            def __enter__(self):
+                if not cuda.capturable:
+                    raise RuntimeError("operation not permitted when stream is capturing")
+                cuda.in_graph = self.graph
+
+            def __exit__(self, *_):
+                cuda.in_graph = False
+
+        class Chosen:
+            def __init__(self, device):
+                assert device == "cuda"
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                return None
+
+        for name, value in {"Event": Event, "CUDAGraph": Graph, "graph": Capture, "device": Chosen,
+                            "synchronize": lambda: None}.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    def call(self):
+        if self.in_graph:
+            self.in_graph.calls += 1
+        else:
+            self.now += 3e-6
+
+
+@pytest.mark.parametrize(("capturable", "seconds"), [(True, 1e-6), (False, 3e-6)])
+def test_cuda_clock__times_a_captured_graph_or_the_calls_as_they_are(monkeypatch, capturable, seconds):
+    cuda = FakeCuda(monkeypatch, capturable)
+    assert timing.measured_s(cuda.call, timing.CudaClock("cuda"), 1e-3) == pytest.approx(seconds)
 
 
 # --- what a kernel does is what a captured graph says it does --------------------------------------------------------
@@ -186,6 +248,7 @@ def synthetic(rng: np.random.Generator, noise: float = 0.0) -> list[Timed]:
 def test_fit_terms__recovers_what_a_plain_formula_made():
     rows = synthetic(np.random.default_rng(0))
     prices, report = fit.fit_terms(rows)
+    assert fit.exchanged(rows) == []
     fitted = [float(priced(prices["float32"][one.kernel.op], one.kernel.work)) for one in rows]
     assert fitted == pytest.approx([one.seconds for one in rows], rel=0.01)
     assert prices["float32"]["mm"]["flop"] == pytest.approx(1 / 100e9, rel=0.01)
@@ -497,6 +560,20 @@ def test_command__refuses(arguments, says, tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         run(*arguments)
     assert says in str(error.value)
+
+
+def test_benchmark__compares_a_calibrated_processor_with_steps_that_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MODELS", {name: calibration.MODELS[name] for name in ("rnnlm",)})
+    (tmp_path / "mine.toml").write_text(device.device_toml(calibrated()))
+    report = calibration.calibration_report(device=str(tmp_path / "mine.toml"), seconds=1e-3)
+    assert [row["mode"] for row in report["models"]] == ["training", "inference"]
+    for row in report["models"]:
+        assert row["error"] == pytest.approx(row["calibrated_s"] / row["measured_s"] - 1)
+        assert row["ops"] > 100
+    assert [row["kind"] for row in report["summary"]] == ["recurrent", "all"]
+    monkeypatch.setenv("GRAPHOPT_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="'my_cpu' is not there yet: run graphopt calibrate"):
+        calibration.calibration_report()
 
 
 def test_header__has_every_column_that_an_operator_needs():

@@ -101,7 +101,7 @@ OPS: dict[str, Op] = {
     "index_select": Op("table", "gather", (1, 1), True),
     **_array("copy", "clone clone:permuted clone:transposed cat _to_copy", 1, 1),
     **_array("copy", "copy slice_backward", 1, 1),
-    **_array("optimizer", "adam", 4, 3),
+    **_array("optimizer", "adam adam:zeros", 4, 3),
     **_array("optimizer", "momentum", 3, 2),
     **_array("optimizer", "sgd", 2, 1),
 }
@@ -337,5 +337,5 @@ def _other_shape(name: str, op: Op, elements: float, rng: np.random.Generator) -
         columns = _width(rng, 32, min(2048, max(elements / 4, 33)))
     shape = {"rows": max(1, round(elements / columns)), "columns": columns}
     if op.family == "table":
-        shape["m"] = max(2, _log_uniform(rng, 100, max(101.0, min(50000, 4 * elements / columns))))
+        shape["m"] = min(_log_uniform(rng, 1000, 50000), 2**23 // columns)  # as large as those of models
     return shape
