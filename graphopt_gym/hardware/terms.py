@@ -260,6 +260,11 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
             else:
                 if class_name == "pool":
                     rows = graph.flops[ops].astype(np.float64)
+                elif name in (
+                    "embedding_dense_backward",
+                    "nll_loss_forward",
+                ):  # rows that go in
+                    rows = np.array([_largest_operand_rows(graph, op, elements, last) for op in ops.tolist()])
                 elif class_name not in ("softmax", "norm", "gather"):
                     rows = np.zeros(len(ops))
                 if class_name == "optimizer":
@@ -280,6 +285,14 @@ def _keyed(graph: ComputationGraph) -> Iterator[Keyed]:
                     again = ops[copied]
                     size = elements[which[again]] * item[again]
                     yield Keyed(("clone:transposed",), again, generic_work(2 * size, 0.0, size))
+
+
+def _largest_operand_rows(graph: ComputationGraph, op: int, elements: np.ndarray, last: np.ndarray) -> float:
+    given = graph.pred[graph.pred_ptr[op] : graph.pred_ptr[op + 1]]
+    if not len(given):
+        return 1.0
+    largest = given[elements[given].argmax()]
+    return float(elements[largest] / max(last[largest], 1))
 
 
 def _split(ops: np.ndarray, work: Work, *cases: tuple[tuple[str, ...], np.ndarray]) -> Iterator[Keyed]:
@@ -408,24 +421,21 @@ def products_of(graph: ComputationGraph) -> np.ndarray:
     return np.isin(graph.op_class, [OP_CLASSES.index(name) for name in ("matmul", "conv")])
 
 
-def keyed_parts(tables: Mapping[str, Mapping[str, Prices]], graph: ComputationGraph) -> tuple[float, float, float]:
-    """(seconds of products, convolutions and attention; of all other kernels; how many kernels), priced by terms."""
-    seconds = np.nan_to_num(keyed_seconds(tables, graph))
+def keyed_parts(
+    tables: Mapping[str, Mapping[str, Prices]], graph: ComputationGraph
+) -> tuple[float, float, float, float]:
+    """(seconds of products, convolutions and attention; of all other kernels; of them what a copy of the same bytes
+    takes; how many kernels), priced by terms."""
+    seconds, copied = np.nan_to_num(keyed_seconds(tables, graph)), copy_seconds(tables, graph)
     product = products_of(graph)
     kernels = (graph.op_class != SOURCE) & (graph.op_class != VIEW)
-    return float(seconds[product].sum()), float(seconds[~product].sum()), float(kernels.sum())
+    others = seconds[~product]
+    copies = np.minimum(copied[~product], others)
+    return float(seconds[product].sum()), float(others.sum()), float(copies.sum()), float(kernels.sum())
 
 
-def term_times(fitted: Mapping[str, Any], graph: ComputationGraph) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds, seconds of them that are the bytes of a copy), each float64 [N]; NaN for ops without a price.
-
-    Args:
-        fitted: a device's ``terms``, with ``in_model_products`` and ``in_model_streams``: how many times as long
-            kernels take inside a step.
-    """
-    tables = fitted["terms"]
-    seconds = keyed_seconds(tables, graph)
-    factor = np.where(products_of(graph), fitted.get("in_model_products", 1.0), fitted.get("in_model_streams", 1.0))
+def copy_seconds(tables: Mapping[str, Mapping[str, Prices]], graph: ComputationGraph) -> np.ndarray:
+    """float64 [N]: what a copy would take that moves the bytes of each op."""
     moved = generic_work(graph.bytes_read + graph.bytes_written, 0.0)
     copied = np.zeros(graph.num_ops)
     for dtype in np.unique(graph.dtype).tolist():
@@ -433,4 +443,19 @@ def term_times(fitted: Mapping[str, Any], graph: ComputationGraph) -> tuple[np.n
         prices = table.get("clone") or table.get("copy") or table.get("class:copy") or {}
         prices = {term: price for term, price in prices.items() if term == "byte" or term in STEPS}
         copied = np.where(graph.dtype == dtype, priced(prices, moved), copied)
-    return seconds * factor, copied * fitted.get("in_model_streams", 1.0)
+    return copied
+
+
+def term_times(fitted: Mapping[str, Any], graph: ComputationGraph) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, seconds of them that are the bytes of a copy), each float64 [N]; NaN for ops without a price.
+
+    Args:
+        fitted: a device's ``terms``, with ``in_model_products``, how many times as long products take inside a step,
+            and ``in_model_streams``, how many times as long the bytes of all other kernels take, as those of a copy.
+    """
+    tables = fitted["terms"]
+    seconds = keyed_seconds(tables, graph)
+    copied = np.fmin(copy_seconds(tables, graph), seconds)
+    streams = fitted.get("in_model_streams", 1.0)
+    others = seconds + (streams - 1) * copied
+    return np.where(products_of(graph), fitted.get("in_model_products", 1.0) * seconds, others), streams * copied

@@ -158,10 +158,21 @@ def fit_anchors(parts: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
     """``in_model_products``, ``in_model_streams`` and ``launch_us`` from steps.
 
     Args:
-        parts: float64 [steps, 3]: seconds of products (with convolutions and attention), of all other kernels, and how
-            many kernels there are.
+        parts: float64 [steps, 4]: as :func:`~graphopt_gym.hardware.terms.keyed_parts` gives them.
         seconds: measured.
     """
     low, high = zip(*BOUNDS.values())
-    amounts = parts * np.array([1.0, 1.0, 1e-6])
-    return dict(zip(BOUNDS, solve_factors(amounts, seconds, low, high).tolist()))
+    amounts, fixed = _amounts(parts)
+    return dict(zip(BOUNDS, solve_factors(amounts / seconds[:, None], 1 - fixed / seconds, low, high).tolist()))
+
+
+def predict_anchors(parts: np.ndarray, factors: dict[str, float]) -> np.ndarray:
+    """float64 [steps]: seconds of steps with these factors."""
+    amounts, fixed = _amounts(parts)
+    return np.asarray(amounts @ np.array([factors[name] for name in BOUNDS]) + fixed)
+
+
+def _amounts(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(what each factor multiplies, what none does)."""
+    products, others, copies, kernels = parts.T
+    return np.stack([products, copies, kernels * 1e-6], axis=1), others - copies

@@ -140,7 +140,7 @@ def fit_device(
     """(the device with its fitted parameters, a row for each anchor: measured and fitted seconds)."""
     from dataclasses import replace
 
-    from graphopt_gym.hardware.calibration.anchors import fit_anchors
+    from graphopt_gym.hardware.calibration.anchors import fit_anchors, predict_anchors
     from graphopt_gym.hardware.terms import keyed_parts
 
     if base.kind == "gpu":
@@ -166,7 +166,7 @@ def fit_device(
         factors = fit_anchors(parts, seconds)
         fitted |= {name: factors[name] for name in ("in_model_products", "in_model_streams")}
         fitted["launch_us"] = fitted["launch_us"] | {"eager": factors["launch_us"]}
-        predicted = parts @ (np.array(list(factors.values())) * np.array([1.0, 1.0, 1e-6]))
+        predicted = predict_anchors(parts, factors)
         report = [
             {
                 "step": one.name,

@@ -155,9 +155,9 @@ def _order_error(rows: Sequence[Timed], order: str, device: Device | None) -> fl
     return float(np.median(np.abs(predicted / seconds - 1)[~train]))
 
 
-def solve_factors(amounts: np.ndarray, seconds: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """float64 [factors]: ``amounts [steps, factors] @ factors`` as close to the seconds as can be, in relative terms,
-    each factor between its bounds."""
+def solve_factors(amounts: np.ndarray, target: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """float64 [factors]: ``amounts [steps, factors] @ factors`` as close to the target as can be, each factor between
+    its bounds."""
     from scipy.optimize import lsq_linear
 
-    return np.asarray(lsq_linear(amounts / seconds[:, None], np.ones(len(seconds)), (low, high), tol=1e-12).x)
+    return np.asarray(lsq_linear(amounts, target, (low, high), tol=1e-12).x)
