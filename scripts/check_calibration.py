@@ -25,19 +25,13 @@ PAGE = ROOT / "docs" / "calibrate.md"
 BEGIN, END = "<!-- the table: scripts/check_calibration.py -->", "<!-- end of the table -->"
 
 
-def calibrate(folder: Path) -> None:
-    """Times the kernels and writes ``kernels.csv.gz`` and ``my_cpu.toml``."""
+def calibrate(folder: Path, refit: bool) -> None:
+    """Times the kernels (``refit``: only those that are not there) and writes ``kernels.csv.gz`` and ``my_cpu.toml``."""
     with tempfile.TemporaryDirectory() as work:
-        command = [
-            sys.executable,
-            "-m",
-            "graphopt_gym",
-            "calibrate",
-            "--name",
-            "my_cpu",
-            "--out",
-            f"{work}/my_cpu.toml",
-        ]
+        if refit:
+            write_file(Path(work, "my_cpu.csv"), gzip.decompress((folder / "kernels.csv.gz").read_bytes()))
+        command = [sys.executable, "-m", "graphopt_gym", "calibrate", "--name", "my_cpu", "--out"]
+        command += [f"{work}/my_cpu.toml", *(["--resume"] if refit else [])]
         subprocess.run(command, check=True, cwd=ROOT)
         write_file(folder / "my_cpu.toml", Path(work, "my_cpu.toml").read_bytes(), make_folders=True)
         table = Path(work, "my_cpu.csv").read_bytes()
@@ -85,11 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=data_path("calibration"), help="a folder")
     parser.add_argument("--bench-only", action="store_true", help="take the device file that is there")
+    parser.add_argument(
+        "--refit", action="store_true", help="keep the kernel times that are there; run the small steps"
+    )
     parser.add_argument("--no-page", action="store_true", help="leave docs/calibrate.md as it is")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.bench_only:
-        calibrate(arguments.out)
+        calibrate(arguments.out, arguments.refit)
     report = calibration_report(lambda text: print(text, file=sys.stderr), str(arguments.out / "my_cpu.toml"))
     keep(arguments.out / "steps.csv", report["models"])
     table = page_table(report)
