@@ -26,7 +26,7 @@ BEGIN, END = "<!-- the table: scripts/check_calibration.py -->", "<!-- end of th
 
 
 def calibrate(folder: Path, refit: bool) -> None:
-    """Times the kernels (``refit``: only those that are not there) and writes ``kernels.csv.gz`` and ``my_cpu.toml``."""
+    """Times the kernels (``refit``: takes those that are there), writes ``kernels.csv.gz`` and ``my_cpu.toml``."""
     with tempfile.TemporaryDirectory() as work:
         if refit:
             write_file(Path(work, "my_cpu.csv"), gzip.decompress((folder / "kernels.csv.gz").read_bytes()))

@@ -580,6 +580,23 @@ def test_benchmark__compares_a_calibrated_processor_with_steps_that_run(tmp_path
         calibration.calibration_report()
 
 
+def test_shipped_calibration__is_what_its_kernel_times_give():
+    folder = gg.data.data_path("calibration")
+    rows = table.read_kernels(folder / "kernels.csv.gz")
+    shipped = load_device(str(folder / "my_cpu.toml"))
+    prices, _ = fit.fit_terms(rows)
+    for key in ("mm", "gelu", "convolution", "native_layer_norm", "adam"):
+        works = [one.kernel.work for one in rows if one.kernel.op == key]
+        stored = [float(priced(shipped.fitted["terms"]["float32"][key], work)) for work in works]
+        assert stored == pytest.approx([float(priced(prices["float32"][key], work)) for work in works], rel=0.01)
+    with open(folder / "steps.csv", newline="") as file:
+        steps_run = list(csv.DictReader(file))
+    assert {row["model"] for row in steps_run} == set(calibration.MODELS)
+    for row in steps_run:  # the aim of the table that is kept
+        assert abs(float(row["error"])) < 0.15
+        assert float(row["error"]) == pytest.approx(float(row["calibrated_s"]) / float(row["measured_s"]) - 1, abs=2e-3)
+
+
 def test_header__has_every_column_that_an_operator_needs():
     assert {column for columns in COLUMNS.values() for column in columns} <= set(HEADER)
     assert next(csv.reader([",".join(HEADER)])) == list(HEADER)
