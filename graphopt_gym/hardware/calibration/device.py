@@ -14,7 +14,7 @@ import numpy as np
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.hardware.calibration.fit import Table
 from graphopt_gym.hardware.calibration.kernels import OPS
-from graphopt_gym.hardware.calibration.table import CACHES, Timed
+from graphopt_gym.hardware.calibration.table import Timed
 from graphopt_gym.hardware.cluster import Device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def this_processor(name: str, threads: int, rows: Sequence[Timed]) -> Device:
     """The processor of this machine: memory and caches as the system tells, peaks and bandwidth as measured.
 
     The peak of a type is the best rate of a matrix product, the bandwidth that of the kernels that only move bytes
-    between tensors of several times the last cache.
+    between tensors that together are larger than the last cache.
     """
     cache_bytes = last_cache_bytes()
     return Device(
@@ -61,7 +61,7 @@ def this_processor(name: str, threads: int, rows: Sequence[Timed]) -> Device:
         cache_bytes=cache_bytes,
         sources={
             "memory_gib": "the system's physical memory",
-            "memory_gb_per_s": "measured: the best kernel that only moves bytes, on the largest tensors",
+            "memory_gb_per_s": "measured: the best kernel that only moves bytes, on tensors larger than the last cache",
             "peak_tflops": "measured: the best rate of a matrix product",
             "compute_units": "the threads that were used",
             "cache_mib": "the system's last level of cache",
@@ -84,7 +84,7 @@ def this_gpu(name: str, device: str, rows: Sequence[Timed]) -> Device:
         cache_bytes=int(facts.L2_cache_size),
         sources={
             "memory_gib": f"CUDA's properties of {facts.name}",
-            "memory_gb_per_s": "measured: the best kernel that only moves bytes, on the largest tensors",
+            "memory_gb_per_s": "measured: the best kernel that only moves bytes, on tensors larger than the last cache",
             "peak_tflops": "measured: the best rate of a matrix product",
             "compute_units": "CUDA's properties: multiprocessors",
             "cache_mib": "CUDA's properties: L2 cache",
@@ -118,14 +118,14 @@ def best_rates(rows: Sequence[Timed]) -> dict[str, float]:
 
 
 def best_bandwidth(rows: Sequence[Timed], cache_bytes: int) -> float:
-    """Bytes a second of the fastest kernel that only moves bytes, among the largest of them."""
+    """Bytes a second of the fastest kernel that only moves bytes, among those of tensors larger than the last cache."""
     moved = [(float(one.kernel.work["byte"]), one.seconds) for one in rows if one.kernel.op in STREAMS]
     if not moved:
         raise InputError(
             "kernel times: none of add, copy, relu, whose rate on large tensors is the memory's bandwidth; time some, "
             "or name a device of the catalog that has the datasheet's"
         )
-    large = [one for one in moved if one[0] > CACHES * max(cache_bytes, 2**22)]
+    large = [one for one in moved if one[0] > max(cache_bytes, 2**22)]
     large = large or sorted(moved)[-max(len(moved) // 8, 1) :]
     return max(size / seconds for size, seconds in large)
 
