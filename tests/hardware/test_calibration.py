@@ -157,6 +157,13 @@ def test_cuda_clock__times_a_captured_graph_or_the_calls_as_they_are(monkeypatch
     assert timing.measured_s(cuda.call, timing.CudaClock("cuda"), 1e-3) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("op", ["addmm", "convolution_backward", "native_batch_norm_backward", "native_layer_norm",
+                                "_softmax_backward_data", "scaled_dot_product_attention_backward", "adam"])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_kernel__can_be_called_in_other_types(op, dtype):
+    timing.build(one_of(op, dtype), "cpu")()
+
+
 # --- what a kernel does is what a captured graph says it does --------------------------------------------------------
 
 

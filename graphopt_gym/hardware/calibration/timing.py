@@ -257,7 +257,9 @@ def _channels(
     image, gradient = tensor(batch, channels, size, size), tensor(batch, channels, size, size)
     weight, bias = tensor(channels), tensor(channels)
     if name.startswith("native_batch_norm"):
-        running = (tensor(channels).float(), tensor(channels).float())
+        if image.itemsize == 2:  # as autocast leaves them
+            weight, bias = weight.float(), bias.float()
+        running = (torch.ones_like(weight), torch.ones_like(weight))
         if name == "native_batch_norm":
             return aten.native_batch_norm.default, (image, weight, bias, *running, variant != "eval", 0.1, 1e-5)
         _, mean, scale = aten.native_batch_norm.default(image, weight, bias, *running, True, 0.1, 1e-5)
