@@ -360,6 +360,13 @@ class ComputationGraph:
                 "types may be wider than meant; make it inside forward, or use graphopt capture, which imports "
                 "the model itself"
             )
+        assumed = self.metadata.get("control_flow_assumed")
+        if assumed:
+            named = ", ".join(assumed[:6]) + ", …" * (len(assumed) > 6)
+            lines.append(
+                f"control flow that depends on data is assumed: {named}"
+                "; --dims branch:NAME=0 or trips:NAME=8 (dims= in Python) says otherwise"
+            )
         unmodelled = self.metadata.get("unmodelled_ops")
         if unmodelled:
             counts = sorted(unmodelled.items(), key=lambda item: (-item[1], item[0]))

@@ -56,7 +56,8 @@ def import_onnx(
     outputs that are used is followed by a ``getitem`` view for each. ``modules`` holds the names of nodes and
     tensors. A node, what views it, and the sources that it is the first to read are one colocation group. An
     operator that is not known is of class ``other``, has no FLOPs, and is counted in ``metadata["unmodelled_ops"]``.
-    ``metadata["control_flow"]`` says which branches and how many rounds were taken.
+    ``metadata["control_flow"]`` says which branches and how many rounds were taken, ``"control_flow_assumed"`` which of
+    those depend on data and were not given.
     Weights kept in files beside the model are not read.
 
     Args:
@@ -92,6 +93,8 @@ def import_onnx(
     }
     if flat.choices:
         metadata["control_flow"] = flat.choices
+    if flat.assumed:
+        metadata["control_flow_assumed"] = flat.assumed
     if model.metadata_props:
         metadata["properties"] = {entry.key: entry.value for entry in model.metadata_props}
     return _Importer(flat, where).build(Path(path).stem if name is None else name, metadata)

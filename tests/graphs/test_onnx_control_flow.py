@@ -92,6 +92,9 @@ def choice(folder: Path, condition: Any = None, inputs: Any = ()) -> Path:
 def test_if__one_branch_counts(tmp_path: Path, condition: Any, dims: dict[str, int], taken: str, products: int) -> None:
     graph = import_onnx(choice(tmp_path, condition), dims=dims)
     assert graph.metadata["control_flow"] == {"n_picked": taken}
+    assert [note for note in graph.notes if "If n_picked (then, the costlier)" in note] == (
+        graph.notes if taken.endswith("costlier") else []
+    )
     found = named(graph, "MatMul")
     assert len(found) == products
     assert found[0] == f"n_picked/{taken[:4]}/n_{'a' if products == 2 else 'out'}"
@@ -154,7 +157,7 @@ BY_DATA = [
         (3, ALWAYS, {}, 3, "its trip count"),
         (2**62, COUNTED, {}, 5, "until its condition is false"),
         (3, COUNTED, {}, 3, "its trip count"),
-        (3, BY_DATA, {}, 3, "its trip count"),
+        (3, BY_DATA, {}, 3, "as many as there may be"),
         (None, ALWAYS, {"trips:n_last": 6}, 6, "as given"),
         (2**62, BY_DATA, {"trips:n_last": 2}, 2, "as given"),
     ],
@@ -165,6 +168,7 @@ def test_loop__is_unrolled(
     path = loop(tmp_path, trips, condition)
     graph = import_onnx(path, dims=dims)
     assert graph.metadata["control_flow"] == {"n_last": f"{rounds} rounds: {why}"}
+    assert ("Loop n_last (3 rounds" in " ".join(graph.notes)) == (why == "as many as there may be")
     assert named(graph, "MatMul") == [f"n_last/{index}/n_m" for index in range(rounds)]
     assert graph.flops[[kind == "MatMul" for kind in kinds(graph)]].sum() == rounds * 2 * 4 * 8 * 8
     assert graph.param_bytes.sum() == 4 * 8 * 8  # of all rounds

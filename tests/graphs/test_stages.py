@@ -263,6 +263,10 @@ TRANSFORMERS = {
                TOKENS, r"encoder\.blocks\.\d+\.\d+|decoder\.layers\.\d+", 8),
     "deberta": ("DebertaV2ForMaskedLM", small(num_hidden_layers=8, relative_attention=True), TOKENS,
                 r"deberta\.encoder\.layer\.\d+", 8),
+    "xlnet": ("XLNetModel", {"d_model": 32, "n_head": 4, "d_inner": 64, "n_layer": 8, "vocab_size": 96}, TOKENS,
+              r"layer\.\d+", 8),
+    "focalnet": ("FocalNetModel", {"image_size": 64, "embed_dim": 16}, IMAGE,
+                 r"encoder\.stages\.\d+\.layers\.\d+", 12),
     "mobilenet_v2": ("MobileNetV2ForImageClassification", {"depth_multiplier": 0.35}, IMAGE,
                      r"mobilenet_v2\.layer\.\d+", 16),
 }  # fmt: skip

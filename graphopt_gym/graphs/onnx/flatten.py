@@ -17,7 +17,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,16 @@ class FlatModel:
     generated: set[str]  # those of them that came of unrolling: counters and lengths
     inputs: list[str]
     outputs: list[str]
-    choices: dict[str, Any] = field(default_factory=dict)  # which branches and how many rounds were taken
+    choices: dict[str, str] = field(default_factory=dict)  # which branches and how many rounds were taken
+    assumed: list[str] = field(default_factory=list)  # those of them that depend on data, and were not given
+
+
+class _Branch(NamedTuple):
+    nodes: list[onnx.NodeProto]
+    outputs: list[str]
+    endless: dict[str, None]
+    choices: dict[str, str]
+    assumed: list[str]
 
 
 def choices_of(graph: onnx.GraphProto) -> list[str]:
@@ -93,7 +102,8 @@ class _Flattener:
         self.generated: set[str] = set()
         self.sequences: dict[str, list[str]] = {}
         self.absent: set[str] = set()  # optionals that hold nothing
-        self.choices: dict[str, Any] = {}
+        self.choices: dict[str, str] = {}
+        self.assumed: list[str] = []
         self.endless: dict[str, None] = {}  # loops of which it is not known how often they run
         self.emitted = 0
         self.handlers: dict[str, Callable[..., None]] = {
@@ -129,7 +139,9 @@ class _Flattener:
             )
         inputs = [value.name for value in graph.input if value.name not in self.initializers]
         outputs = [name for value in graph.output for name in self._tensors(scope.get(value.name, value.name))]
-        return FlatModel(self.nodes, self.types, self.initializers, self.generated, inputs, outputs, self.choices)
+        return FlatModel(
+            self.nodes, self.types, self.initializers, self.generated, inputs, outputs, self.choices, self.assumed
+        )
 
     # -- graphs and nodes ---------------------------------------------------------------------------------------
 
@@ -268,24 +280,32 @@ class _Flattener:
             taken, why = ("then" if condition.reshape(-1)[0] else "else"), "its condition is constant"
         if key in self.dims:
             taken, why = ("then" if self.dims[key] else "else"), "as given"
-        kept, endless = self.nodes, self.endless
-        found: dict[str, tuple[float, list[onnx.NodeProto], list[str], dict[str, None]]] = {}
+        label = f"{prefix}{node_name(node)}"
+        found: dict[str, _Branch] = {}
         for name, branch in branches.items():
-            if taken not in ("", name):
-                continue
-            self.nodes, self.endless = [], {}
-            begin = f"{prefix}{node_name(node)}/{name}/"
-            outputs = self._inline(branch, {}, scope, begin, begin)
-            found[name] = (self._cost(self.nodes), self.nodes, outputs, self.endless)
-        self.nodes, self.endless = kept, endless
-        taken = taken or max(found, key=lambda name: found[name][0])
-        _, nodes, outputs, unknown = found[taken]
-        self.nodes += nodes
-        self.endless |= unknown
-        self.choices[prefix + node_name(node)] = f"{taken}: {why}"
+            if taken in ("", name):
+                found[name] = self._branch(branch, scope, f"{label}/{name}/")
+        if not taken:
+            taken = max(found, key=lambda name: self._cost(found[name].nodes))
+            self.assumed.append(f"If {label} ({taken}, the costlier)")
+        self.choices[label] = f"{taken}: {why}"
+        self.nodes += found[taken].nodes
+        self.endless |= found[taken].endless
+        self.choices |= found[taken].choices
+        self.assumed += found[taken].assumed
+        outputs = found[taken].outputs
         for name, output in zip(node.output, outputs, strict=True):
             if name:
                 self._bind(name, output, scope, prefix)
+
+    def _branch(self, graph: onnx.GraphProto, scope: dict[str, str], prefix: str) -> _Branch:
+        """What a branch would add."""
+        kept = self.nodes, self.endless, self.choices, self.assumed
+        self.nodes, self.endless, self.choices, self.assumed = [], {}, {}, []
+        outputs = self._inline(graph, {}, scope, prefix, prefix)
+        branch = _Branch(self.nodes, outputs, self.endless, self.choices, self.assumed)
+        self.nodes, self.endless, self.choices, self.assumed = kept
+        return branch
 
     def _cost(self, nodes: Iterable[onnx.NodeProto]) -> float:
         """Seconds of nodes, roughly; what cannot be priced counts nothing."""
@@ -324,6 +344,8 @@ class _Flattener:
                 if going is None and limit is None:
                     self.endless[label] = None
                     given = rounds + 1
+                elif going is None:
+                    why = "as many as there may be"
             here = f"{begin}{rounds}/"
             inside = [self._constant(f"{here}iteration", np.int64(rounds)), condition, *carried]
             given_names = dict(zip([value.name for value in body.input], inside, strict=True))
@@ -333,6 +355,8 @@ class _Flattener:
                 row.append(output)
             rounds += 1
         self.choices[prefix + label] = f"{rounds} rounds: {why}"
+        if why == "as many as there may be":
+            self.assumed.append(f"Loop {prefix}{label} ({rounds} rounds, {why})")
         results = [*carried, *self._stacked(node, scanned, [0] * len(scanned), scope, prefix)]
         for name, output in zip(node.output, results, strict=False):
             if name and output:
