@@ -58,7 +58,7 @@ def calibrate(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the kernel times that are there.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a device and write a device file, which --cluster and cluster files take by its name.
+    """Measure a device and write a device file: one is a cluster by its path, cluster files take it by its name.
 
     Times kernels on this machine, in minutes (Ctrl-C keeps those that are done), fits the cost model to them, and runs
     eight small steps of its own for what kernels alone do not show. With --kernels it fits to a table of kernel times,
@@ -109,8 +109,7 @@ def calibrate(
         common.show(Table.of(one), False)
     for key, value in (factors or _factors(made)).items():
         common.say(f"{key}: {value:.4g}")
-    where = made.name if path.parent == own_folder() else str(path)
-    common.say(f"device: {path}   use: --cluster {where}")
+    common.say(f"device {made.name}: one of them is --cluster {path}; a cluster file names it as device")
 
 
 def _origin(target: str | None, kernels: Path | None, steps: Sequence[Step], threads: int) -> list[str]:
