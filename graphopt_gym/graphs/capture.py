@@ -1064,10 +1064,18 @@ CAPTURE_ARGUMENTS = ("module", "example_inputs", "loss", "optimizer", "train", "
 
 
 def capture_from_spec(spec: str, **overrides: Any) -> ComputationGraph:
-    """Capture what ``"package.module:function"`` names.
+    """Capture what ``"package.module:function"`` names, see :func:`arguments_from_spec`.
+
+    ``overrides`` are arguments that replace its own.
+    """
+    return capture(**arguments_from_spec(spec) | overrides)
+
+
+def arguments_from_spec(spec: str) -> dict[str, Any]:
+    """The arguments of :func:`capture` that what ``"package.module:function"`` names returns.
 
     The function takes no arguments and returns ``(module, example_inputs)`` or a dict of :func:`capture`'s
-    arguments. ``overrides`` are arguments that replace its own.
+    arguments.
 
     Raises:
         InputError: the spec is malformed, there is no such module or function, or it returns something else.
@@ -1103,4 +1111,4 @@ def capture_from_spec(spec: str, **overrides: Any) -> ComputationGraph:
         raise InputError(
             f"capture: {spec} returns a {type(arguments['module']).__name__} as the module; give a torch.nn.Module"
         )
-    return capture(**arguments | overrides)
+    return arguments
