@@ -69,7 +69,8 @@ class Task:
         catalogs: the catalog in which each argument of the problem is named.
         benchmarks: of this task, by name.
         commands: what can be done with its solutions alone, by the name of the command. ``measure``, a function of
-            stored solutions, ``say`` and limits, gives a table; ``export``, of one and a path, writes a file.
+            stored solutions, ``say`` and limits, gives a table; ``export``, of one and a path, writes a file;
+            ``execute``, of stored solutions and what else :func:`cli.execute.execute` gives it, gives tables.
         toys: arguments of its environments with which an episode takes milliseconds, for each form of them that has
             compiled code of its own: what ``graphopt warmup`` compiles. None where nothing is compiled.
 

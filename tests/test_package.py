@@ -36,6 +36,7 @@ ROOMS = (
     ("graphs",),
     ("hardware",),
     ("simulator",),
+    ("execution",),
     ("problem",),
     ("search", "solutions", "benchmarks"),
     ("envs", "wrappers"),

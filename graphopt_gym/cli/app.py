@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from graphopt_gym.cli import agents, bench, calibrate, files, listing, reproduce, solving, warmup
+from graphopt_gym.cli import agents, bench, calibrate, execute, files, listing, reproduce, solving, warmup
 
 app = typer.Typer(
     name="graphopt",
@@ -22,6 +22,7 @@ app.command("evaluate")(agents.evaluate)
 app.command("report")(files.report)
 app.command("validate")(files.validate)
 app.command("measure")(files.measure)
+app.command("execute")(execute.execute)
 app.command("export")(files.export)
 app.command("capture")(files.capture)
 app.command("calibrate")(calibrate.calibrate)

@@ -98,7 +98,7 @@ def measure(
     from graphopt_gym.solutions import load_solutions
 
     stored = load_solutions(paths, common.warn)
-    commands = {_command("measure", solution) for solution in stored}
+    commands = {command_of("measure", solution) for solution in stored}
     if len(commands) > 1:
         raise InputError("these solutions are of several tasks; measure those of one at a time")
     limits = {"runs": runs, "seconds": seconds, "threads": threads, "dtype": dtype, "clock": clock}
@@ -122,7 +122,7 @@ def export(
     from graphopt_gym.solutions import load_solution
 
     stored = load_solution(path)
-    said = _command("export", stored)(stored, out, common.sized(graph, dims))
+    said = command_of("export", stored)(stored, out, common.sized(graph, dims))
     if as_json:
         common.print_json(said)
     else:
@@ -130,7 +130,7 @@ def export(
         common.say(f"{said['file']}: {facts}")
 
 
-def _command(name: str, stored: StoredSolution) -> Callable[..., Any]:
+def command_of(name: str, stored: StoredSolution) -> Callable[..., Any]:
     """What a command does with the solutions of a task."""
     task = find_task(stored.env_id)
     if task is None or name not in task.commands:

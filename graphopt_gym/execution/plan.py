@@ -39,8 +39,8 @@ class Ghost(NamedTuple):
 class Node:
     """Something that a worker does in a step.
 
-    ``kind``: ``source`` (a value that is there when the step begins; with ``func``: made just before), ``op`` (runs when
-    the device is free), ``update`` (likewise, of the optimiser), and those that are done at once: ``view``,
+    ``kind``: ``source`` (a value that is there when the step begins; with ``func``: made just before), ``op`` (runs
+    when the device is free), ``update`` (likewise, of the optimiser), and those that are done at once: ``view``,
     ``item`` (an output of a call with several), ``strided`` (a tensor of a storage that was written in place),
     ``arrival``, ``send``, ``collect``.
     """
@@ -273,7 +273,7 @@ class _Planner:
         return number
 
     def normal(self, ref: Ref) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Size and stride that a kernel's output must have for what follows: fake tensors' and real ones' may differ."""
+        """Size and stride that a kernel's output must have for what follows; fake tensors' and real ones' differ."""
         layout = self.program.layouts.get(ref)
         if layout is None or self.program.root[layout.storage] != ref:
             return None
@@ -356,8 +356,8 @@ class _Planner:
             device, at = self.home[update.op], program.end + 1 + k
             param, made = self.need(device, update.param, at, True)
             grad, after = self.need(device, update.grad, at)
-            node = Node("update", update.op, self.label(update.op), reads=(param, grad), number=k)
-            number = self.add(device, node, [made, after])
+            one = Node("update", update.op, self.label(update.op), reads=(param, grad), number=k)
+            number = self.add(device, one, [made, after])
             self.note_read(device, update.grad, at, number)
             self.note_write(device, update.param, at, param, number)
         kept: list[list[tuple[int, int]]] = [[] for _ in range(self.count)]

@@ -136,7 +136,9 @@ def zoo_arguments(graph: ComputationGraph, name: str) -> dict[str, Any] | None:
     try:
         return dict(build(**{**config, "device": "cpu"}))
     except TypeError as error:
-        raise InputError(f"execute: family {family!r} of the zoo does not take the graph's configuration: {error}") from None
+        raise InputError(
+            f"execute: family {family!r} of the zoo does not take the graph's configuration: {error}"
+        ) from None
 
 
 def build_program(arguments: Mapping[str, Any], name: str, module: str = "") -> Program:
@@ -177,11 +179,14 @@ def build_program(arguments: Mapping[str, Any], name: str, module: str = "") -> 
     if any(tensor.is_meta for tensor in sources.values()):
         notes.append("the model has no values (it is on the meta device): they are drawn at random")
         generator = torch.Generator().manual_seed(SEED)
-        sources = {number: _drawn(tensor, generator) if tensor.is_meta else tensor for number, tensor in sources.items()}
+        sources = {
+            number: _drawn(tensor, generator) if tensor.is_meta else tensor for number, tensor in sources.items()
+        }
 
     op_of_call = {ref.call: op for op, ref in enumerate(built.origin) if ref.call >= 0 and ref.output < 0}
     layouts, storage_bytes, root = _layouts(trace, op_of_call, sources)
-    steps, writers = {}, {}
+    steps: dict[int, Step] = {}
+    writers: dict[int, list[int]] = {}
     random = 0
     for number in sorted(op_of_call):
         step = _step(trace.calls[number], op_of_call[number], random)
@@ -282,10 +287,9 @@ def _layouts(
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for number, call in enumerate(trace.calls):
-            if number not in op_of_call and call.func is not None:
-                # dead, but a tensor whose shape alone is asked for
-                if not all(ref in values for ref in refs_in((call.args, call.kwargs))):
-                    continue
+            # what is dead may still be a tensor whose shape alone is asked for
+            if not all(ref in values for ref in refs_in((call.args, call.kwargs))):
+                continue
             if call.func is None:
                 tensor = sources[number]
                 note(Ref(number, 0), torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype))

@@ -100,9 +100,7 @@ class Workers:
                         ours.callback(end.close)
                 for rank in range(self.count):
                     device = "cpu" if self.kind == "cpu" else f"cuda:{rank}"
-                    setting = Setting(
-                        rank, self.count, device, self.transport, self.folder, os.getpid(), self.modules
-                    )
+                    setting = Setting(rank, self.count, device, self.transport, self.folder, os.getpid(), self.modules)
                     pipe, theirs = context.Pipe()
                     self._pipes.append(pipe)
                     others = {number: pair[1] for number, pair in enumerate(inboxes)}
@@ -153,11 +151,11 @@ class Workers:
         found: dict[int, Any] = {}
         while missing:
             of = {self._pipes[rank]: rank for rank in range(self.count)}
-            ready = connection.wait(list(of), max(0.0, until - time.monotonic()))
+            ready: list[Any] = connection.wait(list(of), max(0.0, until - time.monotonic()))
             if not ready:
                 raise InputError(
-                    f"execute: worker {min(missing)} did not answer in {self.timeout_s:g} s; give a longer --timeout, or "
-                    "a smaller model"
+                    f"execute: worker {min(missing)} did not answer in {self.timeout_s:g} s; give a longer --timeout, "
+                    "or a smaller model"
                 )
             failed = []
             for pipe in ready:
@@ -180,8 +178,8 @@ class Workers:
         process = self._processes[rank]
         process.join(1.0)
         return InputError(
-            f"execute: worker {rank} ended with status {process.exitcode} (-9: often for want of memory); give a smaller "
-            "model"
+            f"execute: worker {rank} ended with status {process.exitcode} (-9: often for want of memory); give a "
+            "smaller model"
         )
 
     def _command(self, name: str, *arguments: Any) -> list[Any]:
@@ -217,12 +215,12 @@ class Workers:
         total, free = sum(sizes.values()), shutil.disk_usage(self.folder).free
         if total > free:
             raise InputError(
-                f"execute: tensors between workers take {total / 2**20:.0f} MiB of shared memory and {self.folder!r} has "
-                f"{free / 2**20:.0f} MiB; give --transport gloo, or a smaller model"
+                f"execute: tensors between workers take {total / 2**20:.0f} MiB of shared memory and {self.folder!r} "
+                f"has {free / 2**20:.0f} MiB; give --transport gloo, or a smaller model"
             )
         for (source, target), size in sizes.items():
-            with open(buffer_path(self.folder, source, target), "wb") as file:
-                os.truncate(file.fileno(), size)
+            with open(buffer_path(self.folder, source, target), "wb") as buffer:
+                buffer.truncate(size)
 
     def _stored(self, program: Program) -> str:
         """The file of a program's values, written once."""

@@ -10,8 +10,8 @@ its own, and ``torch.distributed`` carries what is in it.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import gc
+import heapq
 import io
 import mmap
 import os
@@ -156,7 +156,7 @@ class Worker:
             if node.kind == "source" and node.source >= 0:
                 self.given[number] = self._own(stored[node.source])
         del stored
-        self.operators = [_operator(node.func) if node.func else None for node in self.nodes]
+        self.operators: list[Any] = [_operator(node.func) if node.func else None for node in self.nodes]
         self.calls = [self._compiled(node) for node in self.nodes]
         self.waits = [node.waits for node in self.nodes]
         self.uses = [0] * plan.slots
@@ -271,15 +271,16 @@ class Worker:
 
         Returns:
             ``late_ns``: how long after ``start_ns`` this worker came; ``finish_ns``: after ``start_ns``, when its last
-            op was done; ``busy_ns``: its ops' times, added up; with ``record`` also ``ops``, rows of (op, start, finish)
-            and ``transfers``, rows of (transfer, request, start, finish), in nanoseconds after ``start_ns``.
+            op was done; ``busy_ns``: its ops' times, added up; with ``record`` also ``ops``, rows of (op, start,
+            finish), and ``transfers``, rows of (transfer, request, start, finish), nanoseconds after ``start_ns``.
         """
         now = time.monotonic_ns
         late = now() - start_ns
         while now() < start_ns:
             pass
         timer = _CudaTimer(self.device) if self.cuda else None
-        nodes, left, ready = self.nodes, self.left, []
+        nodes = self.nodes
+        ready: list[tuple[int, int, int]] = []
         key = {"fifo": lambda n: 0, "program": lambda n: nodes[n].op, "stream": lambda n: nodes[n].op}[self.order]
         in_order = sorted(self.run_nodes, key=lambda n: nodes[n].op) if self.order == "stream" else []
         in_order.reverse()
@@ -325,17 +326,17 @@ class Worker:
             if record:
                 rows.append((nodes[number].op, begin - start_ns, finish - start_ns))
             push(self._complete(number))
-        found = {"late_ns": late, "finish_ns": finish - start_ns, "busy_ns": busy}
+        answer: dict[str, Any] = {"late_ns": late, "finish_ns": finish - start_ns, "busy_ns": busy}
         if timer:
             import torch
 
             torch.cuda.synchronize(self.device)
-            found |= timer.times(start_ns, self.run_nodes)
-            found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
+            answer |= timer.times(start_ns)
+            answer["peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
         if record:
-            found["ops"] = rows
-            found["transfers"] = [(one[0], *(at - start_ns for at in one[1:])) for one in self.sending]
-        return found
+            answer["ops"] = rows
+            answer["transfers"] = [(one[0], *(at - start_ns for at in one[1:])) for one in self.sending]
+        return answer
 
     def settle(self) -> None:
         """Bring home what was changed elsewhere than it is kept."""
@@ -668,7 +669,7 @@ class _CudaTimer:
     def stop(self) -> None:
         self.events[-1][1].record()
 
-    def times(self, start_ns: int, run_nodes: list[int]) -> dict[str, int]:
+    def times(self, start_ns: int) -> dict[str, int]:
         """As of :meth:`Worker.go`, from the device's own clock."""
         offset = self.base_ns - start_ns
         busy = sum(begin.elapsed_time(end) for begin, end in self.events) * 1e6

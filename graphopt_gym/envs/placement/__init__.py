@@ -19,6 +19,7 @@ TASK = Task(
     starts=("single", "expert", "metis", "heft", "m_etf"),
     references=("expert",),
     words=Words("step time", "placement", "simulator call"),
+    commands={"execute": f"{_ROOM}.execution:execute_report"},
     toys=({"graph": "transformer_xl_2layer", "cluster": "v100x2"},),
     benchmarks={
         "env": Benchmark(f"{_ROOM}.benchmarks:env_report", "steps a second of Placement-v0, scalar and vector"),
