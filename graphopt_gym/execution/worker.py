@@ -374,21 +374,23 @@ class Worker:
         self._make_buffers((Transfer(0, first, second, 0, *facts), Transfer(1, second, first, 0, *facts)))
         mine = 0 if begins else 1
         value, rounds = torch.zeros(size, dtype=torch.uint8, device=self.device), []
-        for _ in range(count):
-            begin = time.monotonic_ns()
-            waiting = {SENT, ARRIVED}
-            if begins:
-                self._send(mine, value)
-            while waiting:
-                for _, what in self._messages():
-                    if what == FAILED:
-                        raise Failure("a transfer to another worker failed: it has ended")
-                    waiting.discard(what)
-                    if what == ARRIVED and not begins:
+        arrived = sent = 0
+        begin = time.monotonic_ns()
+        if begins:
+            self._send(mine, value)
+        while arrived < count or sent < count:
+            for _, what in self._messages():
+                if what == FAILED:
+                    raise Failure("a transfer to another worker failed: it has ended")
+                sent += what == SENT
+                if what == ARRIVED:
+                    arrived += 1
+                    rounds.append(time.monotonic_ns() - begin)
+                    begin = time.monotonic_ns()
+                    if not begins or arrived < count:
                         self._send(mine, value)
-                if waiting:
-                    self._wait()
-            rounds.append(time.monotonic_ns() - begin)
+            if arrived < count or sent < count:
+                self._wait()
         return rounds
 
     # -- nodes ---------------------------------------------------------------------------------------------------
