@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.execution.session import Workers
+from graphopt_gym.execution.session import MAX_WORKERS, Workers
+from graphopt_gym.fields import whole
 from graphopt_gym.files import read_text, write_text
 
 SIZES = tuple(2**power for power in range(4, 26, 3))  # 16 B to 16 MiB
@@ -90,6 +91,7 @@ def write_cluster(
     """
     from graphopt_gym.hardware.cluster import DEVICES, load_cluster
 
+    whole("workers", workers, 2, MAX_WORKERS)
     known, source = DEVICES.load(device), DEVICES.path(device)
     with Workers(workers, devices=devices, transport=transport) as running:
         fit = measure_link(running, say)

@@ -30,7 +30,6 @@ TRANSPORTS = ("auto", "shared", "gloo", "nccl")
 ORDERS = ("fifo", "program", "stream")
 MAX_WORKERS = 64
 MARGIN_NS = 3_000_000  # from the word to begin until all begin
-ATTEMPTS = 5  # to begin together, on a machine that is busy with other things
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class Run:
 
     step_s: float  # from the common start to the last finish of an op
     busy_s: tuple[float, ...]  # each worker's ops, added up
-    sent: int  # transfers
+    waited_s: tuple[float, ...]  # how long each worker waited for a core; 0 where that cannot be known
+    late_s: float  # how long after the common start the last worker came: another program had its core
+    sent: int  # transfers in the step, without what is brought home after it
     ops: tuple[np.ndarray, ...] = ()  # float64 [n, 3] a worker: op, start, finish, in seconds; where they were recorded
     transfers: np.ndarray | None = None  # float64 [X, 4]: transfer, request, start, finish
     peak_bytes: tuple[int, ...] = ()  # of GPUs
@@ -83,6 +84,7 @@ class Workers:
         self.modules = tuple(modules)
         self.plan: Plan | None = None
         self._closing = contextlib.ExitStack()
+        self._broken = True  # until all have answered what they were told
         self._processes: list[Any] = []
         self._pipes: list[Any] = []
 
@@ -120,10 +122,12 @@ class Workers:
 
     def _end(self) -> None:
         """No worker is left, whatever state it is in."""
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError, ValueError):
-                pipe.send(("stop",))
-        until = time.monotonic() + 3.0
+        until = time.monotonic()
+        if not self._broken:  # else they may wait for each other
+            until += 3.0
+            for pipe in self._pipes:
+                with contextlib.suppress(OSError, ValueError):
+                    pipe.send(("stop",))
         for process in self._processes:
             process.join(max(0.0, until - time.monotonic()))
         for process in self._processes:
@@ -136,6 +140,7 @@ class Workers:
     # -- commands ------------------------------------------------------------------------------------------------
 
     def _tell(self, *message: Any, ranks: Sequence[int] | None = None) -> None:
+        self._broken = True
         for rank in range(self.count) if ranks is None else ranks:
             try:
                 self._pipes[rank].send(message)
@@ -146,6 +151,7 @@ class Workers:
         """What each worker answers to the command of that name."""
         import multiprocessing.connection as connection
 
+        self._broken = True
         until = time.monotonic() + self.timeout_s
         missing = set(range(self.count) if ranks is None else ranks)
         found: dict[int, Any] = {}
@@ -172,6 +178,7 @@ class Workers:
             if failed:  # what another worker says of it comes second
                 rank, text = next((one for one in failed if "it has ended" not in one[1]), failed[0])
                 raise InputError(f"execute: worker {rank}: {text}")
+        self._broken = False
         return [found[rank] for rank in sorted(found)]
 
     def _died(self, rank: int) -> InputError:
@@ -244,12 +251,12 @@ class Workers:
         rows = self._command("go", start, record)
         if any(one.settle_out for one in plan.devices):
             self._command("settle")
-        late = max(row["late_ns"] for row in rows)
-        step_ns = max(row["finish_ns"] for row in rows)
         return Run(
-            (step_ns - max(late, 0)) / 1e9 if late > 0 else step_ns / 1e9,
+            max(row["finish_ns"] for row in rows) / 1e9,
             tuple(row["busy_ns"] / 1e9 for row in rows),
-            len(plan.transfers),
+            tuple(row["waited_ns"] / 1e9 for row in rows),
+            max(0, *(row["late_ns"] for row in rows)) / 1e9,
+            len(plan.transfers) - sum(len(one.settle_out) for one in plan.devices),
             tuple(np.array(row["ops"], float).reshape(-1, 3) * (1, 1e-9, 1e-9) for row in rows) if record else (),
             np.array([one for row in rows for one in row["transfers"]], float).reshape(-1, 4) * (1, 1e-9, 1e-9, 1e-9)
             if record

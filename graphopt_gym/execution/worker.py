@@ -271,7 +271,8 @@ class Worker:
 
         Returns:
             ``late_ns``: how long after ``start_ns`` this worker came; ``finish_ns``: after ``start_ns``, when its last
-            op was done; ``busy_ns``: its ops' times, added up; with ``record`` also ``ops``, rows of (op, start,
+            op was done; ``waited_ns``: how long other threads had the core that it could have run on (0: not known
+            here); ``busy_ns``: its ops' times, added up; with ``record`` also ``ops``, rows of (op, start,
             finish), and ``transfers``, rows of (transfer, request, start, finish), nanoseconds after ``start_ns``.
         """
         now = time.monotonic_ns
@@ -279,6 +280,7 @@ class Worker:
         while now() < start_ns:
             pass
         timer = _CudaTimer(self.device) if self.cuda else None
+        waited = _waited_ns()
         nodes = self.nodes
         ready: list[tuple[int, int, int]] = []
         key = {"fifo": lambda n: 0, "program": lambda n: nodes[n].op, "stream": lambda n: nodes[n].op}[self.order]
@@ -326,7 +328,8 @@ class Worker:
             if record:
                 rows.append((nodes[number].op, begin - start_ns, finish - start_ns))
             push(self._complete(number))
-        answer: dict[str, Any] = {"late_ns": late, "finish_ns": finish - start_ns, "busy_ns": busy}
+        waited = _waited_ns() - waited
+        answer: dict[str, Any] = {"waited_ns": waited, "late_ns": late, "finish_ns": finish - start_ns, "busy_ns": busy}
         if timer:
             import torch
 
@@ -696,6 +699,15 @@ def _operator(name: str) -> Any:
 
     namespace, packet, overload = name.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+
+
+def _waited_ns() -> int:
+    """How long this thread has waited for a core since it began; Linux alone says."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _argument_names(name: str) -> set[str]:

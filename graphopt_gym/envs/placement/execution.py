@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     from graphopt_gym.simulator.timeline import Timeline
 
-METHODS = ("single", "expert", "metis", "heft", "m_etf", "m_topo")  # of the further placements; each takes little time
+# of the further placements, with the evaluations that each may take
+METHODS = {"single": 1, "expert": 1, "metis": 1, "heft": 1, "m_etf": 1, "m_topo": 1, "annealing": 1000}
+POOL = 10  # random placements are chosen from so many times as many
 OP_TIMES = ("model", "measured")
 WARM_UP = 2  # steps of each placement that do not count, the first of which is checked
-ROUNDS = 2  # every placement is measured so often, apart in time: what slows the machine for a while slows no one alone
+ROUNDS = 4  # every placement is measured so often, apart in time: what slows the machine for a while slows no one alone
+ATTEMPTS = 5  # of a step whose workers do not begin together, on a machine that is busy with other things
 TOLERANCE = 1e-4  # largest difference of a result from one worker's, to the largest of its values; rounding only
 SHARE_OF_MEMORY = 0.8  # of what is free here, that all workers together may take
 
@@ -41,6 +44,7 @@ class Measured:
     decision: np.ndarray
     steps_s: list[float] = field(default_factory=list)
     busy_s: list[tuple[float, ...]] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)  # the longest of the workers', as a share of the step
     peak_bytes: tuple[int, ...] = ()
     sent: int = 0
     difference: float = 0.0
@@ -203,41 +207,61 @@ def free_memory_bytes() -> int | None:
 def further(problem: PlacementProblem, count: int, seed: int, known: Sequence[np.ndarray] = ()) -> list[Measured]:
     """Up to ``count`` valid placements whose step times spread: of methods (half of them at most), then random ones.
 
-    The random ones, in turn: the groups in their order, cut once, the earlier ones on the first devices; every group
-    drawn by itself, with shares of the devices that are drawn too; runs of groups, each on one device.
+    The random ones are those of :data:`POOL` times as many whose simulated step times are farthest from each other's
+    and from the others', one after the other: ranks of step times that nearly agree would say nothing.
     """
     rng = np.random.default_rng(seed)
-    seen = {np.asarray(one).tobytes() for one in known}
+    seen = {problem.check(one).tobytes() for one in known}
+    times = [outcome.cost for outcome in map(problem.evaluate, known) if outcome.valid]
     found: list[Measured] = []
-
-    def take(name: str, decision: np.ndarray) -> None:
-        decision = problem.check(decision)
-        if decision.tobytes() not in seen and problem.evaluate(decision).valid:
-            seen.add(decision.tobytes())
-            found.append(Measured(name, decision))
-
-    for name in METHODS:
+    best = np.zeros(problem.num_groups, np.int32), np.inf
+    for name, budget in METHODS.items() if count > 0 else ():
         if len(found) < (count + 1) // 2:
-            take(name, solve(problem, name, budget=1, seed=seed).decision)
-    for attempt in range(20 * max(count, 0)):
-        if len(found) >= count:
-            break
-        groups, devices = problem.num_groups, problem.num_devices
-        shares = rng.dirichlet(np.ones(devices))
-        if attempt % 3 == 0:
-            edges = np.cumsum(shares)[:-1] * groups
-            take(
-                f"cut at {'/'.join(f'{edge / groups:.2f}' for edge in edges)}",
-                np.searchsorted(edges, np.arange(groups)),
-            )
-        elif attempt % 3 == 1:
-            text = "/".join(f"{share:.2f}" for share in shares)
-            take(f"random {text}", rng.choice(devices, size=groups, p=shares))
-        else:
-            runs = int(rng.integers(2, max(3, min(groups, 40))))
-            cuts = np.sort(rng.integers(0, groups, runs))
-            take(f"{runs} runs", rng.choice(devices, size=runs + 1, p=shares)[np.searchsorted(cuts, np.arange(groups))])
+            solution = solve(problem, name, budget=budget, seed=seed)
+            best = min(best, (solution.decision, solution.outcome.cost), key=lambda one: one[1])
+            if solution.outcome.valid and solution.decision.tobytes() not in seen:
+                seen.add(solution.decision.tobytes())
+                found.append(Measured(name, solution.decision))
+                times.append(solution.outcome.cost)
+    pool: list[tuple[float, Measured]] = []
+    for number in range(POOL * max(0, count - len(found))):
+        name, decision = random_placement(problem, number, best[0], rng)
+        outcome = problem.evaluate(decision)
+        if outcome.valid and decision.tobytes() not in seen:
+            seen.add(decision.tobytes())
+            pool.append((outcome.cost, Measured(name, decision)))
+    while pool and len(found) < count:
+        apart = [min((abs(np.log(cost / one)) for one in times), default=np.inf) for cost, _ in pool]
+        cost, one = pool.pop(int(np.argmax(apart)))
+        times.append(cost)
+        found.append(one)
     return found
+
+
+def random_placement(
+    problem: PlacementProblem, number: int, best: np.ndarray, rng: np.random.Generator
+) -> tuple[str, np.ndarray]:
+    """A placement of one of four kinds, in turn, and what it is called.
+
+    The groups in their order, cut once for each further device; each group by itself, with shares of the devices that
+    are drawn too; runs of groups, each on one device; a good one with a share of its groups drawn anew.
+    """
+    groups, devices = problem.num_groups, problem.num_devices
+    shares = rng.dirichlet(np.ones(devices))
+    text, at = "/".join(f"{share:.2f}" for share in shares), np.arange(groups)
+    if number % 4 == 0:
+        name, decision = f"cut {text}", np.searchsorted(np.cumsum(shares)[:-1] * groups, at, side="right")
+    elif number % 4 == 1:
+        name, decision = f"random {text}", rng.choice(devices, size=groups, p=shares)
+    elif number % 4 == 2:
+        runs = int(rng.integers(2, max(3, min(groups, 40))))
+        cuts = np.sort(rng.integers(0, groups, runs - 1))
+        name, decision = f"{runs} runs", rng.choice(devices, size=runs, p=shares)[np.searchsorted(cuts, at)]
+    else:
+        share = float(rng.random())
+        drawn = rng.integers(0, devices, groups)
+        name, decision = f"best, {share:.2f} drawn", np.where(rng.random(groups) < share, drawn, best)
+    return name, problem.check(decision)
 
 
 def run_all(
@@ -277,9 +301,13 @@ def run_all(
             for _ in range(WARM_UP - 1):
                 workers.step()
             for _ in range(-(-repeat // ROUNDS)):
-                run = workers.step()
+                for _ in range(ATTEMPTS):
+                    run = workers.step()
+                    if not run.late_s:
+                        break
                 one.steps_s.append(run.step_s)
                 one.busy_s.append(run.busy_s)
+                one.waited.append(max(run.waited_s) / run.step_s)
                 one.peak_bytes = run.peak_bytes
     return np.median(times, axis=0)
 
@@ -341,6 +369,7 @@ def _table(
             "simulated_vs_measured_percent": 100 * (timeline.makespan_s / measured - 1),
             "simulated_busy_s": timeline.busy_s.tolist(),
             "measured_busy_s": np.median(one.busy_s, axis=0).tolist(),
+            "waiting_percent": 100 * statistics.median(one.waited),
             "transfers": one.sent,
             "transfer_bytes": int(timeline.transfer_bytes.sum()),
             "difference": one.difference,
@@ -350,19 +379,23 @@ def _table(
         rows.append(row)
     simulated, measured_s = ([row[name] for row in rows] for name in ("simulated_s", "measured_s"))
     correlation = rank_correlation(simulated, measured_s)
+    of_fastest = rank_correlation(simulated, [row["fastest_s"] for row in rows])
     error = statistics.mean(abs(row["simulated_vs_measured_percent"]) for row in rows)
     basis = "op times measured in a step on one worker" if used is not None else "the cluster's cost model"
     where = f"{problem.num_devices} workers of this machine ({facts['devices']}, {cores()} cores)"
     notes = [
         f"simulated: by {basis}; measured: the median of {len(found[0].steps_s)} steps on {where}, tensors by "
-        f"{facts['transport']}; busy: each worker's ops",
+        f"{facts['transport']}; busy: each worker's ops; waiting: for a core, which sending or another program had",
         "difference: of loss and gradients (or outputs) from one worker's, to the largest of each; mean distance of "
         f"simulated from measured: {error:.1f} %",
     ]
     if problem.num_devices > cores() and facts["devices"] == "cpu":
         notes.append(f"{problem.num_devices} workers share {cores()} cores: they wait for each other")
     if correlation is not None:
-        notes.append(f"Spearman's rank correlation over {len(rows)} placements: {correlation:.3f}")
+        notes.append(
+            f"Spearman's rank correlation of simulated with measured over {len(rows)} placements: {correlation:.3f} "
+            f"(with the fastest steps: {of_fastest:.3f})"
+        )
     return {
         "title": f"{problem.title}: simulated and measured",
         "rows": rows,
@@ -370,6 +403,7 @@ def _table(
         "graph": problem.graph_name,
         "cluster": problem.cluster_name,
         "rank_correlation": correlation,
+        "rank_correlation_of_fastest": of_fastest,
         "mean_error_percent": error,
         "one_worker_s": float(times.sum()),
         **facts,
