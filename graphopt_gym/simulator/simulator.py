@@ -94,7 +94,7 @@ class Simulator:
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
         tasks = self.tasks
         self._links = (
-            np.ascontiguousarray(cluster.link_of, np.int32),
+            np.array(cluster.link_of, np.int32, order="C"),  # a copy: one that cannot be written is of another type
             np.array([link.latency_s for link in cluster.links], np.float64),
             np.array([link.bytes_per_s for link in cluster.links], np.float64),
         )

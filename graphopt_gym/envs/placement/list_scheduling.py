@@ -109,7 +109,7 @@ def make_instance(problem: PlacementProblem) -> Instance:
         durations_s=durations_s,
         latency_s=latency_s,
         bytes_per_s=bytes_per_s,
-        link_of=np.ascontiguousarray(cluster.link_of, np.int32),
+        link_of=np.array(cluster.link_of, np.int32, order="C"),
         transfer_s=tasks.transfer_s,
         mean_transfer_s=mean_transfer_s,
         rank_s=upward_rank(
