@@ -94,6 +94,28 @@ def test_train_your_own__runs_as_written(tmp_path, monkeypatch, capsys):
     assert Path("runs/tuned/checkpoint.pt").stat().st_size
 
 
+def test_own_costs__runs_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    for kind, text in steps((DOCS / "own_costs.md").read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(text, "own_costs.md", "exec"), {})
+            printed.append(capsys.readouterr().out)
+            continue
+        command, _, file = text.partition(" > ")
+        program, *arguments = shlex.split(command)
+        assert program == "graphopt", text
+        code, out, err = run_command(arguments, monkeypatch, capsys)
+        assert code == 0, f"{text}\n{out}\n{err}"
+        if file:
+            Path(file).write_text(out, encoding="utf-8")
+        printed.append(out)
+    assert float(printed[0]) > 0
+    assert Path("times.csv").read_text().startswith("op,label,v100_pcie_16gb\n0,")
+    assert any("heft.json: ok: " in out for out in printed)
+    assert Path("heft.html").stat().st_size
+
+
 def test_add_an_environment__runs_as_written(tmp_path):
     printed = followed("add_an_environment.md", tmp_path)
     assert {path.name for path in (tmp_path / "graphopt_jobs").glob("*.py")} == {

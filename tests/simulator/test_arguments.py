@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
@@ -148,3 +149,77 @@ def test_program_costs__of_a_cost_model_that_gives_no_times__are_refused(value):
         ProgramCosts("t4", Changed(put(value, slice(None)))).cost(program)
     with pytest.raises(InputError, match="op_times of the cost model has shape"):
         ProgramCosts("t4", Changed(lambda times: times[1:])).cost(program)
+
+
+class Gives:
+    """A cost model of a user's that gives the same, whatever the graph, or raises it."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def op_times(self, graph, device):
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
+FAULTS = [
+    (np.full(N, -1.0), "the time of .* is -1.0 s; give finite seconds, at least 0"),
+    (np.full(N, math.nan), "the time of .* is nan s; give finite seconds"),
+    (np.full(N, math.inf), "the time of .* is inf s; give finite seconds"),
+    (np.full(N, 1e308), "add up to more than a float holds"),
+    (np.ones(N + 1), r"op_times of the cost model has shape \(\d+,\), expected"),
+    (np.ones((N, 1)), "op_times of the cost model has shape"),
+    (np.full(N, "1"), "op_times of the cost model has type"),
+    (np.ones(N, complex), "op_times of the cost model has type"),
+    (np.ones(N, bool), "op_times of the cost model has type bool"),
+    (None, "op_times of the cost model has type object"),
+    ([1.0, [2.0]], "op_times of the cost model must be an array"),
+    (KeyError("mm\nadd"), "op_times of the cost model Gives raised KeyError for graph .* on device .*; let it give"),
+    (ZeroDivisionError(), "raised ZeroDivisionError for graph .*: ZeroDivisionError; let it give an array"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), FAULTS, ids=lambda value: type(value).__name__)
+def test_cost_model__of_ones_own__that_is_wrong__is_refused_everywhere(given, message):
+    model = Gives(given)
+    refused(message, cost_model=model)
+    for build in (
+        lambda: gg.make_problem("Placement-v0", graph=GRAPH, cluster=CLUSTER, cost_model=model),
+        lambda: gymnasium.make("Placement-v0", graph=GRAPH, cluster=CLUSTER, cost_model=model),
+        lambda: gymnasium.make("PlacementOneShot-v0", graph=GRAPH, cluster=CLUSTER, cost_model=model),
+        lambda: gg.make_problem(
+            "Placement-v0", graph=GRAPH, cluster=CLUSTER, cost_model=model, op_times_s={OP: 1.0},
+            missing_op_times="cost_model",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message) as caught:
+            build()
+        assert "\n" not in str(caught.value)
+
+
+def test_cost_model__that_is_a_class_or_has_no_function__is_refused():
+    refused(r"op_times of the cost model \w+ raised TypeError", cost_model=Gives)
+    model = Gives(None)
+    model.op_times = 3
+    refused("op_times of the cost model Gives raised TypeError", cost_model=model)
+
+
+def test_cost_model__of_a_fused_group__that_raises_or_gives_something_else__is_refused():
+    edge = next(edge for edge in GRAPH.edges.tolist() if set(edge) <= set(REAL.tolist()))
+    fusion = np.full(N, -1)
+    fusion[edge] = 7
+    model = Gives(TIMES)
+    refused("components of the cost model Gives raised AttributeError", fusion=fusion, cost_model=model)
+    for wrong in (3, (1, 2), None):
+        model.components = lambda graph, device, wrong=wrong: wrong
+        refused("components of the cost model is .*; give compute_s, bytes_per_s", fusion=fusion, cost_model=model)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-300, 1e300 / N])
+def test_methods__take_any_times_that_a_step_can_take(seconds):
+    problem = gg.make_problem("Placement-v0", graph=GRAPH, cluster=CLUSTER, cost_model=Gives(np.full(N, seconds)))
+    for name in gg.methods("Placement-v0"):
+        outcome = gg.solve(problem, name, budget=20).outcome
+        assert outcome.valid, name
+        assert math.isfinite(outcome.cost), name
