@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from graphopt_gym.errors import InputError
 
 DEVICE = "my_cpu"  # what `graphopt calibrate` calls this processor
 GENERIC = "cpu_xeon_e5_2698_v4"  # of the catalog, priced without measurements
-SECONDS = 3.0  # of running a model
+SECONDS = 4.0  # of running a model
+ROUNDS = 2
 # Models of the zoo at sizes of tens to hundreds of milliseconds on one thread: kind, family, configuration. None is
 # among the steps that a calibration runs.
 MODELS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -53,8 +55,10 @@ def calibration_report(
     """``models``: a row a model and mode: measured and predicted seconds, the errors of the calibrated device and of a
     processor of the catalog; ``summary``: by kind and mode.
 
-    A step is really run, eager, with as many threads as the device was calibrated for: all of training with torch's
-    optimiser, or inference. Its time is measured as kernels are (:mod:`graphopt_gym.hardware.calibration.timing`).
+    Every step is measured in :data:`ROUNDS` rounds, apart in time, of which the fastest counts, as a machine that is
+    shared is slow for minutes. A step is really run, eager, with as many threads as the device was calibrated for: all
+    of training with torch's optimiser, or inference. Its time is measured as kernels are
+    (:mod:`graphopt_gym.hardware.calibration.timing`).
 
     Args:
         device: a calibrated processor, by name or file.
@@ -79,26 +83,26 @@ def calibration_report(
     before = torch.get_num_threads()
     threads = max(calibrated.compute_units, 1)
     torch.set_num_threads(threads)
-    rows = []
+    rows: dict[tuple[str, bool], dict[str, Any]] = {}
     try:
-        for name, (kind, _, _) in MODELS.items():
-            for train in (True, False):
-                mode = "training" if train else "inference"
-                say(f"{name}, {mode}")
-                arguments = arguments_of(name, train)
-                graph = capture(**arguments, target="cpu")
-                measured = measured_s(running_step(arguments, "cpu"), clock_of("cpu", threads), seconds)
+        for step in itertools.product(range(ROUNDS), MODELS, (True, False)):
+            number, name, train = step
+            mode = "training" if train else "inference"
+            say(f"{name}, {mode}, {number + 1} of {ROUNDS}")
+            arguments = arguments_of(name, train)
+            graph = capture(**arguments, target="cpu")
+            measured = measured_s(running_step(arguments, "cpu"), clock_of("cpu", threads), seconds / ROUNDS)
+            if number == 0 or measured < rows[name, train]["measured_s"]:
+                kind = MODELS[name][0]
                 predicted, other = (float(model.op_times(graph, one).sum()) for one in (calibrated, generic))
-                rows.append(
-                    {
-                        "model": name, "kind": kind, "mode": mode, "ops": graph.num_ops, "measured_s": measured,
-                        "calibrated_s": predicted, "error": predicted / measured - 1,
-                        f"{GENERIC}_s": other, f"{GENERIC}_error": other / measured - 1,
-                    }
-                )  # fmt: skip
+                rows[name, train] = {
+                    "model": name, "kind": kind, "mode": mode, "ops": graph.num_ops, "measured_s": measured,
+                    "calibrated_s": predicted, "error": predicted / measured - 1,
+                    f"{GENERIC}_s": other, f"{GENERIC}_error": other / measured - 1,
+                }  # fmt: skip
     finally:
         torch.set_num_threads(before)
-    return {"models": rows, "summary": summary(rows)}
+    return {"models": list(rows.values()), "summary": summary(list(rows.values()))}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -205,7 +205,7 @@ def _timed(
 ) -> tuple[list[Timed], list[Any], dict[str, float]]:
     import torch
 
-    from graphopt_gym.hardware.calibration.anchors import measure_anchors
+    from graphopt_gym.hardware.calibration.anchors import fastest, measure_anchors
     from graphopt_gym.hardware.calibration.session import planned, time_design
     from graphopt_gym.hardware.calibration.timing import clock_of, measure_launches
 
@@ -218,6 +218,8 @@ def _timed(
     torch.set_num_threads(threads)
     try:
         clock = clock_of(target, threads)
+        with common.status("running small steps, which are run again after the kernels") as say:
+            before_kernels = measure_anchors(target, clock, say, quick)
         common.warn(f"timing {len(design)} kernels; they are kept in {path}")
         with common.progress_bar("kernels", len(design)) as update:
             try:
@@ -229,7 +231,7 @@ def _timed(
                 common.warn(f"interrupted; what is done is kept in {path}: go on with --resume")
                 raise typer.Exit(130) from None
         with common.status("running small steps") as say:
-            anchors = measure_anchors(target, clock, say, quick)
+            anchors = fastest([before_kernels, measure_anchors(target, clock, say, quick)])
             launches = measure_launches(target) if target == "cuda" else {}
     finally:
         torch.set_num_threads(before)

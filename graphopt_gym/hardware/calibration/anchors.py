@@ -8,7 +8,7 @@ the zoo.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -152,6 +152,13 @@ def measure_anchors(
             found.append(Anchor(graph.name, graph, seconds))
             done(graph.name)
     return found
+
+
+def fastest(rounds: Sequence[Sequence[Anchor]]) -> list[Anchor]:
+    """Of steps that were measured in several rounds, apart in time, each with its least time: a machine that is shared
+    is slow for minutes, and what disturbs it only ever adds.
+    """
+    return [min(of_one, key=lambda one: one.seconds) for of_one in zip(*rounds, strict=True)]
 
 
 def fit_anchors(parts: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
