@@ -56,6 +56,8 @@ class Workers:
             (sockets) or ``"nccl"``; ``"auto"``: shared on CPUs, nccl on GPUs.
         timeout_s: longest that a command (the start, a plan, a step) may take.
         modules: Python modules that workers import, which define operators.
+        inline_bytes: tensors of so many bytes or less a worker sends by itself where memory is shared, larger ones a
+            thread of it; if left out, 256 KiB where there are two cores a worker, else all.
 
     Raises:
         InputError: torch is not installed, fewer GPUs than workers, a worker that died, failed or did not answer.
@@ -69,6 +71,7 @@ class Workers:
         transport: str = "auto",
         timeout_s: float = 300.0,
         modules: Sequence[str] = (),
+        inline_bytes: int | None = None,
     ) -> None:
         need("torch", what="execute")
         if os.name != "posix":
@@ -82,6 +85,7 @@ class Workers:
             raise InputError(f"transport is {transport!r}; on {self.kind} give {' or '.join(map(repr, fitting))}")
         self.timeout_s = timeout_s
         self.modules = tuple(modules)
+        self.inline_bytes = inline_bytes
         self.plan: Plan | None = None
         self._closing = contextlib.ExitStack()
         self._broken = True  # until all have answered what they were told
@@ -102,7 +106,16 @@ class Workers:
                         ours.callback(end.close)
                 for rank in range(self.count):
                     device = "cpu" if self.kind == "cpu" else f"cuda:{rank}"
-                    setting = Setting(rank, self.count, device, self.transport, self.folder, os.getpid(), self.modules)
+                    setting = Setting(
+                        rank,
+                        self.count,
+                        device,
+                        self.transport,
+                        self.folder,
+                        os.getpid(),
+                        self.modules,
+                        self.inline_bytes,
+                    )
                     pipe, theirs = context.Pipe()
                     self._pipes.append(pipe)
                     others = {number: pair[1] for number, pair in enumerate(inboxes)}

@@ -1,7 +1,9 @@
 """A worker: a process that is one device, and runs its part of a plan, one op at a time.
 
 The main thread runs ops. A thread for each other worker copies tensors into the buffer of that pair and tells the other
-end; what has arrived is told by a pipe, which the main thread looks into between two ops.
+end; what has arrived is told by a pipe, which the main thread looks into between two ops. Where memory is shared, the
+main thread sends by itself what is small, and everything where no core is left for other threads: waking a thread takes
+longer than copying some 100 KiB, and a thread without a core of its own stops the ops that it should not stop.
 
 On CPUs a buffer lies in memory that both processes share. On GPUs (and on CPUs with ``transport="gloo"``) each end has
 its own, and ``torch.distributed`` carries what is in it.
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 RECORD = struct.Struct("<qq")  # what a pipe carries: a transfer, and what became of it
 ARRIVED, SENT, FAILED = range(3)
+INLINE_BYTES = 2**18  # up to so many a worker sends by itself
 KEPT_BYTES = 31 << 20  # just below glibc's largest dynamic threshold
 LEARNING_RATE, MOMENTUM, BETAS, EPSILON = 1e-3, 0.9, (0.9, 0.999), 1e-8  # torch.optim's defaults; momentum: usual
 
@@ -48,6 +51,7 @@ class Setting:
     folder: str  # of the session
     parent: int  # the process that started it
     modules: tuple[str, ...] = ()  # that define operators
+    inline_bytes: int | None = None  # see Workers
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,16 @@ class Worker:
         self._pipes = inbox, others
         os.set_blocking(self.inbox, False)
         self.outboxes = {rank: one.fileno() for rank, one in others.items()}
+        for outbox in self.outboxes.values():
+            os.set_blocking(outbox, False)  # who waits for room there may be waited for
         self.poll = select.poll()
         self.poll.register(self.inbox, select.POLLIN)
         self.channel = _Channel(self) if setting.transport != "shared" else None
+        spare = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        most = INLINE_BYTES if spare >= 2 * setting.count else sys.maxsize
+        if setting.inline_bytes is not None:
+            most = setting.inline_bytes
+        self.inline_bytes = -1 if self.channel else most
         self.queues: dict[int, queue.SimpleQueue[Any]] = {}
         for target in range(setting.count):
             if target != setting.rank:
@@ -132,6 +143,7 @@ class Worker:
         self.buffers: dict[int, torch.Tensor] = {}  # transfer -> its bytes
         self.placed: dict[int, torch.Tensor] = {}  # transfer -> the tensor in its buffer
         self.sending: list[tuple[int, int, int, int]] = []  # transfer, request, start, finish (ns)
+        self.queued = 0  # what threads have to send yet
 
     def stop(self) -> None:
         for one in self.queues.values():
@@ -299,18 +311,16 @@ class Worker:
             starting += self._complete(number)
         starting += [n for n in self.run_nodes if not nodes[n].waits]
         push(starting)
-        sends = len(self.send_of)
         todo = len(self.run_nodes)
         busy, finish, rows = 0, now(), []
-        while todo or sends:
+        while todo or self.queued:
             for number, what in self._messages():
                 if what == FAILED:
                     raise Failure("a transfer to another worker failed: it has ended")
-                found = self._complete((self.arrival_of if what == ARRIVED else self.send_of)[number])
-                sends -= what == SENT
-                push(found)
+                self.queued -= what == SENT
+                push(self._complete((self.arrival_of if what == ARRIVED else self.send_of)[number]))
             if not ready or (in_order and ready[0][2] != in_order[-1]):
-                if todo or sends:
+                if todo or self.queued:
                     self._wait()
                 continue
             number = heapq.heappop(ready)[2]
@@ -346,16 +356,15 @@ class Worker:
         for slot, transfer in self.plan.settle_out:
             self._send(transfer, self.values[slot])
         missing = dict(self.plan.settle_in)
-        sending = len(self.plan.settle_out)
-        while missing or sending:
+        while missing or self.queued:
             for number, what in self._messages():
                 if what == FAILED:
                     raise Failure("a transfer to another worker failed: it has ended")
                 if what == SENT:
-                    sending -= 1
+                    self.queued -= 1
                 else:
                     _as_bytes(self.values[missing.pop(number)]).copy_(self.buffers[number])
-            if missing or sending:
+            if missing or self.queued:
                 self._wait()
         self.values = []
 
@@ -377,22 +386,22 @@ class Worker:
         self._make_buffers((Transfer(0, first, second, 0, *facts), Transfer(1, second, first, 0, *facts)))
         mine = 0 if begins else 1
         value, rounds = torch.zeros(size, dtype=torch.uint8, device=self.device), []
-        arrived = sent = 0
+        arrived = 0
         begin = time.monotonic_ns()
         if begins:
             self._send(mine, value)
-        while arrived < count or sent < count:
+        while arrived < count or self.queued:
             for _, what in self._messages():
                 if what == FAILED:
                     raise Failure("a transfer to another worker failed: it has ended")
-                sent += what == SENT
+                self.queued -= what == SENT
                 if what == ARRIVED:
                     arrived += 1
                     rounds.append(time.monotonic_ns() - begin)
                     begin = time.monotonic_ns()
                     if not begins or arrived < count:
                         self._send(mine, value)
-            if arrived < count or sent < count:
+            if arrived < count or self.queued:
                 self._wait()
         return rounds
 
@@ -480,7 +489,8 @@ class Worker:
                 if one.kind in ("op", "update"):
                     found.append(after)
                 elif one.kind == "send":
-                    self._send(one.number, values[one.reads[0]])
+                    if self._send(one.number, values[one.reads[0]]):
+                        stack.append(after)
                     self._release(one.reads[0])
                 else:
                     self._at_once(after, one)
@@ -529,16 +539,38 @@ class Worker:
                 raise EOFError  # nobody is there to tell
 
     def tell(self, rank: int, number: int, what: int) -> None:
-        os.write(self.outboxes[rank], RECORD.pack(number, what))
+        """A record for a worker, from a thread that may wait until there is room for it."""
+        while True:
+            try:
+                os.write(self.outboxes[rank], RECORD.pack(number, what))
+                return
+            except BlockingIOError:
+                full = select.poll()
+                full.register(self.outboxes[rank], select.POLLOUT)
+                full.poll(1000)
 
-    def _send(self, number: int, value: torch.Tensor) -> None:
+    def _send(self, number: int, value: torch.Tensor) -> bool:
+        """Whether a tensor is sent; else a thread sends it, and a record will say so."""
+        one = self.transfers[number]
+        if one.bytes <= self.inline_bytes:
+            start = time.monotonic_ns()
+            self.placed[number].copy_(value if one.dtype else _as_bytes(value))
+            try:
+                os.write(self.outboxes[one.target], RECORD.pack(number, ARRIVED))
+            except BlockingIOError:
+                pass  # the thread waits for room, and copies again
+            else:
+                self.sending.append((number, start, start, time.monotonic_ns()))
+                return True
+        self.queued += 1
         event = None
         if self.cuda:
             import torch
 
             event = torch.cuda.Event()
             event.record()
-        self.queues[self.transfers[number].target].put((number, value, time.monotonic_ns(), event))
+        self.queues[one.target].put((number, value, time.monotonic_ns(), event))
+        return False
 
     def _send_all(self, target: int) -> None:
         """The thread that sends to another worker, one tensor at a time, in the order of request."""

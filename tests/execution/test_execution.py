@@ -127,12 +127,13 @@ def test_run__says_when_each_op_and_transfer_was(workers):
     assert len(run.transfers) == run.sent > 10
 
 
-def test_gloo__gives_the_same_as_shared_memory():
+@pytest.mark.parametrize("how", [{"transport": "gloo"}, {"inline_bytes": -1}])
+def test_threads_and_sockets__give_the_same(how):
     net, tokens = tangled()
     program = training()
     value = loss_of(net(tokens))
     value.backward()
-    with Workers(2, devices="cpu", transport="gloo") as running:
+    with Workers(2, devices="cpu", **how) as running:
         running.load(program, np.random.default_rng(4).integers(0, 2, program.graph.num_ops))
         running.step(seed=0)
         found = running.results()
