@@ -268,6 +268,9 @@ def _layouts(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from graphopt_gym.graphs.aten import describe
+    from graphopt_gym.graphs.capture import flat
+
     values: dict[Ref, torch.Tensor] = {}
     storages: dict[int, tuple[int, Any]] = {}  # by identity: number, and the storage itself, so that it stays its own
     layouts: dict[Ref, Layout] = {}
@@ -285,6 +288,14 @@ def _layouts(
         dtype = str(tensor.dtype).removeprefix("torch.")
         layouts[ref] = Layout(number, dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
+    def here(value: Any) -> Any:
+        """An argument, on the CPU: where fake tensors lie makes no difference to their layouts."""
+        if isinstance(value, Ref):
+            return values[value]
+        if isinstance(value, list | tuple):
+            return type(value)(here(item) for item in value)
+        return torch.device("cpu") if isinstance(value, torch.device) else value
+
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for number, call in enumerate(trace.calls):
             # what is dead may still be a tensor whose shape alone is asked for
@@ -294,13 +305,14 @@ def _layouts(
                 tensor = sources[number]
                 note(Ref(number, 0), torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype))
                 continue
-            args = replaced(call.args, values.__getitem__)
-            kwargs = {key: replaced(value, values.__getitem__) for key, value in call.kwargs.items()}
             try:
-                out = call.func(*args, **kwargs)
+                out = call.func(*here(call.args), **{key: here(value) for key, value in call.kwargs.items()})
             except Exception as error:
-                raise InputError(f"execute: {call.kind} cannot be run by itself: {one_line(error)}") from error
-            for index, tensor in enumerate(out if call.several else (out,)):
+                if trace.target == "cpu" or call.op_class == VIEW or describe(call.func).mutates:
+                    raise InputError(f"execute: {call.kind} cannot be run by itself: {one_line(error)}") from error
+                # a kernel of GPUs alone: its results are new tensors, as they were recorded
+                out = [one and torch.empty(one.shape, dtype=getattr(torch, one.dtype)) for one in call.outputs]
+            for index, tensor in enumerate(flat(out)):
                 if isinstance(tensor, torch.Tensor):
                     note(Ref(number, index), tensor)
     return layouts, sizes, root

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.execution.plan import DevicePlan, Ghost, Node, Slot, Transfer
+from graphopt_gym.graphs.capture import flat
 
 if TYPE_CHECKING:
     import torch
@@ -427,8 +428,12 @@ class Worker:
         except Exception as error:
             raise self._failure(node, error) from error
 
-    @staticmethod
-    def _failure(node: Node, error: Exception) -> Failure:
+    def _failure(self, node: Node, error: Exception) -> Failure:
+        kind = "gpu" if self.cuda else "cpu"
+        if isinstance(error, NotImplementedError):
+            return Failure(
+                f"{node.label} has no kernel here: capture the model with --target {kind} and solve it again"
+            )
         line = " ".join(str(error).split())[:300]
         return Failure(f"{node.label} fails: {type(error).__name__}: {line}")
 
@@ -509,7 +514,7 @@ class Worker:
         if node.kind == "view":
             values[node.out] = self._call(number)
         elif node.kind == "item":
-            values[node.out] = _normal(values[node.reads[0]][node.number], node)
+            values[node.out] = _normal(flat(values[node.reads[0]])[node.number], node)
         elif node.kind == "strided":
             dtype, size, stride, offset = node.args
             base = values[node.reads[0]]

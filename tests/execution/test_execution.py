@@ -194,14 +194,20 @@ def test_placement__is_checked(workers):
         workers.load(program, np.zeros(program.graph.num_ops, int), "lifo")
 
 
-def test_an_op_that_fails__is_named():
-    net = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
-    arguments = {"module": net, "example_inputs": (torch.tensor([1, 9]),), "optimizer": None, "target": "cpu"}
-    program = build_program(arguments, "out_of_range")
+@pytest.mark.parametrize(
+    ("module", "inputs", "target", "words"),
+    [
+        (nn.Embedding(4, 3), torch.tensor([1, 9]), "cpu", r"embedding\[\d\] fails: IndexError: index out of"),
+        (nn.LSTM(4, 4), torch.zeros(3, 2, 4), "gpu", r"_cudnn_rnn\[\d+\] has no kernel here: capture .* --target cpu"),
+    ],
+)
+def test_an_op_that_fails__is_named(module, inputs, target, words):
+    arguments = {"module": module, "example_inputs": (inputs,), "optimizer": None, "target": target}
+    program = build_program(arguments, "fails")
     with Workers(1, devices="cpu", timeout_s=60) as running:
         processes = running._processes
         running.load(program, np.zeros(program.graph.num_ops, int))
-        with pytest.raises(InputError, match=r"^execute: worker 0: embedding\[\d\] 0 fails: IndexError: index out of"):
+        with pytest.raises(InputError, match="^execute: worker 0: " + words):
             running.step()
     assert not any(process.is_alive() for process in processes)
 
