@@ -22,6 +22,7 @@ class Still:
     """A problem whose own move changes nothing, so that only the policy's moves do."""
 
     decision_shape = (8,)
+    allowed = None
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return decision.copy()

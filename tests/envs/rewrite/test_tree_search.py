@@ -80,7 +80,7 @@ def test_tree_search__keeps_to_its_limits(method):
     assert 0 < solution.details["largest_nodes"] <= limit + 20
     assert solve(problem, method, budget=1).evaluations == 1
     short = solve(problem, method, seconds=1.0, budget=10**6)
-    assert short.stopped_by == "seconds"
+    assert short.stopped_by in ("seconds", "finished")  # one of the two may be through before
     assert short.outcome.valid
 
 
