@@ -332,11 +332,12 @@ def test_forms__other_instances_than_the_toys__are_the_same():
         make_problem("Placement-v0", graph=layered_dag(60, seed=3, colocated=0.3), cluster="toy_mixedx3"),
         make_problem("ChipletPartition-v0", graph=layered_dag(40, seed=1), cluster="mcm9", memory_rule=True),
     ]
+    ours = [one for one in compiled.KERNELS if one.__module__.startswith("graphopt_gym.")]
+    before = {one: max(1, len(one.signatures)) for one in ours}  # other tests of this process may have asked for more
     for problem in problems:
         for name in methods(problem):
             try:
                 solve(problem, name, budget=20)
             except InputError:  # exact refuses what is large
                 assert name == "exact"
-    ours = [one for one in compiled.KERNELS if one.__module__.startswith("graphopt_gym.")]
-    assert {one.__name__: len(one.signatures) for one in ours if len(one.signatures) > 1} == {}
+    assert {one.__name__: len(one.signatures) for one in ours if len(one.signatures) > before[one]} == {}
