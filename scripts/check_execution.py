@@ -4,7 +4,7 @@ Calibrates nothing by itself: the device is that of ``envs_data/calibration/my_c
 ``check_calibration.py`` makes on the same machine, or ``--device FILE``. Measures the link between two workers,
 captures the models of ``scripts/examples/small_models.py``, places them by HEFT and runs that and nineteen further
 placements each (methods, and random ones whose simulated step times spread). Keeps, in ``envs_data/execution``, the
-cluster and all figures. About seven minutes; nothing else should run meanwhile.
+cluster and all figures. About eleven minutes; nothing else should run meanwhile.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ def test_stored_runs__say_what_their_rows_say(model):
 
 
 def test_stored_runs__are_ranked_as_simulated_where_placements_differ():
-    """By the fastest of 20 steps; the chain's placements differ by less than what disturbed the machine."""
-    assert min(RUNS[model]["rank_correlation_of_fastest"] for model in ("transformer", "branches")) > 0.9
+    """The chain's placements differ by less than what its ops take longer beside another worker."""
+    for key in ("rank_correlation", "rank_correlation_of_fastest"):
+        assert min(RUNS[model][key] for model in ("transformer", "branches")) > 0.9
     spread = {}
     for name in ("transformer", "branches", "convnet"):
         simulated = [row["simulated_s"] for row in RUNS[name]["rows"]]
