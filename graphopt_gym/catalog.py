@@ -14,7 +14,8 @@ import os
 import re
 import tomllib
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -203,7 +204,7 @@ class Catalog(Generic[T]):
         for item in self.names() if given is None else self.expand(given):
             named = isinstance(item, str) and item in self
             try:
-                found = [self.load(item)] if named or not self._is_of_several(item) else self.several(Path(item))  # type: ignore[misc]
+                found = self._load_all(item)
             except InputError as error:
                 if given is not None or item not in own:
                     raise
@@ -226,8 +227,13 @@ class Catalog(Generic[T]):
             notes.append(f"Splits, which stand for several {self.name}: {', '.join(self.splits)}.")
         return columns, rows, [*self.notes, *notes]
 
-    def _is_of_several(self, item: object) -> bool:
-        return self.several is not None and isinstance(item, str | os.PathLike) and isinstance(self._find(item), Path)
+    def _load_all(self, item: Any) -> Sequence[T]:
+        """What a name or a thing stands for, or all that a path's file holds."""
+        if self.several is not None and isinstance(item, str | os.PathLike) and item not in self:
+            source = self._find(item)
+            if isinstance(source, Path):
+                return self.several(source)
+        return [self.load(item)]
 
     @property
     def _files(self) -> str:
@@ -294,6 +300,21 @@ class Catalog(Generic[T]):
         if reader is None:
             raise InputError(f"{where} is of another kind; give {self._files}")
         return reader(path, **options)
+
+
+@contextmanager
+def stored_whole(noun: str) -> Iterator[None]:
+    """While a thing is made from what its ``to_json`` gave: whatever is missing or wrong in that is one line.
+
+    Raises:
+        InputError: as it is, or in place of what a text that is none of ours raises.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{noun} is no stored {noun}: {type(error).__name__}: {one_line(error)}") from None
 
 
 def stored_name(given: Any, thing: Any) -> Any:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from graphopt_gym.graphs.graph import ComputationGraph
-    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cluster import Cluster, Device
     from graphopt_gym.simulator.timeline import Timeline
 
 Trace = tuple[tuple[Any, ...], ...]  # a row a step, JSON-able; its columns are the task's own
@@ -172,22 +172,33 @@ class Problem(ABC):
         return ()
 
     @property
+    def pricing(self) -> tuple[Any, Sequence[Device]] | None:
+        """The cost model and the devices that its costs rest on; None where it prices by nothing that was fitted."""
+        return None
+
+    @property
     def costs_version(self) -> str:
         """The version of the fitted costs that it prices by, see :func:`hardware.cost_model.costs_version`.
 
         Empty where it prices by nothing that was fitted. Solutions keep it; one priced by another version is refused.
         """
-        return ""
+        from graphopt_gym.hardware.cost_model import costs_version
+
+        return costs_version(*self.pricing) if self.pricing else ""
 
     @property
     def costs_note(self) -> str:
         """A line for people on what its costs rest on and how far off they are; empty where there is nothing to say."""
-        return ""
+        from graphopt_gym.hardware.cost_model import costs_note
+
+        return costs_note(*self.pricing, self.graph) if self.pricing else ""
 
     @property
     def uncertainty(self) -> dict[str, float | None]:
         """How far costs are off on average, as a share, by kind of device; None: not known; empty: not said."""
-        return {}
+        from graphopt_gym.hardware.cost_model import uncertainties
+
+        return uncertainties(*self.pricing, self.graph) if self.pricing else {}
 
     def fingerprints(self) -> dict[str, str]:
         """What a cost depends on, by name: fingerprints of graph, cluster and cost model, as far as it has them."""

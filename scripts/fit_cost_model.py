@@ -44,13 +44,11 @@ from graphopt_gym.hardware.measured import (
     load_gemm_table,
     load_kernels,
     load_models,
-    load_published,
     model_key,
     model_seconds,
-    published_graph,
 )
 from graphopt_gym.hardware.roofline import NORM_KNOTS, SOFTMAX_KNOTS, power_share
-from graphopt_gym.hardware.validation import without
+from graphopt_gym.hardware.validation import model_rows, published_rows
 
 COSTS = "2"  # of what an op costs; another wherever a formula or a fitted number changes
 # architecture -> the measured devices its parameters come from: (for convolutions, for all else)
@@ -145,20 +143,17 @@ def uncertainties(fitted: dict[str, Any]) -> dict[str, Any]:
     """Mean |predicted / measured - 1| of whole models: by architecture, of others with their own left out; and in half
     precision of published rates, without a factor for their software.
     """
+    model = CostModel(fitted)
+    totals = [row for row in model_rows(fitted, model) if row["phase"] == "total"]
     own: dict[str, list[float]] = {}
-    left_out: list[float] = []
-    for row in load_models():
-        measured, architecture = float(row["total_ms"]) * 1e-3, load_device(row["device"]).architecture
-        own.setdefault(architecture, []).append(abs(model_seconds(CostModel(fitted), row)["total"] / measured - 1))
-        left_out.append(abs(model_seconds(without(fitted, architecture), row)["total"] / measured - 1))
-    half = []
-    for row in load_published():
-        if row["precision"] != "fp32":
-            times = CostModel(fitted).op_times(published_graph(row), load_device(row["device"]))
-            half.append(abs(float(times.sum()) * float(row["examples_per_s"]) / int(row["batch"]) - 1))
+    for row in totals:
+        own.setdefault(load_device(row["device"]).architecture, []).append(abs(row["error"]))
+    half = [
+        abs(row["predicted_s"] / row["measured_s"] - 1) for row in published_rows(model) if row["type"] != "float32"
+    ]
     by_architecture = {name: float(np.mean(errors)) for name, errors in own.items()}
     return {
-        "float32": by_architecture | {"others": float(np.mean(left_out))},
+        "float32": by_architecture | {"others": float(np.mean([abs(row["left_out_error"]) for row in totals]))},
         "half": {"others": float(np.mean(half))},
     }
 

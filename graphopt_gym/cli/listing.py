@@ -116,9 +116,7 @@ def edge_table(graph: str) -> Table:
     from graphopt_gym.graphs.zoo import load_graph
 
     found = load_graph(graph)
-    rows = zip(
-        found.edge_src.tolist(), found.edge_dst.tolist(), found.output_bytes[found.edge_src].tolist(), strict=True
-    )
+    rows = zip(found.edge_src.tolist(), found.edge_dst.tolist(), found.edge_bytes.tolist(), strict=True)
     return _table(f"Edges of {found.name}", ["src", "dst", "bytes"], list(rows))
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.execution.program import Layout, Program, replaced
-from graphopt_gym.graphs.capture import Ref
+from graphopt_gym.execution.program import Layout, Program
+from graphopt_gym.graphs.capture import Ref, replaced
 
 ALIGNMENT = 64  # bytes, of a tensor in a buffer
 
@@ -251,7 +251,7 @@ class _Planner:
             after.append(node)
             return Slot(slot)
 
-        return replaced(step.args, by), {key: replaced(value, by) for key, value in step.kwargs.items()}
+        return replaced(step.args, Ref, by), {key: replaced(value, Ref, by) for key, value in step.kwargs.items()}
 
     def call_node(self, device: int, call: int, kind: str) -> int:
         step = self.program.steps[call]

@@ -8,14 +8,14 @@ storages and no memory.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from graphopt_gym.errors import InputError, one_line
-from graphopt_gym.graphs.capture import Ref
+from graphopt_gym.graphs.capture import Ref, refs_in
 from graphopt_gym.graphs.graph import SOURCE, VIEW, ComputationGraph
 
 if TYPE_CHECKING:
@@ -96,27 +96,6 @@ class Program:
     op_of_call: Mapping[int, int]
     module: str = ""  # the Python module that defines the model, where workers need it for operators of its own
     notes: tuple[str, ...] = field(default=())
-
-
-def refs_in(value: Any) -> Iterator[Ref]:
-    """The tensors in recorded arguments."""
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from refs_in(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from refs_in(item)
-
-
-def replaced(value: Any, by: Any) -> Any:
-    """Recorded arguments with ``by(ref)`` in place of each tensor."""
-    if isinstance(value, Ref):
-        return by(value)
-    if isinstance(value, list | tuple):
-        return type(value)(replaced(item, by) for item in value)
-    return value
 
 
 def zoo_arguments(graph: ComputationGraph, name: str) -> dict[str, Any] | None:

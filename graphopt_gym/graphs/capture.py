@@ -268,8 +268,8 @@ class _Recorder:
             op_class,
             self.phase,
             func,
-            _replace(args, self.ref),
-            {key: _replace(value, self.ref) for key, value in kwargs.items()},
+            replaced(args, torch.Tensor, self.ref),
+            {key: replaced(value, torch.Tensor, self.ref) for key, value in kwargs.items()},
             uses,
             reads,
             tuple(_output(t) if isinstance(t, torch.Tensor) else None for t in returned),
@@ -312,13 +312,12 @@ def _output(tensor: torch.Tensor) -> Output:
     return Output(tuple(tensor.shape), dtype, tensor.numel() * tensor.itemsize)
 
 
-def _replace(value: Any, ref: Callable[[torch.Tensor], Ref]) -> Any:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return ref(value)
+def replaced(value: Any, kind: type, by: Callable[[Any], Any]) -> Any:
+    """Arguments of an operator with ``by(one)`` in place of each that is of a kind: a tensor, or a :class:`Ref`."""
+    if isinstance(value, kind):
+        return by(value)
     if isinstance(value, list | tuple):
-        return type(value)(_replace(item, ref) for item in value)
+        return type(value)(replaced(item, kind, by) for item in value)
     return value
 
 
@@ -758,7 +757,7 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
     # which outputs of an operator with several are used: each gets a getitem
     taken: dict[int, set[int]] = {}
     for number in np.flatnonzero(alive).tolist():
-        for ref in _refs((calls[number].args, calls[number].kwargs)):
+        for ref in refs_in((calls[number].args, calls[number].kwargs)):
             if calls[ref.call].several:
                 taken.setdefault(ref.call, set()).add(ref.output)
     for ref in (*trace.outputs, *grad_of.values()):
@@ -822,7 +821,7 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
         op_of_call[number] = op
         # a reader of several outputs names each item; a reader after a write in place names the call
         wanted: dict[int, None] = {}
-        for ref in dict.fromkeys(_refs((call.args, call.kwargs))):
+        for ref in dict.fromkeys(refs_in((call.args, call.kwargs))):
             if ref.call in call.reads:
                 wanted[op_of_item.get(ref, op_of_call[ref.call])] = None
         for source in call.reads:
@@ -875,15 +874,16 @@ def build_graph(trace: Trace, name: str, metadata: Mapping[str, Any] | None = No
     return BuiltGraph(graph, origin)
 
 
-def _refs(value: Any) -> Iterator[Ref]:
+def refs_in(value: Any) -> Iterator[Ref]:
+    """The tensors in recorded arguments."""
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _refs(item)
+            yield from refs_in(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _refs(item)
+            yield from refs_in(item)
 
 
 def _alive(trace: Trace) -> np.ndarray:

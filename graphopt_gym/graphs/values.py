@@ -8,8 +8,10 @@ the time of the real forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from graphopt_gym.graphs.aten import tensors_in
 
 if TYPE_CHECKING:
     import torch
@@ -25,16 +27,6 @@ _DECIDED_BY = {
     "repeat_interleave": (0,),
     "_ctc_loss": (1, 2, 3),
 }
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 class NeedsValues(Exception):
@@ -118,7 +110,7 @@ class Values:
         return self.compute(func, args, kwargs)
 
     def known(self, *arguments: Any) -> bool:
-        return all(self.of(tensor) is not None for value in arguments for tensor in _tensors(value))
+        return all(self.of(tensor) is not None for value in arguments for tensor in tensors_in(value))
 
     def follow(self, func: Any, args: Any, kwargs: Any, out: Any, written: list[torch.Tensor], skip: bool) -> None:
         """After a call with fake tensors: the value of its result too, where those of its arguments are known."""
@@ -126,7 +118,7 @@ class Values:
         from torch._subclasses.fake_tensor import FakeTensor
 
         skip = skip or not all(isinstance(tensor, FakeTensor) for tensor in written)
-        results = list(_tensors(out))
+        results = list(tensors_in(out))
         small = self.everything or all(t.numel() <= LIMIT for t in results)
         if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):  # a number that decides, and no mask
             small = self.everything or all(t.numel() == 1 for t in results)
@@ -147,7 +139,7 @@ class Values:
         import torch
         from torch.utils._python_dispatch import _disable_current_modes
 
-        for made, value in zip(_tensors(fake), _tensors(real)):
+        for made, value in zip(tensors_in(fake), tensors_in(real)):
             if made.shape == value.shape and made.dtype == value.dtype:
                 if made.stride() != value.stride() and 0 not in made.stride():
                     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
@@ -175,7 +167,7 @@ class Values:
         """
         import torch
 
-        if sum(t.numel() for value in (*args, *kwargs.values()) for t in _tensors(value)) > 64 * LIMIT:
+        if sum(t.numel() for value in (*args, *kwargs.values()) for t in tensors_in(value)) > 64 * LIMIT:
             raise NotImplementedError(f"{func} on tensors of this size")
 
         def stand_in(value: Any) -> Any:
@@ -187,6 +179,6 @@ class Values:
 
         result = self.compute(func, args, kwargs, stand_in)
         if not self.known(args, *kwargs.values()):
-            for tensor in _tensors(result):
+            for tensor in tensors_in(result):
                 tensor._graphopt_unknown = True  # type: ignore[attr-defined]
         return result

@@ -42,8 +42,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from graphopt_gym.catalog import Catalog, read_toml
-from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.catalog import Catalog, read_toml, stored_whole
+from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, plain, positive, rate
 from graphopt_gym.graphs.graph import DTYPES
 
@@ -284,7 +284,7 @@ class Cluster:
         Raises:
             InputError: something else, or of a release that knows more.
         """
-        try:
+        with stored_whole("cluster"):
             kinds = [Device(**one) for one in given["device_types"]]
             return cls(
                 str(given["name"]),
@@ -294,10 +294,6 @@ class Cluster:
                 tuple(int(host) for host in given["hosts"]),
                 str(given.get("about", "")),
             )
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"cluster is no stored cluster: {type(error).__name__}: {one_line(error)}") from None
 
     @classmethod
     def of(cls, device: Device) -> Cluster:

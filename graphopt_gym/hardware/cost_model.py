@@ -60,7 +60,6 @@ from graphopt_gym.files import parse_json, read_file
 from graphopt_gym.graphs.graph import DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
 from graphopt_gym.hardware.kernels import (
-    FORMATS,
     NORM,
     SOFTMAX,
     TF32,
@@ -68,6 +67,7 @@ from graphopt_gym.hardware.kernels import (
     Convolutions,
     Products,
     op_formats,
+    peaks,
     row_lengths,
 )
 from graphopt_gym.hardware.roofline import NORM_KNOTS, SOFTMAX_KNOTS, Parameters, row_efficiency, stream_efficiency
@@ -118,7 +118,7 @@ class CostModel:
 
     def parameters(self, device: Device) -> list[Parameters]:
         """The fitted parameters that a device's times are the geometric mean of: its architecture's, or the stand-ins',
-        with its own in place of those of the same name. None where its own are terms for all operators."""
+        with its own in place of those of the same name; empty where its own are terms for all operators."""
         own = device.fitted
         if "terms" in own and device.kind != "gpu":
             return []
@@ -158,7 +158,7 @@ class CostModel:
         compute_s, bytes_per_s, launch_s = np.zeros(n), np.ones(n), np.zeros(n)
         real = np.flatnonzero((graph.op_class != SOURCE) & (graph.op_class != VIEW))
         formats = op_formats(graph, device, self.tf32)
-        peak = np.array([device.peak(name) for name in FORMATS])[formats]
+        peak = peaks(device)[formats]
         compute_s[real] = graph.flops[real] / peak[real]
         bytes_per_s[real] = device.memory_bytes_per_s
         if device.architecture == IDEAL:
@@ -185,7 +185,8 @@ class CostModel:
         if several:
             compute_s[real] = np.exp(log_compute[real])
             bytes_per_s[real] *= np.exp(log_efficiency[real])
-        for name, chosen in (("in_model_products", products_of(graph)), ("in_model_streams", ~products_of(graph))):
+        in_products = products_of(graph)
+        for name, chosen in (("in_model_products", in_products), ("in_model_streams", ~in_products)):
             factor = device.fitted.get(name, 1.0)
             compute_s[chosen] *= factor
             bytes_per_s[chosen] /= factor
@@ -254,7 +255,8 @@ def uncertainties(model: object, devices: Iterable[Device], graph: ComputationGr
     """
     if type(model) is not CostModel:
         return {}
-    known = {device.name: model.uncertainty(device, graph_precision(graph)) for device in devices}
+    precision = graph_precision(graph)
+    known = {device.name: model.uncertainty(device, precision) for device in dict.fromkeys(devices)}
     return {name: off for name, off in known.items() if off != 0}
 
 
@@ -321,9 +323,9 @@ def cost_model_of(given: object, otherwise: str = "eager") -> CostModel:
     return load_cost_model(told.get("launch", otherwise), told.get("tf32", "conv"))
 
 
-def run_of(model: object) -> str:
-    """What :func:`cost_model_of` takes for a model of the package; ``"eager"`` for any other."""
-    return model.run if type(model) is CostModel and model.fitted is read_costs() else "eager"
+def run_of(model: object) -> str | None:
+    """What :func:`cost_model_of` takes for a model of the package; None for any other, which no text stands for."""
+    return model.run if type(model) is CostModel and model.fitted is read_costs() else None
 
 
 def costs_version(model: object, devices: Iterable[Device]) -> str:

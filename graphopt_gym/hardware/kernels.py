@@ -18,6 +18,7 @@ from graphopt_gym.hardware.roofline import (
     attention_seconds,
     conv_seconds,
     gemm_seconds,
+    power_left,
     power_share,
     tensor_core_seconds,
     within_power,
@@ -103,12 +104,11 @@ class Products(_Distinct):
             return
         linear, batch, m, n, k, formats = self.distinct.T
         computed, rate = np.empty(len(linear)), np.empty(len(linear))
-        units, bandwidth = max(device.compute_units, 1), device.memory_bytes_per_s
-        peak, on_cores = _peaks(device)[formats.astype(int)], on_tensor_cores(device)[formats.astype(int)]
+        units, bandwidth, peak, on_cores = _rates(device, formats)
         for layout, chosen in (("linear", linear == 1), ("bmm", linear == 0)):
             chosen = chosen & ~on_cores
             computed[chosen] = p["in_model"][layout] * gemm_seconds(
-                within_power(p[layout], p, device), units, peak[chosen] * _power(p, device), bandwidth,
+                within_power(p[layout], p, device), units, peak[chosen] * power_left(p, device), bandwidth,
                 batch[chosen], m[chosen], n[chosen], k[chosen],
             )  # fmt: skip
             rate[chosen] = p[layout]["bytes"]
@@ -173,13 +173,12 @@ class Convolutions(_Distinct):
             return
         images, height, width, out_channels, k, winograd, formats = self.distinct.T
         computed, rate = np.empty(len(images)), np.empty(len(images))
-        units, bandwidth = max(device.compute_units, 1), device.memory_bytes_per_s
-        peak, on_cores = _peaks(device)[formats.astype(int)], on_tensor_cores(device)[formats.astype(int)]
+        units, bandwidth, peak, on_cores = _rates(device, formats)
         # a dtype's own width: float32 where it is multiplied as tfloat32
         item_bytes = np.append(_ITEM_BYTES, 4.0)[formats.astype(int)]
         chosen = ~on_cores
         computed[chosen] = p["in_model"]["conv"] * conv_seconds(
-            p["conv"], units, peak[chosen] * _power(p, device), bandwidth, images[chosen], height[chosen],
+            p["conv"], units, peak[chosen] * power_left(p, device), bandwidth, images[chosen], height[chosen],
             width[chosen], out_channels[chosen], k[chosen], winograd[chosen] == 1, item_bytes[chosen],
         )  # fmt: skip
         rate[:] = p["conv"]["bytes"]
@@ -222,7 +221,7 @@ class Attention(_Distinct):
         if not len(self.ops):
             return
         flops, length, head, backward, flash, cudnn, formats = self.distinct.T
-        peak = _peaks(device)[formats.astype(int)] * _power(p, device)
+        peak = peaks(device)[formats.astype(int)] * power_left(p, device)
         computed = attention_seconds(
             attention, device.architecture, flops, peak, length, head, backward == 1, flash == 1, cudnn == 1
         )
@@ -230,14 +229,15 @@ class Attention(_Distinct):
         efficiency[self.ops] = 0.8
 
 
-def _peaks(device: Device) -> np.ndarray:
+def _rates(device: Device, formats: np.ndarray) -> tuple[int, float, np.ndarray, np.ndarray]:
+    """(units, bandwidth, peak float64 [X], on tensor cores bool [X]) for kernels of these formats."""
+    at = formats.astype(int)
+    return max(device.compute_units, 1), device.memory_bytes_per_s, peaks(device)[at], on_tensor_cores(device)[at]
+
+
+def peaks(device: Device) -> np.ndarray:
     """float64 [F]: the datasheet's FLOP/s by format."""
     return np.array([device.peak(name) for name in FORMATS])
-
-
-def _power(p: Parameters, device: Device) -> float:
-    """How much of the peak that ``p`` was fitted against the board's power leaves on ``device``."""
-    return power_share(device) / p.get("power_share", 1.0)
 
 
 def _on_cores(

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.catalog import Catalog, read_toml
-from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.catalog import Catalog, read_toml, stored_whole
+from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, plain, positive, rate
 from graphopt_gym.hardware.cluster import CATALOG, counted
 
@@ -177,14 +177,10 @@ class Package:
         Raises:
             InputError: something else, or of a release that knows more.
         """
-        try:
+        with stored_whole("package"):
             kinds = [Chip(**one) for one in given["chip_types"]]
             chips = tuple(kinds[number] for number in given["chips"])
             return cls(**{**{key: value for key, value in given.items() if key != "chip_types"}, "chips": chips})
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"package is no stored package: {type(error).__name__}: {one_line(error)}") from None
 
     def __repr__(self) -> str:
         return f"Package({self.name!r}, {self.topology}, chips={self.num_chips})"

@@ -74,12 +74,17 @@ def power_share(device: Device) -> float:
     return float(min(1.0, device.board_watts / (device.peak_flops["float32"] * joule)) ** (2 / 3))
 
 
+def power_left(p: Parameters, device: Device) -> float:
+    """How much of the peak that parameters were fitted against the board's power leaves on a device."""
+    return power_share(device) / p.get("power_share", 1.0)
+
+
 def within_power(layout: Parameters, p: Parameters, device: Device) -> Parameters:
     """Parameters of products for a device that its power holds back less than the one they were fitted on.
 
     What short kernels gain there (clocks fall only after a while) is not gained twice.
     """
-    more = power_share(device) / p.get("power_share", 1.0)
+    more = power_left(p, device)
     if more <= 1 or not layout["long_gain"]:
         return layout
     return {**layout, "long_gain": max((1 + layout["long_gain"]) / more - 1, 0.0)}

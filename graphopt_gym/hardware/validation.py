@@ -36,7 +36,7 @@ from graphopt_gym.hardware.roofline import (
     attention_seconds,
     conv_seconds,
     gemm_seconds,
-    power_share,
+    power_left,
     row_efficiency,
     stream_efficiency,
     tensor_core_seconds,
@@ -66,7 +66,7 @@ def kernel_seconds(p: Parameters, device: Device, op: str, kernels: Kernels) -> 
     The same formulas as :class:`CostModel` applies to a graph's ops, without launch and without ``in_model``.
     """
     bandwidth, units = device.memory_bytes_per_s, device.compute_units
-    peak = device.peak("float32") * power_share(device) / p.get("power_share", 1.0)
+    peak = device.peak("float32") * power_left(p, device)
     if op in ("bmm", "linear"):
         batch, m, n, k = (kernels[name] for name in ("batch", "m", "n", "k"))
         compute = gemm_seconds(within_power(p[op], p, device), units, peak, bandwidth, batch, m, n, k)
@@ -113,8 +113,8 @@ def cost_model_report(say: Callable[[str], object] = str) -> dict[str, list[dict
     say("kernels and whole models, priced by the cost model")
     fitted = read_costs()
     cost_model = load_cost_model()
-    models = _model_rows(fitted, cost_model)
-    published = _published_rows(cost_model)
+    models = model_rows(fitted, cost_model)
+    published = published_rows(cost_model)
     half = _half_precision_rows(fitted)
     return {
         "summary": _summary_rows(models, published, half, cost_model),
@@ -231,7 +231,7 @@ def _half_precision_rows(fitted: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _model_rows(fitted: dict[str, Any], cost_model: CostModel) -> list[dict[str, Any]]:
+def model_rows(fitted: dict[str, Any], cost_model: CostModel) -> list[dict[str, Any]]:
     anchors = {tuple(key) for key in fitted["whole_models"]["anchors"]}
     rows = []
     for row in load_models():
@@ -256,7 +256,7 @@ def _model_rows(fitted: dict[str, Any], cost_model: CostModel) -> list[dict[str,
     return rows
 
 
-def _published_rows(cost_model: CostModel) -> list[dict[str, Any]]:
+def published_rows(cost_model: CostModel) -> list[dict[str, Any]]:
     """Seconds a batch by published rate over predicted; ``error``: of the rate, with the precision's factor."""
     rows: list[dict[str, Any]] = []
     for row in load_published():

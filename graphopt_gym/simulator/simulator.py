@@ -122,20 +122,6 @@ class Simulator:
         return "" if self.cost_model is None else costs_version(self.cost_model, self.cluster.devices)
 
     @property
-    def costs_note(self) -> str:
-        """What times rest on, see :func:`costs_note`; empty where they were given."""
-        from graphopt_gym.hardware.cost_model import costs_note
-
-        return "" if self.cost_model is None else costs_note(self.cost_model, self.cluster.devices, self.graph)
-
-    @property
-    def uncertainty(self) -> dict[str, float | None]:
-        """How far times are off on average, see :func:`uncertainties`; empty where they were given."""
-        from graphopt_gym.hardware.cost_model import uncertainties
-
-        return {} if self.cost_model is None else uncertainties(self.cost_model, self.cluster.devices, self.graph)
-
-    @property
     def num_tasks(self) -> int:
         return self.tasks.num_tasks
 

@@ -335,7 +335,20 @@ def test_cost_model_of__takes_models_and_how_a_step_is_run(model):
     for given in ("eager", "graph, tf32 none", "back_to_back, tf32 all"):
         assert cost_model_of(given).run == given
         assert run_of(cost_model_of(given)) == given
-    assert run_of(object()) == "eager"
+    assert run_of(object()) is None
+
+
+def test_problems__of_ones_own_model_store_no_way_to_run(model):
+    """No text stands for it: a file that named one would be priced by another model."""
+
+    class Mine(CostModel):
+        pass
+
+    mine = Mine(model.fitted)
+    assert "cost_model" not in gg.make_problem("RewriteOrder-v0", graph="small_fire", cost_model=mine).config
+    assert "cost_model" not in gg.make_problem("Placement-v0", cost_model=mine).config
+    assert gg.make_problem("RewriteOrder-v0", graph="small_fire", cost_model="eager").config["cost_model"] == "eager"
+    assert "cost_model" not in gg.make_problem("RewriteOrder-v0", graph="small_fire", cost_model="back_to_back").config
 
 
 @pytest.mark.parametrize(

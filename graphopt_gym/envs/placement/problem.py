@@ -17,9 +17,10 @@ from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from graphopt_gym.graphs.graph import ComputationGraph
-    from graphopt_gym.hardware.cluster import Cluster
+    from graphopt_gym.hardware.cluster import Cluster, Device
     from graphopt_gym.hardware.cost_model import CostModel
 
 
@@ -85,7 +86,7 @@ class PlacementProblem(Problem):
             **(self.own.given if self.own else {}),
         }
         self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own)
-        if (run := run_of(self.lowering.simulator.cost_model)) != "eager":
+        if (run := run_of(self.lowering.simulator.cost_model)) not in (None, "eager"):
             self.config["cost_model"] = run
         self.allowed = self.lowering.allowed  # bool [G, D], or None: every group may be on every device
         self.simulator = self.lowering.simulator
@@ -332,16 +333,9 @@ class PlacementProblem(Problem):
         return {"critical_path_s": float(finish.max()), "work_s": float(fastest.sum() / self.num_devices)}
 
     @property
-    def costs_version(self) -> str:
-        return self.simulator.costs_version
-
-    @property
-    def costs_note(self) -> str:
-        return self.simulator.costs_note
-
-    @property
-    def uncertainty(self) -> dict[str, float | None]:
-        return self.simulator.uncertainty
+    def pricing(self) -> tuple[CostModel, Sequence[Device]] | None:
+        model = self.simulator.cost_model
+        return None if model is None else (model, self.cluster.devices)
 
     def fingerprints(self) -> dict[str, str]:
         import hashlib

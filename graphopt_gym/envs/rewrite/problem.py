@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +28,7 @@ from graphopt_gym.graphs.tensor_program import (
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
 from graphopt_gym.hardware.cluster import CLUSTERS, DEVICES, Cluster, Device, load_cluster, load_device
-from graphopt_gym.hardware.cost_model import CostModel, costs_note, costs_version, run_of, uncertainties
+from graphopt_gym.hardware.cost_model import CostModel, run_of
 from graphopt_gym.problem import Outcome, Problem, Trace
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class RewriteProblem(Problem):
             "cost": cost,
             "rules": None if rules is None else [rules] if isinstance(rules, str) else list(rules),
             **({"dims": dict(dims)} if dims else {}),
-            **({"cost_model": run} if (run := run_of(self.program_costs.model)) != LAUNCH else {}),
+            **({"cost_model": run} if (run := run_of(self.program_costs.model)) not in (None, LAUNCH) else {}),
         }
         self._expected: list[np.ndarray] | None = None  # outputs of the original
         self._checked: dict[str, tuple[str, ...]] = {}  # fingerprint -> what is wrong with a program from elsewhere
@@ -392,16 +392,8 @@ class RewriteProblem(Problem):
         return comparison_page(self, self.check(decision), trace, details)
 
     @property
-    def costs_version(self) -> str:
-        return costs_version(self.program_costs.model, [self.device])
-
-    @property
-    def costs_note(self) -> str:
-        return costs_note(self.program_costs.model, [self.device], self.graph)
-
-    @property
-    def uncertainty(self) -> dict[str, float | None]:
-        return uncertainties(self.program_costs.model, [self.device], self.graph)
+    def pricing(self) -> tuple[CostModel, Sequence[Device]]:
+        return self.program_costs.model, [self.device]
 
     def fingerprints(self) -> dict[str, str]:
         rules = "\n".join(map(str, self.matcher.rules))
