@@ -3,9 +3,10 @@
 Semantics (each stated once here; the plain twin in the tests follows the same words):
 
 - Sources (parameters, inputs) are there at time 0.
-- A task is ready when all tensors it reads are on its device. A free device takes, of its ready tasks, the one with
-  the earliest ready time, or, given priorities, the one with the highest priority (then the earliest ready time).
-  Ties break by task index, which is the order of the lowest op.
+- A task is ready when all tensors it reads are on its device. What a free device takes depends on the order. FIFO: of
+  its ready tasks, the one with the earliest ready time. PRIORITY: the one with the highest priority, then the earliest
+  ready time. Ties break by task index, which is the order of the lowest op. STREAM: the next of its tasks in the
+  captured order, ready or not: until that one is ready, it waits.
 - A tensor is pushed when its producer finishes, once to each other device that reads it. A link carries one transfer
   at a time, in order of request, ties by tensor (so by producer), then by destination; a transfer takes
   ``latency_s + bytes / bytes_per_s``, or the seconds that are stated of its tensor. Transfers overlap compute.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt_gym.compiled import kernel
+from graphopt_gym.simulator.orders import PRIORITY, STREAM
 
 INFINITY = np.inf
 
@@ -74,13 +76,15 @@ def _heap_pop(heap, base, heap_size, device, priority, ready):
 @kernel
 def run(
     placements,  # int32 [B, K] device of each task
-    priorities,  # float64 [B, K], or [B, 0] for first come, first served
+    priorities,  # float64 [B, K], [1, K] for all rows, or [1, 0] where the order is not PRIORITY
+    order,  # FIFO, PRIORITY or STREAM
     durations,  # float64 [types, K] seconds
     device_type,  # int32 [D]
     link_of,  # int32 [D, D]
     link_latency_s,  # float64 [L]
     link_bytes_per_s,  # float64 [L]
-    is_source,  # bool [K]; from here on the columns of TaskGraph
+    sequence,  # int32 [K] tasks in captured order; from here on the columns of TaskGraph
+    is_source,  # bool [K]
     persistent_bytes,
     storage_ptr,
     storage_bytes,
@@ -111,13 +115,13 @@ def run(
     """
     transfers, done = np.empty((0, 6)), 0
     for row in range(placements.shape[0]):
-        placement, priority = placements[row], priorities[row]
+        placement, priority = placements[row], priorities[row if priorities.shape[0] > 1 else 0]
         peak_bytes, peak_time_s, busy_s = peaks[row], peak_times[row], busy[row]
         num_tasks = placement.shape[0]
         num_devices = device_type.shape[0]
         num_links = link_latency_s.shape[0]
         num_tensors = tensor_bytes.shape[0]
-        by_priority = priority.shape[0] > 0
+        by_priority, in_stream = order == PRIORITY, order == STREAM
 
         # how many transfers at most: a tensor goes at most once to each other device that reads it
         most = 0
@@ -133,7 +137,8 @@ def run(
         after = np.full(num_tasks, -1, np.int32)
         head = np.full(num_devices, -1, np.int32)
         tail = np.full(num_devices, -1, np.int32)
-        heap = np.empty(num_tasks if by_priority else 0, np.int32)
+        # (in a stream: the tasks of each device in captured order, and how far it is)
+        heap = np.empty(num_tasks if by_priority or in_stream else 0, np.int32)
         heap_start = np.zeros(num_devices + 1, np.int64)
         heap_size = np.zeros(num_devices, np.int64)
         running = np.full(num_devices, -1, np.int32)
@@ -174,13 +179,22 @@ def run(
         for task in range(num_tasks):
             waiting[task] = input_ptr[task + 1] - input_ptr[task]
             memory[placement[task]] += persistent_bytes[task]
-            if by_priority:
+            if by_priority or (in_stream and not is_source[task]):
                 heap_start[placement[task] + 1] += 1
             if waiting[task] == 0 and not is_source[task]:
                 fresh[num_fresh] = task
                 num_fresh += 1
         for device in range(num_devices):
             heap_start[device + 1] += heap_start[device]
+        if in_stream:
+            for position in range(num_tasks):
+                task = sequence[position]
+                if not is_source[task]:
+                    device = placement[task]
+                    heap[heap_start[device] + heap_size[device]] = task
+                    heap_size[device] += 1
+            for device in range(num_devices):
+                heap_size[device] = 0
 
         now = 0.0
         done = 0
@@ -320,7 +334,7 @@ def run(
                 device = placement[task]
                 if by_priority:
                     _heap_push(heap, heap_start[device], heap_size, device, task, priority, ready)
-                else:  # tasks come in order of ready time, so only ties move one forward
+                elif not in_stream:  # tasks come in order of ready time, so only ties move one forward
                     other = tail[device]
                     while other != -1 and ready[other] == now and other > task:
                         other = before[other]
@@ -349,6 +363,12 @@ def run(
                     if heap_size[device] == 0:
                         continue
                     task = _heap_pop(heap, heap_start[device], heap_size, device, priority, ready)
+                elif in_stream:
+                    position_in = heap_start[device] + heap_size[device]
+                    if position_in == heap_start[device + 1] or waiting[heap[position_in]] > 0:
+                        continue
+                    task = heap[position_in]
+                    heap_size[device] += 1
                 else:
                     task = head[device]
                     if task == -1:

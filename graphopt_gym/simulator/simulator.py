@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.fields import check_integers, check_numbers
+from graphopt_gym.fields import check_integers, check_numbers, choice
 from graphopt_gym.simulator import engine
+from graphopt_gym.simulator.orders import ORDERS, PRIORITY, engine_order, fixed_priorities
 from graphopt_gym.simulator.own_costs import OwnCosts
 from graphopt_gym.simulator.tasks import TaskGraph, check_seconds, compile_tasks, task_times
 from graphopt_gym.simulator.timeline import Timeline
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster
     from graphopt_gym.hardware.cost_model import CostModel
-
-_NO_PRIORITY = np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +47,11 @@ class Simulator:
         fusion: int [N] fused groups, see :func:`compile_tasks`.
         op_times_s: exact seconds in place of the cost model's, see :meth:`OwnCosts.of`. Not together with ``fusion``.
         own: all own costs, in place of ``op_times_s``.
+        order: what a free device takes next, one of :data:`graphopt_gym.simulator.orders.ORDERS`.
+        use: int64, the devices whose times are averaged where tasks are ranked; all where left out.
+
+    Attributes:
+        priorities: float64 [K], of the order, where a decision states none; empty where the order needs none.
 
     Raises:
         InputError: from :func:`compile_tasks`; times of another shape or type, or that no op takes (NaN, infinite,
@@ -62,7 +66,10 @@ class Simulator:
         fusion: np.ndarray | None = None,
         op_times_s: Any = None,
         own: OwnCosts | None = None,
+        order: str = "fifo",
+        use: np.ndarray | None = None,
     ) -> None:
+        choice("order", order, ORDERS)
         from graphopt_gym.hardware.cost_model import cost_model_of
 
         model = cost_model_of(cost_model)
@@ -99,6 +106,7 @@ class Simulator:
             np.array([link.bytes_per_s for link in cluster.links], np.float64),
         )
         self._columns = (
+            tasks.sequence,
             tasks.is_source,
             tasks.persistent_bytes,
             tasks.storage_ptr,
@@ -113,6 +121,9 @@ class Simulator:
             tasks.input_tensor,
             tasks.transfer_s,
         )
+        self.order = order
+        self._engine_order = engine_order(order)
+        self.priorities = fixed_priorities(order, tasks, self.device_durations_s(), cluster, use)
 
     @property
     def costs_version(self) -> str:
@@ -146,8 +157,9 @@ class Simulator:
         Returns (transfers, tasks done) of the last one.
         """
         start, finish = np.empty((2, self.num_tasks)) if times_s is None else times_s
+        order = PRIORITY if priorities.shape[1] else self._engine_order
         return engine.run(
-            placements, priorities, self.durations_s, self.device_type, *self._links, *self._columns, record,
+            placements, priorities, order, self.durations_s, self.device_type, *self._links, *self._columns, record,
             start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
         )  # fmt: skip
 
@@ -157,7 +169,7 @@ class Simulator:
 
     def _priorities(self, priority: np.ndarray | None) -> np.ndarray:
         if priority is None:
-            return _NO_PRIORITY
+            return self.priorities
         given = check_numbers("priority", priority, (self.graph.num_ops,))
         if np.isnan(given).any():
             raise InputError(f"priority of {self.graph.label(int(np.isnan(given).argmax()))} is nan; give a number")
@@ -168,7 +180,8 @@ class Simulator:
 
         Args:
             placement: int [N], the device of each op. Of a fused group and of views only the first op's counts.
-            priority: float [N] or None: higher first in the device's ready queue; None: first come, first served.
+            priority: float [N]: higher first in the device's ready queue, then the earliest ready, whatever the order
+                is; None: as the order says.
 
         Raises:
             InputError: arrays of another shape or type; a device that the cluster has not; a priority that is NaN.
@@ -176,9 +189,10 @@ class Simulator:
         given = check_integers(placement, (self.graph.num_ops,), self.num_devices, "device", "placement")
         return self.run_tasks(given[self.tasks.first_op], self._priorities(priority))
 
-    def run_tasks(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> Timeline:
+    def run_tasks(self, placement: np.ndarray, priority: np.ndarray | None = None) -> Timeline:
         """As :meth:`run`, for a placement (and priorities) of tasks: int [K], float [K]."""
         placement = np.ascontiguousarray(placement, np.int32)
+        priority = self.priorities if priority is None else priority
         out, times_s = self._batch(1), np.zeros((2, self.num_tasks))
         transfers, done = self._run(placement[None], priority[None], out, True, times_s)
         assert done == self.num_tasks, "the task graph has a cycle"
@@ -196,9 +210,10 @@ class Simulator:
             busy_s=out.busy_s[0],
         )
 
-    def cost(self, placement: np.ndarray, priority: np.ndarray = _NO_PRIORITY) -> tuple[float, np.ndarray]:
+    def cost(self, placement: np.ndarray, priority: np.ndarray | None = None) -> tuple[float, np.ndarray]:
         """(makespan_s, peak_bytes int64 [D]) of one placement of tasks, int32 [K]; the fast path of a step."""
         out = self._batch(1)
+        priority = self.priorities if priority is None else priority
         self._run(np.ascontiguousarray(placement, np.int32)[None], priority[None], out)
         return float(out.makespan_s[0]), out.peak_bytes[0]
 
@@ -207,17 +222,17 @@ class Simulator:
 
         Args:
             placements: int [B, K], the device of each task.
-            priorities: float [B, K] or None.
+            priorities: float [B, K]; None: as the order says.
         """
         placements = np.ascontiguousarray(placements, np.int32)
         batch = len(placements)
-        given = np.zeros((batch, 0)) if priorities is None else np.ascontiguousarray(priorities, np.float64)
+        given = self.priorities[None] if priorities is None else np.ascontiguousarray(priorities, np.float64)
         out = self._batch(batch)
 
         def rows(low: int, high: int) -> None:
             at = slice(low, high)
             part = Batch(out.makespan_s[at], out.peak_bytes[at], out.peak_time_s[at], out.busy_s[at])
-            self._run(placements[at], given[at], part)
+            self._run(placements[at], given if len(given) == 1 else given[at], part)
 
         on_all_cores(rows, batch)
         return out
@@ -236,6 +251,7 @@ def simulate(
     tensor_bytes: Any = None,
     transfer_s: Any = None,
     static_bytes: Any = None,
+    order: str = "fifo",
 ) -> Timeline:
     """One step of a graph on a cluster, by name, path or object. Arguments as in :class:`Simulator`,
     :meth:`Simulator.run` and :meth:`OwnCosts.of`; so are the errors."""
@@ -247,7 +263,7 @@ def simulate(
         graph, cluster, op_times_s=op_times_s, missing_op_times=missing_op_times, tensor_bytes=tensor_bytes,
         transfer_s=transfer_s, static_bytes=static_bytes,
     )  # fmt: skip
-    return Simulator(graph, cluster, cost_model, fusion, own=own).run(placement, priority)
+    return Simulator(graph, cluster, cost_model, fusion, own=own, order=order).run(placement, priority)
 
 
 def cores() -> int:

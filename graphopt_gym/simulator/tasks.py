@@ -7,7 +7,7 @@ one output of several) is a tensor of its own, in the storage of its root. So a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class TaskGraph:
     graph: ComputationGraph
     task_of_op: np.ndarray  # int32 [N]
     first_op: np.ndarray  # int32 [K] lowest op of the task
+    sequence: np.ndarray  # int32 [K] tasks in captured order: by lowest op, a task after those that it reads from
     is_source: np.ndarray  # bool [K] parameters and inputs: there at time 0
     persistent_bytes: np.ndarray  # int64 [K] parameters and optimiser state
     storage_ptr: np.ndarray  # int32 [K+1] storages of a task
@@ -149,6 +150,7 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None, own
         graph=graph,
         task_of_op=task_of_op,
         first_op=first_op.astype(np.int32),
+        sequence=np.arange(k, dtype=np.int32),  # ops are in topological order
         is_source=graph.op_class[first_op] == SOURCE,
         persistent_bytes=persistent.astype(np.int64),
         storage_ptr=_pointers(task_of_op[storage_op], k),
@@ -165,9 +167,7 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None, own
         input_tensor=crossing_tensor[by_reader].astype(np.int32),
         fused=fused,
     )
-    if members.size:
-        _refuse_cycles(tasks)
-    return tasks
+    return replace(tasks, sequence=_sequence(tasks)) if members.size else tasks
 
 
 def _sent(
@@ -324,14 +324,23 @@ def _pointers(rows: np.ndarray, n: int) -> np.ndarray:
     return pointers
 
 
-def _refuse_cycles(tasks: TaskGraph) -> None:
+def _sequence(tasks: TaskGraph) -> np.ndarray:
+    """int32 [K]: the tasks in captured order, where fused groups may read what comes after their lowest op.
+
+    Raises:
+        InputError: there is none: the groups are in a cycle.
+    """
+    edges = task_edges(tasks)
+    if (edges[:, 0] < edges[:, 1]).all():
+        return np.arange(tasks.num_tasks, dtype=np.int32)
     import networkx as nx
 
-    edges = task_edges(tasks)
-    if not (edges[:, 0] >= edges[:, 1]).any():
-        return
-    graph = nx.DiGraph(edges.tolist())
-    if not nx.is_directed_acyclic_graph(graph):
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(tasks.num_tasks))
+    graph.add_edges_from(edges.tolist())
+    try:
+        return np.fromiter(nx.lexicographical_topological_sort(graph), np.int32, tasks.num_tasks)
+    except nx.NetworkXUnfeasible:
         cycle = [edge[0] for edge in nx.find_cycle(graph)]
         path = " -> ".join(tasks.graph.label(int(tasks.first_op[task])) for task in [*cycle[:5], cycle[0]])
-        raise InputError(f"fusion makes a cycle of groups: {path}")
+        raise InputError(f"fusion makes a cycle of groups: {path}") from None

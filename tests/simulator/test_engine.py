@@ -43,22 +43,23 @@ class Prices:
         return np.where(graph.op_class < 2, 0.0, times)
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(600))
 def test_engine__agrees_exactly_with_its_plain_twin(seed):
     rng = np.random.default_rng(seed)
     graph = random_graph(rng, most_ops=6 if seed < 40 else 24)
     cluster = random_cluster(rng)
     fusion = random_fusion(rng, graph) if seed % 3 == 0 else None
     priority = rng.choice([0.0, 1.0, 2.0], graph.num_ops) if seed % 2 else None
+    stream = seed % 4 == 2
     prices = Prices(rng, graph.num_ops)
-    simulator = Simulator(graph, cluster, prices, fusion)
+    simulator = Simulator(graph, cluster, prices, fusion, order="stream" if stream else "fifo")
     kernels = twin.Kernels(graph, fusion)
     placement = rng.integers(0, cluster.num_devices, graph.num_ops)
     for kernel, members in kernels.members.items():
         placement[members] = placement[kernel]
 
     timeline = simulator.run(placement, priority)
-    expected = twin.run(graph, cluster, durations_of(simulator, kernels), placement, priority, fusion)
+    expected = twin.run(graph, cluster, durations_of(simulator, kernels), placement, priority, fusion, stream=stream)
 
     assert expected["done"] == len(kernels.kernels) == simulator.num_tasks
     assert timeline.makespan_s == expected["makespan"]
@@ -80,6 +81,12 @@ def test_engine__agrees_exactly_with_its_plain_twin(seed):
             assert levels.max() == timeline.peak_bytes[device_index]
 
     # the batch and the cost-only path say the same
+    if stream:  # a device's kernels start in captured order
+        order = twin.captured_order(kernels)
+        assert simulator.tasks.first_op[simulator.tasks.sequence].tolist() == order
+        for index in range(cluster.num_devices):
+            starts = [expected["start"][k] for k in order if placement[k] == index and graph.op_class[k] > 0]
+            assert starts == sorted(starts)
     tasks_placement = placement[simulator.tasks.first_op]
     priorities = None if priority is None else np.stack([priority[simulator.tasks.first_op]] * 3)
     batch = simulator.run_many(np.stack([tasks_placement] * 3), priorities)
@@ -175,6 +182,58 @@ def test_engine__priorities_order_the_ready_queue():
     assert first.start_s.tolist() == [0.0, 1.0, 3.0]
     by_priority = simulate(graph, cluster, [0, 0, 0], priority=np.array([0.0, 1.0, 2.0]), op_times_s=times)
     assert by_priority.start_s.tolist() == [6.0, 4.0, 0.0]
+
+
+def test_engine__orders_differ_as_their_words_say():
+    # device 1 runs ops 0 and 4, device 0 the others: op 1 reads 0 and takes long, 2 feeds 3, and 3 feeds 4
+    graph = small([2, 2, 2, 2, 2], [0] * 5, [[0, 1], [2, 3], [3, 4]])
+    cluster, placement = pair(latency_s=0.0), [1, 0, 0, 0, 1]
+    times = np.array([0.5, 4.0, 1.0, 1.0, 1.0])
+
+    def starts(order):
+        return simulate(graph, cluster, placement, op_times_s=times, order=order).start_s.tolist()
+
+    # op 1 is ready at 0.5, while op 2 runs; op 3 is at 1
+    for order in ("fifo", "program", "rank", "priority"):
+        assert starts(order) == [0.0, 1.0, 0.0, 5.0, 6.0]
+    assert starts("stream") == [0.0, 0.5, 4.5, 5.5, 6.5]  # device 0 waits for op 1 before it takes op 2
+    times[1] = 1.5  # now there is more to come after op 3 than op 1 takes
+    assert starts("rank") == starts("priority") == [0.0, 2.0, 0.0, 1.0, 2.0]
+    assert starts("fifo") == starts("program") == [0.0, 1.0, 0.0, 2.5, 3.5]
+    with pytest.raises(InputError, match="unknown order 'streams'; did you mean 'stream'"):
+        simulate(graph, cluster, placement, order="streams")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_orders__program_and_rank_are_the_priorities_of_plain_arithmetic(seed):
+    rng = np.random.default_rng(seed)
+    graph, cluster = random_graph(rng), random_cluster(rng)
+    fusion = random_fusion(rng, graph) if seed % 2 else None
+    prices = Prices(rng, graph.num_ops)
+    kernels = twin.Kernels(graph, fusion)
+    order = twin.captured_order(kernels)
+    placement = np.array([int(rng.integers(cluster.num_devices))] * graph.num_ops)
+    placement = np.where(rng.random(graph.num_ops) < 0.5, placement, 0)
+    for kernel, members in kernels.members.items():
+        placement[members] = placement[kernel]
+    durations = durations_of(Simulator(graph, cluster, prices, fusion), kernels)
+
+    links = [cluster.links[link] for link in cluster.link_of.ravel().tolist() if link >= 0]
+
+    def transfer_s(tensor):
+        size = float(graph.output_bytes[tensor])
+        return sum(link.latency_s + size / link.bytes_per_s for link in links) / max(len(links), 1)
+
+    rank = {}
+    for kernel in reversed(order):
+        made = [tensor for tensor in kernels.readers if kernels.kernel[tensor] == kernel]
+        ways = [transfer_s(tensor) + rank[reader] for tensor in made for reader in kernels.readers[tensor]]
+        rank[kernel] = sum(row[kernel] for row in durations) / len(durations) + max(ways, default=0.0)
+    ranks = Simulator(graph, cluster, prices, fusion, order="rank").priorities
+    first = kernels.kernels
+    assert ranks == pytest.approx([rank[kernel] for kernel in first], rel=1e-12)
+    place = Simulator(graph, cluster, prices, fusion, order="program").priorities
+    assert [first[i] for i in np.argsort(-place)] == order
 
 
 def test_compile_tasks__refuses_bad_fusion():

@@ -56,8 +56,25 @@ class Kernels:
         self.storages = {op for op in range(n) if self.root[op] == op and (op in leaving or op not in read_at_all)}
 
 
-def run(graph, cluster, durations, placement, priority=None, fusion=None, memory=True):
+def captured_order(k):
+    """Kernels in captured order: again and again the lowest one all of whose inputs are made by kernels before it."""
+    order = []
+    while len(order) < len(k.kernels):
+        made = set(order)
+        order.append(
+            min(
+                kernel
+                for kernel in k.kernels
+                if kernel not in made and all(k.kernel[tensor] in made for tensor in k.reads[kernel])
+            )
+        )
+    return order
+
+
+def run(graph, cluster, durations, placement, priority=None, fusion=None, memory=True, stream=False):
     """Simulate. ``durations[device][kernel]`` in seconds; ``placement`` and ``priority`` by op.
+
+    ``stream``: each device runs its kernels strictly in captured order, and waits for the next one.
 
     Returns a dict: makespan, start and finish by kernel, transfers (a list of dicts), peak bytes by device
     (quadratic; left out where ``memory`` is False).
@@ -131,6 +148,10 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None, memory
                     total += int(graph.output_bytes[x["tensor"]])
         return total
 
+    streams = {device: [] for device in devices}
+    for kernel in captured_order(k) if stream else ():
+        if not is_source[kernel]:
+            streams[home[kernel]].append(kernel)
     finished = set()
 
     def done(kernel):
@@ -148,8 +169,11 @@ def run(graph, cluster, durations, placement, priority=None, fusion=None, memory
                 rank = (
                     (lambda q: (-priority[q], ready_at[q], q)) if priority is not None else (lambda q: (ready_at[q], q))
                 )
-                kernel = min(queue[device], key=rank)
+                kernel = streams[device][0] if stream else min(queue[device], key=rank)
+                if kernel not in queue[device]:
+                    continue
                 queue[device].remove(kernel)
+                streams[device] = streams[device][1:]
                 running[device] = kernel
                 start[kernel] = now
                 finish[kernel] = now + durations[device][kernel]
