@@ -172,6 +172,18 @@ class Problem(ABC):
         return ()
 
     @property
+    def rules(self) -> Mapping[str, str]:
+        """The rules that costs rest on, by name, such as ``{"order": "fifo"}``: reports, solutions and tables say them,
+        as costs under other rules cannot be compared."""
+        return MappingProxyType({})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people under a cost: its rules, and what it rests on."""
+        rules = ", ".join(f"{name} {value}" for name, value in self.rules.items())
+        return tuple(line for line in (rules, self.costs_note) if line)
+
+    @property
     def pricing(self) -> tuple[Any, Sequence[Device]] | None:
         """The cost model and the devices that its costs rest on; None where it prices by nothing that was fitted."""
         return None
@@ -241,6 +253,7 @@ class Solution:
             "env": self.problem.env_id,
             "graph": self.problem.graph_name,
             "cluster": self.problem.cluster_name,
+            **({"rules": dict(self.problem.rules)} if self.problem.rules else {}),
             "method": self.method,
             "seed": self.seed,
             "valid": self.outcome.valid,

@@ -256,8 +256,8 @@ def print_solution(solution: Solution, out: Path | None) -> None:
         device_table(outcome.timeline).print(stdout())
     for line in problem.summary_lines(outcome, solution.details):
         say(line)
-    if problem.costs_note:
-        say(problem.costs_note)
+    for line in problem.notes:
+        say(line)
     calls = f"{solution.evaluations:,} {problem.words.evaluation}{'s' * (solution.evaluations != 1)}"
     say(f"{calls} in {format_seconds(solution.wall_s)}, stopped by: {solution.stopped_by}")
     if out:

@@ -44,8 +44,11 @@ def execute(
         ),
     ] = "model",
     order: Annotated[
-        str, typer.Option("--order", help="What a worker runs next: fifo, program or stream (strictly in order).")
-    ] = "fifo",
+        str | None,
+        typer.Option(
+            "--order", help="What a worker runs next, in place of what the solutions say: fifo, program or stream."
+        ),
+    ] = None,
     devices: Annotated[
         str, typer.Option("--devices", help="auto (GPUs where there are enough), cpu or cuda.")
     ] = "auto",

@@ -22,12 +22,12 @@ from graphopt_gym.execution.program import Program, check_placement
 from graphopt_gym.execution.worker import Part, Setting, buffer_path, serve
 from graphopt_gym.extras import need
 from graphopt_gym.fields import choice, count
+from graphopt_gym.simulator.orders import ORDERS
 
 if TYPE_CHECKING:
     import torch
 
 TRANSPORTS = ("auto", "shared", "gloo", "nccl")
-ORDERS = ("fifo", "program", "stream")
 MAX_WORKERS = 64
 MARGIN_NS = 3_000_000  # from the word to begin until all begin
 
@@ -208,23 +208,25 @@ class Workers:
 
     # -- what they do --------------------------------------------------------------------------------------------
 
-    def load(self, program: Program, placement: Any, order: str = "fifo") -> None:
+    def load(self, program: Program, placement: Any, order: str = "fifo", priorities: np.ndarray | None = None) -> None:
         """Give each worker its part of a step, whose op n runs on worker ``placement[n]``, int [N]; values are the
         program's own again, and the optimiser's state is none.
 
-        ``order``: what a worker takes of the ops that may run: the first that could (``fifo``), the first of the graph
-        (``program``), or strictly the next of the graph (``stream``).
+        ``order``: what a worker takes of the ops that may run, see ``graphopt_gym.simulator.orders``; where it goes by
+        priorities (``rank``, ``priority``), these are ``priorities``, float64 [N].
 
         Raises:
             InputError: a placement of another shape, or with a device that is not there; too little shared memory.
         """
         choice("order", order, ORDERS)
+        if order in ("rank", "priority") and priorities is None:
+            raise InputError(f"order {order!r} goes by priorities; give those of the ops")
         self.plan = plan = make_plan(program, check_placement(placement, program.graph, self.count), self.count)
         values = self._stored(program)
         if self.transport == "shared":
             self._make_room(plan.buffer_bytes)
         for device in range(self.count):
-            part = Part(plan.devices[device], tuple(plan.transfers), values, order)
+            part = Part(plan.devices[device], tuple(plan.transfers), values, order, priorities)
             self._tell("load", part, ranks=[device])
         self._answers("load")
 

@@ -32,6 +32,7 @@ from graphopt_gym.execution.plan import DevicePlan, Ghost, Node, Slot, Transfer
 from graphopt_gym.graphs.capture import flat
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 RECORD = struct.Struct("<qq")  # what a pipe carries: a transfer, and what became of it
@@ -63,6 +64,7 @@ class Part:
     transfers: tuple[Transfer, ...]  # all
     values: str  # the file of the sources' values
     order: str
+    priorities: np.ndarray | None = None  # float64 [N] of ops, where the order goes by them
 
 
 def serve(setting: Setting, pipe: Any, inbox: Any, others: dict[int, Any]) -> None:
@@ -160,7 +162,7 @@ class Worker:
 
         plan = self.plan = part.plan
         self.nodes = plan.nodes
-        self.order = part.order
+        self.order, self.priorities = part.order, part.priorities
         self.values: list[Any] = []
         self._make_buffers(part.transfers)
         stored = torch.load(part.values, mmap=True, weights_only=True)
@@ -295,8 +297,12 @@ class Worker:
         timer = _CudaTimer(self.device) if self.cuda else None
         waited = _waited_ns()
         nodes = self.nodes
-        ready: list[tuple[int, int, int]] = []
-        key = {"fifo": lambda n: 0, "program": lambda n: nodes[n].op, "stream": lambda n: nodes[n].op}[self.order]
+        ready: list[tuple[float, int, int]] = []
+        priorities = self.priorities
+        if priorities is not None:
+            key = lambda n: -priorities[nodes[n].op]  # noqa: E731
+        else:
+            key = (lambda n: 0) if self.order == "fifo" else lambda n: nodes[n].op
         in_order = sorted(self.run_nodes, key=lambda n: nodes[n].op) if self.order == "stream" else []
         in_order.reverse()
         counter = 0

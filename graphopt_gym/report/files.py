@@ -97,6 +97,6 @@ def _draw(solution: Solution, folder: Path, stem: str) -> list[Path]:
         return [] if figure is None else [write_file(folder / f"{stem}.png", figure_bytes(figure, "png"))]
     name = f"{solution.method}: {solution.problem.title}"
     return [
-        save_gantt(timeline, folder / f"{stem}.png", title=name, note=solution.problem.costs_note),
+        save_gantt(timeline, folder / f"{stem}.png", title=name, note="; ".join(solution.problem.notes)),
         write_trace(timeline, folder / f"{stem}.pftrace", name=solution.method),
     ]

@@ -155,7 +155,7 @@ def _run(solution: Solution, *, is_open: bool) -> dict[str, Any]:
         drawn = None if solution.problem.page_draws else solution.problem.figure(solution.decision)
         run["gantt"] = _picture(drawn, vector=is_open) if drawn else None
         return run
-    figure = gantt_figure(timeline, title=solution.method, note=solution.problem.costs_note)
+    figure = gantt_figure(timeline, title=solution.method, note="; ".join(solution.problem.notes))
     run["gantt"] = _picture(figure, vector=timeline.tasks.num_tasks <= MOST_VECTOR_TASKS and is_open)
     table = device_table(timeline)
     for row, texts in zip(table.rows, table.cells(), strict=True):

@@ -209,7 +209,7 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
     )
     invalid = [run for runs in by_method.values() for run in runs if not run.outcome.valid]
     notes = [_invalid(f"{run.method} (seed {run.seed})", run) for run in invalid[:4]]
-    notes += [problem.costs_note] if problem.costs_note else []
+    notes += problem.notes
     return Table(title, columns, tuple(rows), tuple(notes))
 
 
@@ -237,7 +237,7 @@ def solution_table(solutions: Sequence[Solution], title: str = "") -> Table:
             notes.append(_invalid(problem.title, solution))
     names = (first.words.graph, first.words.cluster, cost_column(first))
     memory_column = ("peak_memory_per_device_bytes",) if with_memory else ()
-    notes += dict.fromkeys(note for solution in solutions if (note := solution.problem.costs_note))
+    notes += dict.fromkeys(note for solution in solutions for note in solution.problem.notes)
     return Table(title, (*names, *memory_column, evaluations_column(first)), tuple(rows), tuple(notes))
 
 

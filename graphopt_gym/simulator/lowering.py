@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice
+from graphopt_gym.graphs.graph import OP_CLASSES, PHASES
 from graphopt_gym.simulator.simulator import Batch, Simulator
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from graphopt_gym.simulator.tasks import TaskGraph
     from graphopt_gym.simulator.timeline import Timeline
 
-GROUPINGS = ("colocation", "op")
+PARTS = ("forward", "input_gradient", "parameter_gradient")  # of a module call; the last with its update
+GROUPINGS = ("colocation", "phase", "op")
 
 
 class Lowering:
@@ -32,10 +34,15 @@ class Lowering:
     Args:
         graph, cluster, cost_model, own: see :class:`Simulator`.
         grouping: what a unit is. ``"colocation"``: one of the graph's colocation groups (a module call with its
-            backward ops, parameters and updates); ``"op"``: an op by itself (views stay with their producer).
+            backward ops, parameters and updates); ``"phase"``: of such a group the forward pass, the gradients of its
+            inputs, and the gradients of its parameters with their update, each by itself; ``"op"``: an op by itself
+            (views stay with their producer).
+        order: see :class:`Simulator`. With ``"priority"`` a decision is int [2, U]: the device of each unit, and its
+            level, higher first; within a level the longest way to the end is first.
 
     Attributes:
         unit_of_task: int32 [K]; units are numbered in the order of their first op.
+        group_of_unit: int32 [U], the colocation group that a unit is of, or is a part of, numbered by first op.
         allowed: bool [U, D], the devices that all ops of a unit may be on; None: all of them.
 
     Raises:
@@ -49,11 +56,16 @@ class Lowering:
         grouping: str = "colocation",
         cost_model: str | CostModel | None = None,
         own: OwnCosts | None = None,
+        order: str = "fifo",
     ) -> None:
         choice("grouping", grouping, GROUPINGS)
-        self.simulator = Simulator(graph, cluster, cost_model, own=own)
-        self.unit_of_task = _units(graph, self.simulator.tasks, grouping)
+        use = None if own is None or own.allowed is None else np.flatnonzero(own.allowed.any(axis=0))
+        self.simulator = Simulator(graph, cluster, cost_model, own=own, order=order, use=use)
+        tasks = self.simulator.tasks
+        self.unit_of_task = _units(graph, tasks, grouping)
         self.num_units = int(self.unit_of_task.max()) + 1
+        self.group_of_unit = np.empty(self.num_units, np.int32)
+        self.group_of_unit[self.unit_of_task] = _units(graph, tasks, "colocation")
         self.allowed = None if own is None or own.allowed is None else self._allowed(own.allowed)
 
     @property
@@ -86,13 +98,20 @@ class Lowering:
         """int32 [..., K]: the device of each task, of the devices int [..., U] of units."""
         return np.asarray(devices)[..., self.unit_of_task]
 
-    def timeline(self, devices: np.ndarray) -> Timeline:
-        """What runs where and when, of one decision int [U]."""
-        return self.simulator.run_tasks(self.placement(devices))
+    def priorities(self, levels: np.ndarray | None) -> np.ndarray | None:
+        """float64 [..., K]: the priority of each task, of the levels int [..., U] of units; None: as the order says."""
+        if levels is None:
+            return None
+        rank = self.simulator.priorities
+        return np.asarray(levels)[..., self.unit_of_task] * (rank.max(initial=0.0) + 1.0) + rank
 
-    def costs(self, devices: np.ndarray) -> Batch:
-        """Makespans and peaks of decisions int [B, U], on all cores."""
-        return self.simulator.run_many(self.placement(devices))
+    def timeline(self, devices: np.ndarray, levels: np.ndarray | None = None) -> Timeline:
+        """What runs where and when: devices int [U], and levels int [U] where the order is ``priority``."""
+        return self.simulator.run_tasks(self.placement(devices), self.priorities(levels))
+
+    def costs(self, devices: np.ndarray, levels: np.ndarray | None = None) -> Batch:
+        """Makespans and peaks of decisions int [B, U] (and levels int [B, U]), on all cores."""
+        return self.simulator.run_many(self.placement(devices), self.priorities(levels))
 
 
 def one_device_s(graph: ComputationGraph, cluster: Cluster, cost_model: str | CostModel | None = None) -> float:
@@ -102,12 +121,49 @@ def one_device_s(graph: ComputationGraph, cluster: Cluster, cost_model: str | Co
 
 
 def _units(graph: ComputationGraph, tasks: TaskGraph, grouping: str) -> np.ndarray:
+    """int32 [K]: the unit of each task, units numbered by their first op."""
     if grouping == "op":
         return np.arange(tasks.num_tasks, dtype=np.int32)
-    colocation = graph.colocation[tasks.first_op].astype(np.int64)
-    alone = colocation < 0
-    colocation[alone] = colocation.max(initial=0) + 1 + np.arange(int(alone.sum()))
-    _, first, inverse = np.unique(colocation, return_index=True, return_inverse=True)
+    unit = graph.colocation[tasks.first_op].astype(np.int64)
+    alone = unit < 0
+    unit[alone] = unit.max(initial=0) + 1 + np.arange(int(alone.sum()))
+    if grouping == "phase":
+        unit = len(PARTS) * unit + np.where(alone, 0, parts_of_tasks(tasks))
+    _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first))  # in the order of their first op
     return rank[inverse].astype(np.int32)
+
+
+def parts_of_tasks(tasks: TaskGraph) -> np.ndarray:
+    """int8 [K]: which of :data:`PARTS` of its module each task belongs to.
+
+    A backward task belongs to the gradients of parameters where all that read it are updates, or belong to them in the
+    same module call, or sum up such gradients (of a parameter that several calls share). A parameter is where it is
+    updated, with its optimiser state, and is sent from there to the forward pass: so a step pays for the weights that
+    it changed. One that nothing updates goes with the forward pass.
+    """
+    graph = tasks.graph
+    phase, group = graph.phase[tasks.first_op], graph.colocation[tasks.first_op]
+    forward, inputs, parameters = range(len(PARTS))
+    part = np.where(phase == PHASES.index("forward"), forward, inputs)
+    part[phase == PHASES.index("optimizer")] = parameters
+    sums = _sums(tasks)
+    for task in tasks.sequence[::-1].tolist():
+        low, high = tasks.tensor_ptr[task], tasks.tensor_ptr[task + 1]
+        readers = tasks.reader[tasks.reader_ptr[low] : tasks.reader_ptr[high]]
+        updates = readers[phase[readers] == PHASES.index("optimizer")]
+        if part[task] == inputs:
+            near = (phase[readers] != phase[task]) | (group[readers] == group[task]) | sums[readers]
+            part[task] = parameters if (near & (part[readers] == parameters)).all() else inputs
+        elif tasks.is_source[task] and graph.param_bytes[tasks.first_op[task]] > 0:
+            part[task] = parameters if (group[updates] == group[task]).any() else forward
+    return part.astype(np.int8)
+
+
+def _sums(tasks: TaskGraph) -> np.ndarray:
+    """bool [K]: the elementwise tasks all of whose inputs are as large as what they make."""
+    reader = np.repeat(np.arange(tasks.num_tasks), np.diff(tasks.input_ptr))
+    differs = tasks.tensor_bytes[tasks.input_tensor] != tasks.graph.output_bytes[tasks.first_op[reader]]
+    elementwise = tasks.graph.op_class[tasks.first_op] == OP_CLASSES.index("elementwise")
+    return elementwise & (np.bincount(reader, differs, tasks.num_tasks) == 0)

@@ -24,11 +24,13 @@ class PlacementEnv(EpisodeEnv):
 
     A training step of a neural network is a graph of thousands of ops; a cluster has a handful of devices. The agent
     goes through the graph's groups of ops in the order of their first op (a topological order of the ops) and says
-    for each which device runs it. A simulator prices the complete placement: devices run one op at a time, first
-    come, first served; tensors that cross devices take their link; what a device holds must fit its memory.
+    for each which device runs it. A simulator prices the complete placement: devices run one op at a time, in the
+    order that `order` names, by default first come, first served; tensors that cross devices take their link; what a
+    device holds must fit its memory.
 
     By default a group is one of the graph's colocation groups: the call of a module together with its backward ops,
-    its parameters and their updates. With `grouping="op"` each op is decided by itself.
+    its parameters and their updates. With `grouping="phase"` the forward pass of a module call, the gradients of its
+    inputs, and those of its parameters with their update are decided apart; with `grouping="op"` each op.
 
     Device placement by reinforcement learning goes back to Mirhoseini et al., "Device Placement Optimization with
     Reinforcement Learning", ICML 2017; one decision a group in topological order, with a reward for each, to
@@ -103,7 +105,8 @@ class PlacementEnv(EpisodeEnv):
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
       which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
-    * `grouping`: `"colocation"` or `"op"`.
+    * `grouping`: `"colocation"`, `"phase"` or `"op"`.
+    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/placement.md`.
     * `reward`: `"improvement"` or `"terminal"`.
     * `start`: `"single"`, `"expert"`, `"random"`, or one device a group (with one graph and one cluster).
     * `observation`: `"step"` or `"graph"`.
@@ -139,6 +142,7 @@ class PlacementEnv(EpisodeEnv):
         cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
         *,
         grouping: str = "colocation",
+        order: str = "fifo",
         reward: str = "improvement",
         start: str | Sequence[int] | np.ndarray = "single",
         observation: str = "step",
@@ -159,7 +163,7 @@ class PlacementEnv(EpisodeEnv):
             "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
             "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
         }  # fmt: skip
-        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges, own)
+        roster = PlacementRoster(graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own)
         episodes = partial(StepEpisodes, roster, start=start, reward=reward, observation=observation)
         super().__init__(episodes, render_mode, info)
 
@@ -219,7 +223,8 @@ class PlacementOneShotEnv(EpisodeEnv):
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
       which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
-    * `grouping`: `"colocation"` or `"op"`.
+    * `grouping`: `"colocation"`, `"phase"` or `"op"`.
+    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/placement.md`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
     * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
       `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
@@ -250,6 +255,7 @@ class PlacementOneShotEnv(EpisodeEnv):
         cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
         *,
         grouping: str = "colocation",
+        order: str = "fifo",
         max_devices: int | None = None,
         max_groups: int | None = None,
         max_edges: int | None = None,
@@ -267,5 +273,5 @@ class PlacementOneShotEnv(EpisodeEnv):
             "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
             "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
         }  # fmt: skip
-        roster = PlacementRoster(graph, cluster, grouping, cost_model, max_devices, max_groups, max_edges, own)
+        roster = PlacementRoster(graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own)
         super().__init__(partial(OneShotEpisodes, roster), render_mode, info)

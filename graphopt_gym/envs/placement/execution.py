@@ -61,7 +61,7 @@ def execute_report(
     repeat: int = 20,
     decisions: int = 0,
     op_times: str = "model",
-    order: str = "fifo",
+    order: str | None = None,
     devices: str = "auto",
     transport: str = "auto",
     timeout_s: float = 300.0,
@@ -79,7 +79,8 @@ def execute_report(
             ones, whose step times spread.
         op_times: what the simulated step times rest on: ``"model"``, the cluster's cost model; ``"measured"``, each
             op's time in a step on one worker here.
-        order, devices, transport, timeout_s: see :class:`Workers`.
+        order: what workers take next, in place of what the solutions were priced by: ``fifo``, ``program``, ``stream``.
+        devices, transport, timeout_s: see :class:`Workers`.
         seed: of the random placements.
         say: called with a line on what is being done.
 
@@ -92,11 +93,11 @@ def execute_report(
     whole("repeat", repeat, 1)
     whole("decisions", decisions)
     choice("op_times", op_times, OP_TIMES)
-    tasks: dict[tuple[str, str, str], tuple[PlacementProblem, list[StoredSolution]]] = {}
+    tasks: dict[tuple[str, ...], tuple[PlacementProblem, list[StoredSolution]]] = {}
     for stored in solutions:
         problem = stored.make_problem(graph, cluster)
         assert isinstance(problem, PlacementProblem)
-        key = problem.graph.fingerprint, problem.cluster.fingerprint, problem.grouping
+        key = problem.graph.fingerprint, problem.cluster.fingerprint, problem.grouping, problem.order
         tasks.setdefault(key, (problem, []))[1].append(stored)
     tables = []
     for problem, its in tasks.values():
@@ -115,7 +116,7 @@ def execute_report(
             timeout_s=timeout_s,
             modules=[program.module] if program.module else [],
         ) as workers:
-            times = run_all(workers, program, problem, found, repeat, order, say)
+            times = run_all(workers, program, problem, found, repeat, order or problem.order, say)
             facts = {"devices": workers.kind, "transport": workers.transport}
         tables.append(_table(problem, program, found, times if op_times == "measured" else None, times, facts))
     import torch
@@ -125,7 +126,7 @@ def execute_report(
         "cores": cores(),
         "repeat": repeat,
         "rounds": ROUNDS,
-        "order": order,
+        "order": order or sorted({problem.order for problem, _ in tasks.values()}),
     }
     ok = all(row["difference"] <= TOLERANCE for table in tables for row in table["rows"])
     return {"ok": ok, "tables": tables, "facts": setting | {"op_times": op_times, "seed": seed}}
@@ -181,7 +182,7 @@ def check_memory(problem: PlacementProblem, found: Sequence[Measured]) -> None:
     free = free_memory_bytes()
     kept = int(problem.graph.param_bytes.sum())
     for one in found:
-        timeline = problem.lowering.timeline(one.decision)
+        timeline = _timeline(problem, one.decision)
         # each device's peak, buffers of what is sent, and the values in this process and on their way
         needed = int(timeline.peak_bytes.sum() + timeline.transfer_bytes.sum()) + 2 * kept
         if free is not None and needed > SHARE_OF_MEMORY * free:
@@ -216,7 +217,7 @@ def further(problem: PlacementProblem, count: int, seed: int, known: Sequence[np
     seen = {problem.check(one).tobytes() for one in known}
     times = [outcome.cost for outcome in map(problem.evaluate, known) if outcome.valid]
     found: list[Measured] = []
-    best = np.zeros(problem.num_groups, np.int32), np.inf
+    best = problem.decision_of(np.zeros(problem.num_groups, np.int32)), np.inf
     for name, budget in METHODS.items() if count > 0 else ():
         if len(found) < (count + 1) // 2:
             solution = solve(problem, name, budget=budget, seed=seed)
@@ -227,7 +228,7 @@ def further(problem: PlacementProblem, count: int, seed: int, known: Sequence[np
                 times.append(solution.outcome.cost)
     pool: list[tuple[float, Measured]] = []
     for number in range(POOL * max(0, count - len(found))):
-        name, decision = random_placement(problem, number, best[0], rng)
+        name, decision = random_placement(problem, number, problem.devices_of(best[0]), rng)
         outcome = problem.evaluate(decision)
         if outcome.valid and decision.tobytes() not in seen:
             seen.add(decision.tobytes())
@@ -280,7 +281,7 @@ def run_all(
     An op's time is from its start to the next one's: with what it takes to run it from Python, and to make its views.
     """
     say(f"{problem.graph.name}: a step on one worker")
-    workers.load(program, np.zeros(program.graph.num_ops, int), order)
+    workers.load(program, np.zeros(program.graph.num_ops, int), "program")
     workers.step(seed=SEED)
     expected = workers.results()
     times = []
@@ -295,7 +296,8 @@ def run_all(
     for turn in range(ROUNDS):
         for number, one in enumerate(found if turn % 2 == 0 else list(found)[::-1]):
             say(f"{problem.graph.name}: {one.name} ({turn * len(found) + number + 1} of {ROUNDS * len(found)})")
-            workers.load(program, problem.op_placement(one.decision), order)
+            priorities = problem.op_priorities(one.decision) if order == problem.order else None
+            workers.load(program, problem.op_placement(one.decision), order, priorities)
             run = workers.step(seed=SEED if turn == 0 else None)
             if turn == 0:
                 one.difference = largest_difference(workers.results(), expected)
@@ -346,6 +348,15 @@ def _label(stored: StoredSolution) -> str:
     return f"{stored.method} ({stored.path.name})"
 
 
+def _timeline(problem: PlacementProblem, decision: np.ndarray, simulator: Simulator | None = None) -> Timeline:
+    """A checked decision's step, by the problem's simulator or one with other times."""
+    priorities = problem.lowering.priorities(problem.levels_of(decision))
+    priorities = problem.simulator.priorities if priorities is None else priorities
+    return (simulator or problem.simulator).run_tasks(
+        problem.lowering.placement(problem.devices_of(decision)), priorities
+    )
+
+
 def _table(
     problem: PlacementProblem,
     program: Program,
@@ -355,13 +366,11 @@ def _table(
     facts: Mapping[str, str],
 ) -> dict[str, Any]:
     rows = []
-    simulator = None if used is None else Simulator(problem.graph, problem.cluster, op_times_s=used)
+    simulator = None
+    if used is not None:
+        simulator = Simulator(problem.graph, problem.cluster, op_times_s=used, order=problem.order)
     for one in found:
-        timeline: Timeline = (
-            problem.lowering.timeline(one.decision)
-            if simulator is None
-            else simulator.run_tasks(problem.lowering.placement(one.decision))
-        )
+        timeline = _timeline(problem, one.decision, simulator)
         measured = statistics.median(one.steps_s)
         row = {
             "placement": one.name,

@@ -37,6 +37,11 @@ class Instance:
     """One graph on one cluster: the problem, its constants for the kernels, its starting placements."""
 
     def __init__(self, problem: PlacementProblem) -> None:
+        if problem.with_levels:
+            raise InputError(
+                "order 'priority' decides on priorities beside devices, which environments and agents of placement do "
+                "not: give 'rank', which it equals where all are of one level, 'fifo', 'stream' or 'program'"
+            )
         self.problem = problem
         self.num_groups = problem.num_groups
         self.num_devices = problem.num_devices
@@ -295,7 +300,7 @@ class PlacementRoster(Roster[Instance]):
 
     Args:
         graph, cluster: see :class:`Roster`.
-        grouping, cost_model, own: see :class:`PlacementProblem`; ``own`` are own costs by argument.
+        grouping, order, cost_model, own: see :class:`PlacementProblem`; ``own`` are own costs by argument.
         max_devices, max_groups, max_edges: sizes to pad to, None: the largest of the roster.
 
     Raises:
@@ -307,6 +312,7 @@ class PlacementRoster(Roster[Instance]):
         graph: GraphLike | Sequence[GraphLike],
         cluster: ClusterLike | Sequence[ClusterLike],
         grouping: str,
+        order: str,
         cost_model: str | CostModel | None,
         max_devices: int | None,
         max_groups: int | None,
@@ -318,8 +324,8 @@ class PlacementRoster(Roster[Instance]):
         if stated == {"missing_op_times": "refuse"}:
             stated = {}
         super().__init__(
-            PlacementProblem, Instance, graph, cluster, grouping=grouping, cost_model=cost_model,
-            **read_cost_files(stated),
+            PlacementProblem, Instance, graph, cluster, grouping=grouping, order=order,
+            cost_model=cost_model, **read_cost_files(stated),
         )  # fmt: skip
         flat = self.flat
         self.max_tasks = max(one.num_tasks for one in flat)

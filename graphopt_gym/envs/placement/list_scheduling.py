@@ -19,6 +19,7 @@ import numpy as np
 
 from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.placement.groups import storage_lifetimes
+from graphopt_gym.simulator.orders import mean_transfer_s, upward_rank_s
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -76,11 +77,6 @@ def make_instance(problem: PlacementProblem) -> Instance:
                 link = cluster.links[cluster.link_of[source, target]]
                 latency_s[source, target], bytes_per_s[source, target] = link.latency_s, link.bytes_per_s
     use = problem.usable
-    pairs = max(len(use) * (len(use) - 1), 1)
-    # the diagonal adds nothing: no latency, and bytes / inf is 0
-    mean_s, mean_s_per_byte = (one[np.ix_(use, use)].sum() / pairs for one in (latency_s, 1 / bytes_per_s))
-    mean_transfer_s = mean_s + tasks.tensor_bytes * mean_s_per_byte
-    mean_transfer_s = np.where(tasks.transfer_s < 0, mean_transfer_s, tasks.transfer_s if len(use) > 1 else 0.0)
     durations_s = np.ascontiguousarray(simulator.device_durations_s())
     unit_of_group = _units(problem)
     unit_of_task = unit_of_group[problem.group_of_task]
@@ -111,10 +107,8 @@ def make_instance(problem: PlacementProblem) -> Instance:
         bytes_per_s=bytes_per_s,
         link_of=np.array(cluster.link_of, np.int32, order="C"),
         transfer_s=tasks.transfer_s,
-        mean_transfer_s=mean_transfer_s,
-        rank_s=upward_rank(
-            durations_s[use].mean(axis=0), mean_transfer_s, tasks.tensor_ptr, tasks.reader_ptr, tasks.reader
-        ),
+        mean_transfer_s=mean_transfer_s(tasks, cluster, use),
+        rank_s=upward_rank_s(tasks, durations_s, cluster, use),
         is_source=tasks.is_source,
         tensor_ptr=tasks.tensor_ptr,
         tensor_bytes=tasks.tensor_bytes,
@@ -155,19 +149,6 @@ def _units(problem: PlacementProblem) -> np.ndarray:
     rank = np.empty(groups, np.int32)
     rank[roots[np.argsort(first[roots], kind="stable")]] = np.arange(len(roots))
     return rank[joins]
-
-
-@kernel
-def upward_rank(mean_s, mean_transfer_s, tensor_ptr, reader_ptr, reader):
-    """float64 [K]: the longest path from each task to an exit, with mean times (Topcuoglu et al. 2002, eq. 8)."""
-    rank = np.zeros(mean_s.shape[0])
-    for task in range(mean_s.shape[0] - 1, -1, -1):
-        longest = 0.0
-        for tensor in range(tensor_ptr[task], tensor_ptr[task + 1]):
-            for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-                longest = max(longest, mean_transfer_s[tensor] + rank[reader[position]])
-        rank[task] = mean_s[task] + longest
-    return rank
 
 
 @kernel(inner=True, allocates=False)

@@ -54,20 +54,26 @@ def _placement_problem(evaluator: Evaluator) -> PlacementProblem:
     return evaluator.problem
 
 
+def _propose(evaluator: Evaluator, devices: np.ndarray) -> None:
+    """Evaluate groups on devices, int [G] or [B, G]."""
+    decisions = _placement_problem(evaluator).decision_of(devices)
+    evaluator.costs(decisions if devices.ndim > 1 else decisions[None])
+
+
 def _until_valid(evaluator: Evaluator, decisions: Iterable[np.ndarray]) -> None:
-    """Evaluate proposals one by one until one is valid."""
-    for decision in decisions:
-        evaluator.cost(decision)
+    """Evaluate proposals, devices of groups, one by one until one is valid."""
+    for devices in decisions:
+        _propose(evaluator, devices)
         if evaluator.best_valid:
             return
 
 
 def _single(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    evaluator.costs(single_decisions(_placement_problem(evaluator)))
+    _propose(evaluator, single_decisions(_placement_problem(evaluator)))
 
 
 def _round_robin(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    evaluator.cost(round_robin_decision(_placement_problem(evaluator)))
+    _propose(evaluator, round_robin_decision(_placement_problem(evaluator)))
 
 
 def _expert(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -79,7 +85,7 @@ def _metis(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 def _heft(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    evaluator.cost(heft_decision(_placement_problem(evaluator)))
+    _propose(evaluator, heft_decision(_placement_problem(evaluator)))
 
 
 def _memory_aware(
@@ -91,7 +97,7 @@ def _memory_aware(
         for slack in slacks:
             for share in BELIEVED_CAPACITIES:
                 plan = schedule(instance, (problem.capacity_bytes * share).astype(np.int64), slack)
-                evaluator.cost(plan.device_of_unit[instance.unit_of_group])
+                _propose(evaluator, plan.device_of_unit[instance.unit_of_group])
                 if evaluator.best_valid:
                     return
                 if not plan.fits:  # what does not fit will not fit into less

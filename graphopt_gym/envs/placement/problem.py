@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.placement.groups import Moves, make_moves
-from graphopt_gym.fields import check_integers
+from graphopt_gym.fields import check_integers, whole
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
 from graphopt_gym.simulator.own_costs import OwnCosts
@@ -17,7 +17,7 @@ from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster, Device
@@ -27,14 +27,21 @@ if TYPE_CHECKING:
 class PlacementProblem(Problem):
     """Place the ops of a training step on the devices of a cluster, for the least step time within memory.
 
-    A decision is an int array [G]: the device of each group, groups in the order of their first op. Ready ops run
-    first come, first served.
+    A decision is an int array [G]: the device of each group, groups in the order of their first op. With
+    ``order="priority"`` it is int [2, G]: the devices, and below them the level of each group, higher first; within a
+    level the op with the longest way to the end is first. Devices alone, int [G], are then taken too: all of one level.
 
     Args:
         graph: a zoo name, a path (with an ONNX file's open sizes: ``model.onnx@batch=1``), or a graph of N ops.
         cluster: a catalog name, a path, or a cluster of D devices.
         grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
-            parameters and updates); ``"op"`` places every op by itself (views stay with their producer).
+            parameters and updates); ``"phase"`` the forward pass of each, the gradients of its inputs, and those of its
+            parameters with their update, by themselves (:func:`parts_of_tasks` in the simulator's ``lowering`` says
+            what is what); ``"op"`` every op (views stay with their producer).
+        order: what a free device takes next: ``"fifo"``, the earliest ready; ``"stream"``, strictly the next in
+            captured order; ``"program"``, of the ready ones the first in captured order; ``"rank"``, the one with the
+            longest way to the end; ``"priority"``, as the decision says. See ``graphopt_gym.simulator.orders``.
+        priority_levels: how many levels a decision chooses from, with ``order="priority"``.
         cost_model: prices the ops: an object with ``op_times``, or how a step is run (``"eager"``, ``"back_to_back"``,
             ``"graph"``, or with TF32, ``"eager, tf32 all"``); the fitted roofline, eager, where left out.
         op_times_s, missing_op_times, tensor_bytes, transfer_s, allowed_devices, static_bytes: costs of one's own, in
@@ -54,6 +61,8 @@ class PlacementProblem(Problem):
         cluster: str | os.PathLike[str] | Cluster = "v100x4",
         *,
         grouping: str = "colocation",
+        order: str = "fifo",
+        priority_levels: int = 16,
         cost_model: str | CostModel | None = None,
         op_times_s: Any = None,
         missing_op_times: str = "refuse",
@@ -68,7 +77,8 @@ class PlacementProblem(Problem):
 
         self.graph = load_graph(graph)
         self.cluster = load_cluster(cluster)
-        self.grouping = grouping
+        self.grouping, self.order = grouping, order
+        self.priority_levels = whole("priority_levels", priority_levels, 1)
         self.own = OwnCosts.of(
             self.graph,
             self.cluster,
@@ -83,16 +93,19 @@ class PlacementProblem(Problem):
             "graph": stored_name(graph, self.graph),
             "cluster": stored_name(cluster, self.cluster),
             "grouping": grouping,
+            "order": order,
+            **({"priority_levels": self.priority_levels} if order == "priority" else {}),
             **(self.own.given if self.own else {}),
         }
-        self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own)
+        self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own, order)
         if (run := run_of(self.lowering.simulator.cost_model)) not in (None, "eager"):
             self.config["cost_model"] = run
         self.allowed = self.lowering.allowed  # bool [G, D], or None: every group may be on every device
         self.simulator = self.lowering.simulator
         self.group_of_task = self.lowering.unit_of_task
         self.num_groups = self.lowering.num_units
-        self.decision_shape = (self.num_groups,)
+        self.with_levels = order == "priority"
+        self.decision_shape = (2, self.num_groups) if self.with_levels else (self.num_groups,)
         self.capacity_bytes = self.simulator.capacity_bytes
         # every op one after the other on the slowest device: what a violation is priced by
         self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
@@ -120,12 +133,21 @@ class PlacementProblem(Problem):
     @property
     def num_choices(self) -> int:
         """Each entry of a decision is free of the others, from 0 to this less 1: the space of the sampling searches."""
-        return self.num_devices
+        return max(self.num_devices, self.priority_levels) if self.with_levels else self.num_devices
+
+    @cached_property
+    def choices_allowed(self) -> np.ndarray | None:
+        """bool [*decision_shape, num_choices], the entries that a decision may have; None: all. Others are invalid."""
+        if not self.with_levels:
+            return self.allowed
+        choices = np.zeros((*self.decision_shape, self.num_choices), bool)
+        choices[0, :, : self.num_devices] = True if self.allowed is None else self.allowed
+        choices[1, :, : self.priority_levels] = True
+        return choices
 
     @property
-    def choices_allowed(self) -> np.ndarray | None:
-        """bool [G, num_choices], the entries that a decision may have; None: all. Others are invalid."""
-        return self.allowed
+    def rules(self) -> Mapping[str, str]:
+        return {"order": self.order, "grouping": self.grouping}
 
     @property
     def group_of_op(self) -> np.ndarray:
@@ -133,15 +155,40 @@ class PlacementProblem(Problem):
         return self.lowering.unit_of_op
 
     def check(self, decision: Any) -> np.ndarray:
-        return check_integers(decision, self.decision_shape, self.num_devices, "device")
+        if not self.with_levels:
+            return check_integers(decision, self.decision_shape, self.num_devices, "device")
+        if np.ndim(decision) == 1:
+            return self.decision_of(check_integers(decision, (self.num_groups,), self.num_devices, "device"))
+        given = check_integers(decision, self.decision_shape, self.num_choices, "device or level")
+        check_integers(given[0], (self.num_groups,), self.num_devices, "device", "decision[0]")
+        check_integers(given[1], (self.num_groups,), self.priority_levels, "level", "decision[1]")
+        return given
+
+    def decision_of(self, devices: np.ndarray) -> np.ndarray:
+        """The decision that has groups on the devices int [..., G], all of one level."""
+        return np.stack([devices, np.zeros_like(devices)], axis=-2) if self.with_levels else devices
+
+    def devices_of(self, decisions: np.ndarray) -> np.ndarray:
+        """int [..., G]: the devices of groups, of decisions [..., *decision_shape]."""
+        return decisions[..., 0, :] if self.with_levels else decisions
+
+    def levels_of(self, decisions: np.ndarray) -> np.ndarray | None:
+        """int [..., G]: the levels of groups, where decisions state them."""
+        return decisions[..., 1, :] if self.with_levels else None
 
     def op_placement(self, decision: Any) -> np.ndarray:
         """int32 [N]: the device of each op."""
-        return self.check(decision)[self.group_of_op]
+        return self.devices_of(self.check(decision))[self.group_of_op]
+
+    def op_priorities(self, decision: Any) -> np.ndarray | None:
+        """float64 [N]: the priority of each op, higher first; None where the order needs none."""
+        priorities = self.lowering.priorities(self.levels_of(self.check(decision)))
+        priorities = self.simulator.priorities if priorities is None else priorities
+        return priorities[self.simulator.tasks.task_of_op] if len(priorities) else None
 
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
-        timeline = self.lowering.timeline(decision)
+        timeline = self.lowering.timeline(self.devices_of(decision), self.levels_of(decision))
         reasons = self.reasons(decision, timeline.peak_bytes, timeline.peak_time_s)
         transfers = timeline.transfer_bytes
         metrics = {
@@ -165,6 +212,7 @@ class PlacementProblem(Problem):
 
     def device_reasons(self, decision: np.ndarray) -> tuple[str, ...]:
         """A line for the groups, if any, that a checked decision has on devices where they may not be."""
+        decision = self.devices_of(decision)
         wrong = np.flatnonzero(self.misplaced(decision))
         if not len(wrong):
             return ()
@@ -191,13 +239,13 @@ class PlacementProblem(Problem):
         return np.array([list(dict.fromkeys(keys)).index(key) for key in keys])
 
     def misplaced(self, decisions: np.ndarray) -> np.ndarray:
-        """bool [..., G]: which groups decisions int [..., G] have on devices where they may not be."""
+        """bool [..., G]: which groups are where they may not be, of devices int [..., G]."""
         if self.allowed is None:
             return np.zeros(decisions.shape, bool)
         return ~self.allowed[np.arange(self.num_groups), decisions]
 
     def keep_to_allowed(self, decision: np.ndarray) -> np.ndarray:
-        """A decision int [G] as it is but for groups that may not be where they are.
+        """Devices of groups, int [G], as they are but for groups that may not be where they are.
 
         In the order of groups, each of these follows the one before it where it may and that device has less than an
         even share of the work, or else goes to the device, of those that it may be on, which then has the least.
@@ -236,7 +284,7 @@ class PlacementProblem(Problem):
         return tuple(reasons)
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batch = self.lowering.costs(decisions)
+        batch = self.lowering.costs(self.devices_of(decisions), self.levels_of(decisions))
         return self.price(batch.makespan_s, batch.peak_bytes, decisions)
 
     def price(
@@ -246,7 +294,7 @@ class PlacementProblem(Problem):
         valid = np.asarray((peak_bytes <= self.capacity_bytes).all(axis=-1))
         beyond = self.overflow(peak_bytes)
         if self.allowed is not None:
-            wrong = self.misplaced(np.asarray(decisions)).mean(axis=-1)
+            wrong = self.misplaced(self.devices_of(np.asarray(decisions))).mean(axis=-1)
             valid, beyond = valid & (wrong == 0), beyond + wrong
         if valid.all():
             return makespan_s, valid
@@ -258,18 +306,40 @@ class PlacementProblem(Problem):
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         if self.allowed is not None:  # each group's device evenly from those that it may be on
-            counts = self.allowed.sum(axis=1)
-            which = rng.integers(0, counts)
-            return np.argmax(np.cumsum(self.allowed, axis=1) > which[:, None], axis=1).astype(np.int32)
-        return rng.integers(0, self.num_devices, self.num_groups, dtype=np.int32)
+            which = rng.integers(0, self.allowed.sum(axis=1))
+            devices = np.argmax(np.cumsum(self.allowed, axis=1) > which[:, None], axis=1).astype(np.int32)
+        else:
+            devices = rng.integers(0, self.num_devices, self.num_groups, dtype=np.int32)
+        if not self.with_levels:
+            return devices
+        return np.stack([devices, rng.integers(0, self.priority_levels, self.num_groups, dtype=np.int32)])
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with one group, or a run of consecutive groups that share its device, on another device.
+
+        Where the decision states levels, every other move gives the run another level in place of another device.
 
         Every other move draws the group by its work, so that heavy ones move more often. The device is mostly that of
         a group with which it exchanges tensors. Runs have a length of 1 up to a quarter of the groups, short ones
         being more likely: the border between two devices moves as a whole.
         """
+        if self.with_levels:
+            devices, levels = decision
+            if self.priority_levels > 1 and rng.random() < 0.5:
+                return np.stack([devices, self._other_level(levels, rng)])
+            return np.stack([self._moved(devices, rng), levels])
+        return self._moved(decision, rng)
+
+    def _other_level(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with one group, or a run of consecutive ones, on another level."""
+        moves, changed = self._moves, levels.copy()
+        at = int(moves.position[int(rng.integers(self.num_groups))])
+        count = int(moves.longest ** float(rng.random())) if rng.random() < 0.5 else 1
+        run = moves.order[at : at + count]
+        changed[run] = (levels[run[0]] + 1 + int(rng.integers(self.priority_levels - 1))) % self.priority_levels
+        return changed
+
+    def _moved(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         changed = decision.copy()
         if self.num_devices == 1 or (self.allowed is not None and (self.allowed.sum(axis=1) == 1).all()):
             return changed

@@ -19,6 +19,7 @@ from graphopt_gym.hardware.cluster import Cluster, Device, Link
 from graphopt_gym.hardware.cost_model import CostModel
 from graphopt_gym.search.evaluator import Evaluator
 from graphopt_gym.search.solve import method_table, solve
+from graphopt_gym.simulator.orders import upward_rank
 from tests.envs.placement import plain_schedulers as plain
 from tests.simulator.cases import random_cluster, random_graph
 
@@ -135,9 +136,10 @@ def test_heft__agrees_with_saga(seed):
     instance = schedulers.make_instance(problem)
     # saga's mean over the network counts each device's link to itself, which takes no time
     mean_transfer_s = instance.mean_transfer_s * (devices - 1) / (devices + 1)
-    rank_s = schedulers.upward_rank(
-        instance.durations_s.mean(axis=0), mean_transfer_s, instance.tensor_ptr, instance.reader_ptr, instance.reader
-    )
+    rank_s = upward_rank(
+        problem.simulator.tasks.sequence, instance.durations_s.mean(axis=0), mean_transfer_s, instance.tensor_ptr,
+        instance.reader_ptr, instance.reader,
+    )  # fmt: skip
     ours = schedulers.heft(instance._replace(mean_transfer_s=mean_transfer_s, rank_s=rank_s))
     network = Network.create(
         [(str(d), speed) for d, speed in enumerate(speeds)],
