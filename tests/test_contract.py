@@ -45,6 +45,8 @@ from tests.envs.rewrite.programs import attention
 PROBLEMS = [
     ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2"}),
     ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "grouping": "op"}),
+    ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "grouping": "phase", "order": "stream"}),
+    ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "order": "priority"}),
     ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x4"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4", "memory_rule": True}),
@@ -68,7 +70,7 @@ def test_problems__are_all_checked():
 
 QUICK = {
     "Placement-v0": PROBLEMS[0][1],
-    "ChipletPartition-v0": PROBLEMS[3][1],
+    "ChipletPartition-v0": PROBLEMS[5][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
 }
 

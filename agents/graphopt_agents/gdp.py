@@ -52,7 +52,8 @@ class Args(OneShotArgs, NetworkConfig):
     config_class = NetworkConfig
 
     graphs: tuple[str, ...] = ("bert_base",)
-    grouping: str = "colocation"  # or "op"
+    grouping: str = "colocation"  # or "phase", "op"
+    order: str = "fifo"  # of a step, or "stream", "program", "rank"
     updates: int = 200
     learning_rate: float = 5e-4
     entropy: float = 0.01
@@ -137,7 +138,7 @@ class Trainer(OneShotTrainer):
     agent = "gdp"
     args_class = Args
     network_class = PlacementNetwork
-    problem_arguments = ("grouping", *OWN_COSTS)
+    problem_arguments = ("grouping", "order", *OWN_COSTS)
     graph_arguments = OWN_COSTS
 
     @classmethod

@@ -161,7 +161,9 @@ class Convolutions(_Distinct):
             backward, positions * np.maximum(weight_shape[:, 0], 1), np.maximum(read - k * out_channels, 0)
         )
         # stride 1: as many input positions a channel as output positions
-        winograd = three & ~only_weight & (in_elements / groups < 1.5 * images * height * width * (k / area))
+        winograd = (
+            three & ~only_weight & (in_elements / groups < 1.5 * images * height * width * (k / np.maximum(area, 1)))
+        )
         self._keep([images, height, width, out_channels / groups, k, winograd, formats[self.ops]])
 
     def price(

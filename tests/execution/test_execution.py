@@ -49,6 +49,15 @@ def training(optimizer="adam"):
     return build_program({**step(), "optimizer": optimizer}, "tangled")
 
 
+def small_bert():
+    """Loss and gradients, nothing of which is written in place."""
+    sizes = {"layers": 1, "width": 16, "heads": 2, "inner": 32, "sequence": 8, "batch": 2, "vocabulary": 50}
+    arguments = ENTRIES["bert_base"].arguments(**sizes, device="cpu")
+    program = build_program({**arguments, "optimizer": None, "target": "cpu"}, "bert")
+    assert not program.writers
+    return program
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training__three_steps_are_those_of_eager_torch(workers, optimizer):
     net, tokens = tangled()
@@ -149,11 +158,8 @@ def test_threads_and_sockets__give_the_same(how):
 @pytest.mark.parametrize("grouping", ["op", "colocation"])
 def test_transfers__are_those_that_the_simulator_charges(grouping):
     """Where nothing is written in place, a plan sends each tensor that the simulator sends, and no other."""
-    sizes = {"layers": 1, "width": 16, "heads": 2, "inner": 32, "sequence": 8, "batch": 2, "vocabulary": 50}
-    arguments = ENTRIES["bert_base"].arguments(**sizes, device="cpu")
-    program = build_program({**arguments, "optimizer": None, "target": "cpu"}, "bert")
+    program = small_bert()
     graph, rng = program.graph, np.random.default_rng(0)
-    assert not program.writers
     for _ in range(5):
         placement = rng.integers(0, 3, graph.num_ops)
         if grouping == "colocation":
@@ -192,6 +198,27 @@ def test_placement__is_checked(workers):
         workers.load(program, np.where(np.arange(program.graph.num_ops) == 2, 3, 0))
     with pytest.raises(InputError, match="unknown order 'lifo'"):
         workers.load(program, np.zeros(program.graph.num_ops, int), "lifo")
+    with pytest.raises(InputError, match="order 'rank' goes by priorities; give those of the ops"):
+        workers.load(program, np.zeros(program.graph.num_ops, int), "rank")
+
+
+def test_priorities__say_what_a_worker_takes_first(workers):
+    """On one worker ops begin in the order that is simulated, whatever the priorities are."""
+    program = small_bert()
+    graph = program.graph
+    nowhere = np.zeros(graph.num_ops, int)
+    orders = set()
+    for seed in range(3):
+        priorities = np.random.default_rng(seed).permutation(graph.num_ops).astype(float)
+        workers.load(program, nowhere, "priority", priorities)
+        rows = workers.step(record=True).ops[0]
+        begun = rows[np.argsort(rows[:, 1], kind="stable"), 0].astype(int).tolist()
+        timeline = simulate(graph, "v100x4", nowhere, priority=priorities)
+        ran = np.flatnonzero(np.isin(np.arange(graph.num_ops), begun))
+        # an op that takes no time starts with the next one
+        assert begun == ran[np.lexsort((timeline.op_finish_s[ran], timeline.op_start_s[ran]))].tolist()
+        orders.add(tuple(begun))
+    assert len(orders) == 3
 
 
 @pytest.mark.parametrize(

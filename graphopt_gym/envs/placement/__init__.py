@@ -23,6 +23,7 @@ TASK = Task(
     toys=({"graph": "transformer_xl_2layer", "cluster": "v100x2"},),
     benchmarks={
         "env": Benchmark(f"{_ROOM}.benchmarks:env_report", "steps a second of Placement-v0, scalar and vector"),
+        "order": Benchmark(f"{_ROOM}.benchmarks:order_report", "the same placements under each order of a step"),
         "agent": Benchmark(
             "graphopt_agents.benchmark:agent_report",
             "seconds and memory of the GDP network, up to 80,000 ops",

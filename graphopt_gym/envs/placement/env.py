@@ -106,7 +106,7 @@ class PlacementEnv(EpisodeEnv):
       which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
-    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/placement.md`.
+    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
     * `reward`: `"improvement"` or `"terminal"`.
     * `start`: `"single"`, `"expert"`, `"random"`, or one device a group (with one graph and one cluster).
     * `observation`: `"step"` or `"graph"`.
@@ -224,7 +224,7 @@ class PlacementOneShotEnv(EpisodeEnv):
       which brings its cluster.
     * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
-    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/placement.md`.
+    * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
     * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
       `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.

@@ -159,7 +159,7 @@ class PlacementProblem(Problem):
             return check_integers(decision, self.decision_shape, self.num_devices, "device")
         if np.ndim(decision) == 1:
             return self.decision_of(check_integers(decision, (self.num_groups,), self.num_devices, "device"))
-        given = check_integers(decision, self.decision_shape, self.num_choices, "device or level")
+        given = check_integers(decision, self.decision_shape, 2**31 - 1, "device or level")
         check_integers(given[0], (self.num_groups,), self.num_devices, "device", "decision[0]")
         check_integers(given[1], (self.num_groups,), self.priority_levels, "level", "decision[1]")
         return given
