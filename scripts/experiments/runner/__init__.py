@@ -81,7 +81,7 @@ class Curves:
     """Best cost against evaluations, a panel a graph: mean over seeds, and their range.
 
     ``methods``: their colours; ``called``: what the legend says in place of their labels. ``line``: one that is drawn
-    as a dotted line. ``labels``: of the axes. ``columns``: panels a row.
+    as a dotted line. ``labels``: of the axes. ``columns``: panels a row. ``graphs``: those drawn; None: all.
     """
 
     image: str
@@ -90,6 +90,7 @@ class Curves:
     labels: tuple[str, str]
     called: Mapping[str, str] = field(default_factory=dict)
     columns: int = 4
+    graphs: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,9 +35,10 @@ def draw_curves(experiment: Experiment, runs: Runs, folder: Path) -> None:
     """The figure of ``Experiment.curves``, in the folder of the page."""
     curves, unit = experiment.curves, experiment.cost[2]
     assert curves is not None
-    figure, axes = panels(len(experiment.graphs), curves.columns, (3.75, 3))
+    graphs = curves.graphs or experiment.graphs
+    figure, axes = panels(len(graphs), curves.columns, (3.75, 3))
     at = np.unique(np.geomspace(1, experiment.budget, 80).astype(int))
-    for axis, graph in zip(axes, experiment.graphs, strict=True):
+    for axis, graph in zip(axes, graphs, strict=True):
         for name, colour in curves.methods.items():
             mine = runs.of(graph, name)
             if not mine:

@@ -26,8 +26,8 @@ def render(folder: Path, name: str, summary: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"f": shown, "cost": lambda value: cost(experiment, value)}
 
-    def costs(names: Sequence[str], beside: Sequence[str] = ()) -> str:
-        return cost_table(experiment, summary["rows"], names, beside)
+    def costs(names: Sequence[str], beside: Sequence[str] = (), rows: Sequence[Any] | None = None) -> str:
+        return cost_table(experiment, summary["rows"] if rows is None else rows, names, beside)
 
     names = {"costs_line": costs_line(experiment, name, summary)}
     names |= {"line": line, "head": head, "ratio": ratio, "costs": costs, "compared": compared, "ALMOST": ALMOST}

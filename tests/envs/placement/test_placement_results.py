@@ -12,18 +12,33 @@ from experiments.runner.page import render
 from experiments.runner.runs import stored_runs
 
 from graphopt_gym.data import data_path
-from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO
 from tests.stored_costs import is_refused, of_today, same_but_costs
 
-RUNS = json.loads(gzip.decompress(data_path("placement", "runs.json.gz").read_bytes()))
+FOLDER = data_path().parent / "scripts" / "experiments"
+EXPERIMENTS = {"placement": {"annealing", "expert", "metis"}, "placement-transfer": {"gdp", "expert", "gdp_zero"}}
 
 
-@pytest.mark.parametrize("graph", SPLITS["papers"])
-def test_stored_runs__cost_what_they_say__or_are_refused(graph, tmp_path):
-    problem = PlacementProblem(graph, ZOO[graph].cluster)
-    runs = [run for run in RUNS if run["graph"] == graph]
-    assert {run["name"] for run in runs} >= {"gdp", "annealing", "expert", "metis"}
+def runs_of(name):
+    room = load(FOLDER, name).room
+    return json.loads(gzip.decompress(data_path(room, "runs.json.gz").read_bytes()))
+
+
+RUNS = {name: runs_of(name) for name in EXPERIMENTS}
+CASES = [(name, case) for name, runs in RUNS.items() for case in dict.fromkeys(run["graph"] for run in runs)]
+
+
+def test_stored_runs__are_of_all_graphs():
+    for name, runs in RUNS.items():
+        assert {run["graph"] for run in runs} >= set(SPLITS["papers"]), name
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_stored_runs__cost_what_they_say__or_are_refused(name, case, tmp_path):
+    problem = load(FOLDER, name).problem(case)
+    assert problem.cluster.name == ZOO[problem.graph.name].cluster
+    runs = [run for run in RUNS[name] if run["graph"] == case]
+    assert {run["name"] for run in runs} >= EXPERIMENTS[name]
     for run in runs:
         same_but_costs(run, problem)
         outcome = problem.evaluate(run["decision"])
@@ -38,9 +53,9 @@ def test_stored_runs__cost_what_they_say__or_are_refused(graph, tmp_path):
         is_refused(runs[0], problem, problem.check(runs[0]["decision"]), tmp_path)
 
 
-def test_document__says_what_the_stored_runs_say():
-    root = data_path().parent
-    folder = root / "scripts" / "experiments"
-    written = (root / "docs" / "placement.md").read_text(encoding="utf-8")
-    summary = load(folder, "placement").summary(stored_runs(data_path("placement")), Path("none"))
-    assert render(folder, "placement", summary) == written
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_document__says_what_the_stored_runs_say(name):
+    room = load(FOLDER, name).room
+    written = (data_path().parent / "docs" / f"{room}.md").read_text(encoding="utf-8")
+    summary = load(FOLDER, name).summary(stored_runs(data_path(room)), Path("none"))
+    assert render(FOLDER, name, summary) == written
