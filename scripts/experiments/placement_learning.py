@@ -1,7 +1,7 @@
-"""PPO and MaskablePPO place three graphs, three seeds each, against random placements; about 20 minutes, resumable.
+"""PPO and MaskablePPO place three graphs, against random placements, by order and granularity; two hours, resumable.
 
-Both are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``. MaskablePPO gets an action space of eight
-devices on a cluster of four, so that its mask matters. Random search gets as many evaluations as an agent takes
+Three seeds each. Both are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``. MaskablePPO gets an action
+space of eight devices on a cluster of four, so that its mask matters. Random search gets as many evaluations as an agent takes
 decisions (of which only those that change the placement are simulated).
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.runner import Entry, Experiment
 from experiments.runner.curves import panels, save
+from experiments.runner.rules import PAPERS, arguments, cases, graph_of, rules_of
 from experiments.runner.tables import stored_summary
 from graphopt_gym.agent import find_agent
 from graphopt_gym.files import write_text
@@ -21,9 +22,16 @@ from graphopt_gym.search.solve import solve
 
 CLUSTER = "v100x4"
 STEPS = {"bert_base": 250_000, "inception_v3_b32": 300_000, "rnnlm_2layer": 150_000}
+RULES = [PAPERS, ("stream", "colocation"), ("fifo", "phase"), ("stream", "phase")]
+FINER = 2.5  # times as many decisions by phase, where a placement has 2.4 to 3 times as many groups
 AGENTS = {"ppo": Entry("PPO"), "maskable_ppo": Entry("MaskablePPO")}
 PADDED_DEVICES = {"ppo": None, "maskable_ppo": 8}
 CURVE = ("steps", "wall_s", "mean_cost", "valid_share", "best_cost")
+
+
+def decisions(graph, grouping):
+    """How many an agent takes."""
+    return round(STEPS[graph] * (FINER if grouping == "phase" else 1))
 
 
 def run(name, problem, seed):
@@ -35,8 +43,8 @@ def run(name, problem, seed):
 
 def run_agent(algorithm, problem, seed):
     trainer, graph = find_agent(algorithm).load(), problem.graph.name
-    given = {"graph": graph, "cluster": CLUSTER, "max_devices": PADDED_DEVICES[algorithm]}
-    args = trainer.args_from({**given, "steps": STEPS[graph], "seed": seed})
+    given = {**arguments_of(problem), "max_devices": PADDED_DEVICES[algorithm]}
+    args = trainer.args_from({**given, "steps": decisions(graph, problem.grouping), "seed": seed})
     result = trainer.train(args)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -53,10 +61,15 @@ def run_agent(algorithm, problem, seed):
     }
 
 
+def arguments_of(problem):
+    return {"graph": problem.graph.name, "cluster": CLUSTER, "order": problem.order, "grouping": problem.grouping}
+
+
 def run_random(problem, seed):
     """Mean and best of as many random placements as an agent takes decisions."""
     rng, started = np.random.default_rng(seed), time.perf_counter()
-    total, best, valid, done, budget = 0.0, np.inf, 0, 0, STEPS[problem.graph.name]
+    total, best, valid, done = 0.0, np.inf, 0, 0
+    budget = decisions(problem.graph.name, problem.grouping)
     while done < budget:
         count = min(2048, budget - done)
         costs, fits = problem.costs(rng.integers(0, problem.num_devices, (count, problem.num_groups), dtype=np.int32))
@@ -70,34 +83,36 @@ def summarise(runs, out):
     if not runs:
         return stored_summary("learning")
     rows = []
-    for graph in (graph for graph in STEPS if all(runs.of(graph, name) for name in EXPERIMENT.entries)):
-        random, first = runs.of(graph, "random"), runs.of(graph, "ppo")[0]
-        row = {"graph": graph, "cluster": CLUSTER, "evaluations": STEPS[graph]}
-        row["depends_on"] = first["fingerprints"] | {"steps": STEPS[graph]}
+    for case in (case for case in EXPERIMENT.graphs if all(runs.of(case, name) for name in EXPERIMENT.entries)):
+        random, first = runs.of(case, "random"), runs.of(case, "ppo")[0]
+        graph, (order, grouping) = graph_of(case), rules_of(case)
+        steps = decisions(graph, grouping)
+        row = {"case": case, "graph": graph, "cluster": CLUSTER, "order": order, "grouping": grouping}
+        row |= {"evaluations": steps, "depends_on": first["fingerprints"] | {"steps": steps}}
         for method in ("single", "expert"):
-            outcome = solve(EXPERIMENT.problem(graph), method).outcome
+            outcome = solve(EXPERIMENT.problem(case), method).outcome
             row[f"{method}_cost_s"] = outcome.cost if outcome.valid else None
         row["random_mean_s"] = float(np.mean([run["mean_cost"] for run in random]))
         row["random_best_s"] = min(run["best_cost"] for run in random)
         for algorithm in AGENTS:
-            mine = runs.of(graph, algorithm)
+            mine = runs.of(case, algorithm)
             row |= {
                 f"{algorithm}_{name}_s": [run[f"{name}_cost"] for run in mine] for name in ("mean", "best", "greedy")
             }
             row[f"{algorithm}_wall_s"] = [round(run["wall_s"], 1) for run in mine]
         rows.append(row)
     args = next((run["args"] for job, run in runs.items() if job[1] == "ppo"), {})
-    left_out = ("graph", "seed", "steps", "environment")
+    left_out = ("graph", "seed", "steps", "environment", "order", "grouping")
     return {"settings": {key: value for key, value in args.items() if key not in left_out}, "rows": rows}
 
 
 def store(room, runs):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("graph", "algorithm", "seed", *CURVE))
-    for seed, graph, algorithm in itertools.product(EXPERIMENT.seeds, STEPS, AGENTS):
-        for row in runs.get((graph, algorithm, seed), {"history": ()})["history"]:
-            writer.writerow((graph, algorithm, seed, int(row["steps"]), *(f"{row[name]:.6g}" for name in CURVE[1:])))
+    writer.writerow(("case", "algorithm", "seed", *CURVE))
+    for seed, case, algorithm in itertools.product(EXPERIMENT.seeds, EXPERIMENT.graphs, AGENTS):
+        for row in runs.get((case, algorithm, seed), {"history": ()})["history"]:
+            writer.writerow((case, algorithm, seed, int(row["steps"]), *(f"{row[name]:.6g}" for name in CURVE[1:])))
     write_text(room / "curves.csv", text.getvalue())
 
 
@@ -110,8 +125,8 @@ def draw(runs, summary, folder):
     for axis, row in zip(axes, summary["rows"]):
         for colour, (algorithm, entry) in zip(("#4c78a8", "#f28e2b"), AGENTS.items(), strict=True):
             for seed in map(str, EXPERIMENT.seeds):
-                key = (row["graph"], algorithm, seed)
-                mine = [one for one in curves if (one["graph"], one["algorithm"], one["seed"]) == key]
+                key = (row["case"], algorithm, seed)
+                mine = [one for one in curves if (one["case"], one["algorithm"], one["seed"]) == key]
                 steps, costs = ([float(one[name]) for one in mine] for name in ("steps", "mean_cost"))
                 label = entry.label if seed == "0" else None
                 axis.plot(np.array(steps) / 1000, costs, color=colour, linewidth=1.2, alpha=0.8, label=label)
@@ -123,7 +138,7 @@ def draw(runs, summary, folder):
         ):
             if row[name] is not None:
                 axis.axhline(row[name], color=colour, linestyle=style, linewidth=1.3, label=label)
-        axis.set_title(f"{row['graph']} on {row['cluster']}", fontsize=13)
+        axis.set_title(f"{row['graph']}: {row['order']}, {row['grouping']}", fontsize=13)
         axis.set_xlabel("decisions (thousand)", fontsize=11)
         axis.set_ylim(0, row["random_mean_s"] * 1.15)
         axis.spines[["top", "right"]].set_visible(False)
@@ -137,8 +152,8 @@ def draw(runs, summary, folder):
 EXPERIMENT = Experiment(
     room="learning",
     env="Placement-v0",
-    arguments=lambda graph: {"graph": graph, "cluster": CLUSTER},
-    graphs=tuple(STEPS),
+    arguments=lambda case: arguments(case, CLUSTER),
+    graphs=cases(tuple(STEPS), RULES),
     entries={**AGENTS, "random": Entry("random")},
     run=run,
     kept=(),

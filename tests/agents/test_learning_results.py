@@ -36,7 +36,7 @@ def test_learning__curves_and_table_come_from_the_same_runs():
                 mine = [
                     entry
                     for entry in curves
-                    if (entry["graph"], entry["algorithm"], entry["seed"]) == (row["graph"], algorithm, str(seed))
+                    if (entry["case"], entry["algorithm"], entry["seed"]) == (row["case"], algorithm, str(seed))
                 ]
                 assert float(mine[-1]["mean_cost"]) == float(f"{mean:.6g}")
                 assert f"{mean:.4f}" in text
