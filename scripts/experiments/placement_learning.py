@@ -1,8 +1,8 @@
 """PPO and MaskablePPO place three graphs, against random placements, by order and granularity; two hours, resumable.
 
 Three seeds each. Both are plain Stable-Baselines3 / sb3-contrib with ``MultiInputPolicy``. MaskablePPO gets an action
-space of eight devices on a cluster of four, so that its mask matters. Random search gets as many evaluations as an agent takes
-decisions (of which only those that change the placement are simulated).
+space of eight devices on a cluster of four, so that its mask matters. Random search gets as many evaluations as an
+agent takes decisions (of which only those that change the placement are simulated).
 """
 
 import csv
