@@ -69,12 +69,17 @@ class _ProblemCase:
         return json.dumps(self.problem.encode(decision), allow_nan=False)
 
     def all_decisions(self) -> list[Any]:
-        """Those met, those given as invalid, and, of arrays, the samples' entries in other orders and all alike."""
+        """Those met, those given as invalid, and, of arrays, the samples' entries in other orders and all alike.
+
+        Of several rows, which may decide on different things, each is put into another order, or alike, by itself.
+        """
         found = [*self.sampled, *self.neighbours, *self.children, *self.invalid]
         if self.arrays:
             rng = np.random.default_rng(self.seed)
-            found += [rng.permuted(one.ravel()).reshape(one.shape).astype(np.int32) for one in self.sampled]
-            found += [np.full_like(self.sampled[0], entry) for entry in np.unique(self.sampled[0])[[0, -1]]]
+            found += [rng.permuted(one, axis=-1).astype(np.int32) for one in self.sampled]
+            first = self.sampled[0]
+            alike = (first.min(axis=-1, keepdims=True), first.max(axis=-1, keepdims=True))
+            found += [np.broadcast_to(entry, first.shape).copy() for entry in alike]
         return found
 
 

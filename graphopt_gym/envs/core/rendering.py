@@ -49,10 +49,11 @@ def decision_figure(problem: Problem, decision: Any) -> Figure:
         return drawn
     outcome = problem.evaluate(decision)
     if outcome.timeline is not None:
-        return gantt_figure(outcome.timeline)
+        return gantt_figure(outcome.timeline, note="; ".join(problem.notes))
     figure = Figure(figsize=(8, 4.5))
     FigureCanvasAgg(figure)
-    figure.text(0.5, 0.5, f"{problem.title}\n{problem.words.cost}: {outcome.cost:.6g} {outcome.unit}", ha="center")
+    lines = (problem.title, f"{problem.words.cost}: {outcome.cost:.6g} {outcome.unit}", *problem.notes)
+    figure.text(0.5, 0.5, "\n".join(lines), ha="center")
     return figure
 
 

@@ -157,7 +157,7 @@ class PlacementProblem(Problem):
     def check(self, decision: Any) -> np.ndarray:
         if not self.with_levels:
             return check_integers(decision, self.decision_shape, self.num_devices, "device")
-        if np.ndim(decision) == 1:
+        if _is_row(decision):
             return self.decision_of(check_integers(decision, (self.num_groups,), self.num_devices, "device"))
         given = check_integers(decision, self.decision_shape, 2**31 - 1, "device or level")
         check_integers(given[0], (self.num_groups,), self.num_devices, "device", "decision[0]")
@@ -420,3 +420,11 @@ class PlacementProblem(Problem):
                 own.update(array.tobytes())
             found["own_costs"] = own.hexdigest()
         return found
+
+
+def _is_row(decision: Any) -> bool:
+    """Whether something given as a decision has one dimension; what NumPy cannot even look at has none."""
+    try:
+        return np.ndim(decision) == 1
+    except (ValueError, TypeError, RecursionError):
+        return False

@@ -29,4 +29,4 @@ def describe(episodes: PlacementEpisodes, row: int) -> str:
             f"busy {busy:>4.0%}  peak {format_bytes(metrics['peak_bytes'][device])} of "
             f"{format_bytes(metrics['capacity_bytes'][device])}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {note}" for note in problem.notes)])

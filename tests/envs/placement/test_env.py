@@ -526,7 +526,9 @@ def test_render__shows_the_placement(scalar, capsys):
     envs.reset(seed=0)
     text = first(envs.render())
     assert f"{SMALL.name} on equal2: 0 of" in text
-    assert len(text.splitlines()) == 3
+    lines = text.splitlines()  # a head, a line a device, the rules, what costs rest on
+    assert len(lines) == 5
+    assert lines[3:] == ["  order fifo, grouping colocation", f"  {PlacementProblem(SMALL, cluster(2)).costs_note}"]
 
     envs = make("human")
     envs.reset(seed=0)
