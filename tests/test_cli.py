@@ -19,8 +19,8 @@ from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.task import Benchmark
 from tests.commands import only_json
 
-ROW_KEYS = {"env", "graph", "cluster", "method", "seed", "valid", "cost", "unit", "reasons", "metrics", "evaluations",
-            "wall_s"}  # fmt: skip
+ROW_KEYS = {"env", "graph", "cluster", "rules", "method", "seed", "valid", "cost", "unit", "reasons", "metrics",
+            "evaluations", "wall_s"}  # fmt: skip
 
 
 @pytest.fixture

@@ -23,9 +23,11 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt_gym.compiled import kernel
-from graphopt_gym.simulator.orders import PRIORITY, STREAM
+from graphopt_gym.simulator.orders import FIFO, PRIORITY, STREAM
 
 INFINITY = np.inf
+# How far what ties is moved forward in a queue, which is a list; what would go farther is put into a heap beside it.
+MOST_STEPS = 8
 
 
 @kernel(inner=True, allocates=False)
@@ -73,6 +75,49 @@ def _heap_pop(heap, base, heap_size, device, priority, ready):
     return top
 
 
+@kernel(inner=True, allocates=False)
+def _comes_before(a, b, first, second, third):
+    if first[a] != first[b]:
+        return first[a] < first[b]
+    if second[a] != second[b]:
+        return second[a] < second[b]
+    return third[a] < third[b]
+
+
+@kernel(inner=True, allocates=False)
+def _meld(a, b, child, sibling, first, second, third):
+    """Two pairing heaps (Fredman et al., Algorithmica 1, 1986) as one; -1 is an empty one. Returns its root."""
+    if a == -1 or b == -1:
+        return max(a, b)
+    if _comes_before(b, a, first, second, third):
+        a, b = b, a
+    sibling[b] = child[a]
+    child[a] = b
+    return a
+
+
+@kernel(inner=True, allocates=False)
+def _without_root(root, child, sibling, first, second, third):
+    """What is left of a pairing heap without its root: its children melded in pairs, then the pairs."""
+    node, pairs = child[root], -1
+    while node != -1:
+        other = sibling[node]
+        after = -1 if other == -1 else sibling[other]
+        sibling[node] = -1
+        if other != -1:
+            sibling[other] = -1
+        pair = _meld(node, other, child, sibling, first, second, third)
+        sibling[pair] = pairs
+        pairs, node = pair, after
+    root = -1
+    while pairs != -1:
+        after = sibling[pairs]
+        sibling[pairs] = -1
+        root = _meld(root, pairs, child, sibling, first, second, third)
+        pairs = after
+    return root
+
+
 @kernel
 def run(
     placements,  # int32 [B, K] device of each task
@@ -114,6 +159,13 @@ def run(
     way, costs time to compile. So this is one long function on purpose, for one decision and for many.
     """
     transfers, done = np.empty((0, 6)), 0
+    # where the readers of a tensor say what each task reads
+    reader_of_input = np.empty(input_tensor.shape[0], np.int32)
+    seen = np.zeros(input_ptr.shape[0], np.int32)
+    for position in range(reader.shape[0]):  # by tensor: as a task's inputs are
+        task = reader[position]
+        reader_of_input[input_ptr[task] + seen[task]] = position
+        seen[task] += 1
     for row in range(placements.shape[0]):
         placement, priority = placements[row], priorities[row if priorities.shape[0] > 1 else 0]
         peak_bytes, peak_time_s, busy_s = peaks[row], peak_times[row], busy[row]
@@ -137,12 +189,16 @@ def run(
         after = np.full(num_tasks, -1, np.int32)
         head = np.full(num_devices, -1, np.int32)
         tail = np.full(num_devices, -1, np.int32)
+        late = np.full(num_devices, -1, np.int32)  # the heap of those that tie with too many
+        task_number = np.arange(num_tasks if order == FIFO else 0)
         # (in a stream: the tasks of each device in captured order, and how far it is)
         heap = np.empty(num_tasks if by_priority or in_stream else 0, np.int32)
         heap_start = np.zeros(num_devices + 1, np.int64)
         heap_size = np.zeros(num_devices, np.int64)
         running = np.full(num_devices, -1, np.int32)
-        until = np.full(num_devices, INFINITY)
+        at_work = np.empty(num_devices, np.int32)  # devices that run something now
+        until = np.empty(num_devices, np.float64)  # when each of these is done
+        num_at_work = 0
         try_devices = np.empty(num_devices, np.int32)  # devices that may have something to start
         device_listed = np.zeros(num_devices, np.bool_)
         num_try_devices = 0
@@ -153,11 +209,13 @@ def run(
         x_request = np.empty(most, np.float64)
         x_before = np.empty(most, np.int32)
         x_after = np.empty(most, np.int32)
+        x_first = np.empty(most, np.int32)  # the copy that it makes
         x_start = np.empty(most if record else 0, np.float64)
         x_finish = np.empty(most if record else 0, np.float64)
         num_transfers = 0
         link_head = np.full(num_links, -1, np.int32)
         link_tail = np.full(num_links, -1, np.int32)
+        link_late = np.full(num_links, -1, np.int32)
         link_running = np.full(num_links, -1, np.int32)
         active = np.empty(num_links, np.int32)  # links that carry something now
         active_until = np.empty(num_links, np.float64)
@@ -171,7 +229,12 @@ def run(
 
         memory = np.zeros(num_devices, np.int64)
         storage_left = np.zeros(storage_bytes.shape[0], np.int32)  # readers and transfers that hold it
-        copy_left = np.zeros((num_devices, num_tensors), np.int32)  # readers that hold a copy
+        # a copy is named by the first of its readers (a position in `reader`), the others follow it
+        copy_of = np.full(reader.shape[0], -1, np.int32)  # -1: the reader is where the tensor is made
+        next_reader = np.empty(reader.shape[0], np.int32)
+        copy_left = np.empty(reader.shape[0], np.int32)  # readers that hold it
+        copied = np.full(num_devices, -1, np.int32)  # the tensor that was last sent to each device
+        last_reader = np.empty(num_devices, np.int32)
 
         for device in range(num_devices):
             busy_s[device] = 0.0
@@ -225,7 +288,6 @@ def run(
                     turn += 1
                     finished = running[home]
                     running[home] = -1
-                    until[home] = INFINITY
                     if not device_listed[home]:
                         device_listed[home] = True
                         try_devices[num_try_devices] = home
@@ -234,9 +296,10 @@ def run(
                 # let go of what it read
                 for position in range(input_ptr[finished], input_ptr[finished + 1]):
                     tensor = input_tensor[position]
-                    if copy_left[home, tensor] > 0:
-                        copy_left[home, tensor] -= 1
-                        if copy_left[home, tensor] == 0:
+                    copy = copy_of[reader_of_input[position]]
+                    if copy != -1:
+                        copy_left[copy] -= 1
+                        if copy_left[copy] == 0:
                             memory[home] -= tensor_bytes[tensor]
                     else:
                         storage = tensor_storage[tensor]
@@ -256,9 +319,17 @@ def run(
                                 fresh[num_fresh] = task
                                 num_fresh += 1
                             continue
-                        copy_left[target, tensor] += 1
-                        if copy_left[target, tensor] > 1:
-                            continue  # requested for an earlier reader there
+                        next_reader[position] = -1
+                        if copied[target] == tensor:  # requested for an earlier reader there
+                            copy_of[position] = copy_of[last_reader[target]]
+                            copy_left[copy_of[position]] += 1
+                            next_reader[last_reader[target]] = position
+                            last_reader[target] = position
+                            continue
+                        copied[target] = tensor
+                        last_reader[target] = position
+                        copy_of[position] = position
+                        copy_left[position] = 1
                         storage_left[storage] += 1
                         link = link_of[home, target]
                         x = num_transfers
@@ -266,25 +337,35 @@ def run(
                         x_tensor[x] = tensor
                         x_target[x] = target
                         x_request[x] = now
+                        x_first[x] = position
                         # requests come in order of time, so only ties move one forward
                         other = link_tail[link]
+                        steps = 0
                         while (
                             other != -1
                             and x_request[other] == now
                             and (x_tensor[other] > tensor or (x_tensor[other] == tensor and x_target[other] > target))
+                            and steps < MOST_STEPS
                         ):
                             other = x_before[other]
-                        x_before[x] = other
-                        if other == -1:
-                            x_after[x] = link_head[link]
-                            link_head[link] = x
+                            steps += 1
+                        if steps == MOST_STEPS:
+                            x_before[x] = x_after[x] = -1  # child and sibling
+                            link_late[link] = _meld(
+                                link_late[link], x, x_before, x_after, x_request, x_tensor, x_target
+                            )
                         else:
-                            x_after[x] = x_after[other]
-                            x_after[other] = x
-                        if x_after[x] == -1:
-                            link_tail[link] = x
-                        else:
-                            x_before[x_after[x]] = x
+                            x_before[x] = other
+                            if other == -1:
+                                x_after[x] = link_head[link]
+                                link_head[link] = x
+                            else:
+                                x_after[x] = x_after[other]
+                                x_after[other] = x
+                            if x_after[x] == -1:
+                                link_tail[link] = x
+                            else:
+                                x_before[x_after[x]] = x
                         if link_running[link] == -1 and not link_listed[link]:
                             link_listed[link] = True
                             try_links[num_try_links] = link
@@ -309,18 +390,18 @@ def run(
                     try_links[num_try_links] = link
                     num_try_links += 1
                 tensor = x_tensor[x]
-                target = x_target[x]
                 storage = tensor_storage[tensor]
                 storage_left[storage] -= 1
                 if storage_left[storage] == 0:
                     memory[placement[tensor_task[tensor]]] -= storage_bytes[storage]
-                for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
+                position = x_first[x]
+                while position != -1:
                     task = reader[position]
-                    if placement[task] == target:
-                        waiting[task] -= 1
-                        if waiting[task] == 0:
-                            fresh[num_fresh] = task
-                            num_fresh += 1
+                    waiting[task] -= 1
+                    if waiting[task] == 0:
+                        fresh[num_fresh] = task
+                        num_fresh += 1
+                    position = next_reader[position]
 
             if first_round:
                 first_round = False
@@ -336,19 +417,25 @@ def run(
                     _heap_push(heap, heap_start[device], heap_size, device, task, priority, ready)
                 elif not in_stream:  # tasks come in order of ready time, so only ties move one forward
                     other = tail[device]
-                    while other != -1 and ready[other] == now and other > task:
+                    steps = 0
+                    while other != -1 and ready[other] == now and other > task and steps < MOST_STEPS:
                         other = before[other]
-                    before[task] = other
-                    if other == -1:
-                        after[task] = head[device]
-                        head[device] = task
+                        steps += 1
+                    if steps == MOST_STEPS:
+                        before[task] = after[task] = -1  # child and sibling
+                        late[device] = _meld(late[device], task, before, after, ready, task_number, task_number)
                     else:
-                        after[task] = after[other]
-                        after[other] = task
-                    if after[task] == -1:
-                        tail[device] = task
-                    else:
-                        before[after[task]] = task
+                        before[task] = other
+                        if other == -1:
+                            after[task] = head[device]
+                            head[device] = task
+                        else:
+                            after[task] = after[other]
+                            after[other] = task
+                        if after[task] == -1:
+                            tail[device] = task
+                        else:
+                            before[after[task]] = task
                 if running[device] == -1 and not device_listed[device]:
                     device_listed[device] = True
                     try_devices[num_try_devices] = device
@@ -371,16 +458,23 @@ def run(
                     heap_size[device] += 1
                 else:
                     task = head[device]
-                    if task == -1:
+                    other = late[device]
+                    if other != -1 and (task == -1 or _comes_before(other, task, ready, task_number, task_number)):
+                        task = other
+                        late[device] = _without_root(other, before, after, ready, task_number, task_number)
+                    elif task == -1:
                         continue
-                    head[device] = after[task]
-                    if after[task] == -1:
-                        tail[device] = -1
                     else:
-                        before[after[task]] = -1
+                        head[device] = after[task]
+                        if after[task] == -1:
+                            tail[device] = -1
+                        else:
+                            before[after[task]] = -1
                 duration = durations[device_type[device], task]
                 running[device] = task
-                until[device] = now + duration
+                at_work[num_at_work] = device
+                until[num_at_work] = now + duration
+                num_at_work += 1
                 start[task] = now
                 finish[task] = now + duration
                 busy_s[device] += duration
@@ -396,13 +490,18 @@ def run(
                 link = try_links[position]
                 link_listed[link] = False
                 x = link_head[link]
-                if x == -1:
+                other = link_late[link]
+                if other != -1 and (x == -1 or _comes_before(other, x, x_request, x_tensor, x_target)):
+                    x = other
+                    link_late[link] = _without_root(other, x_before, x_after, x_request, x_tensor, x_target)
+                elif x == -1:
                     continue
-                link_head[link] = x_after[x]
-                if x_after[x] == -1:
-                    link_tail[link] = -1
                 else:
-                    x_before[x_after[x]] = -1
+                    link_head[link] = x_after[x]
+                    if x_after[x] == -1:
+                        link_tail[link] = -1
+                    else:
+                        x_before[x_after[x]] = -1
                 tensor = x_tensor[x]
                 target = x_target[x]
                 link_running[link] = x
@@ -424,17 +523,23 @@ def run(
 
             # ---- go to the next finish, and note all that end then (the least without branches, then who has it)
             next_time = INFINITY
-            for device in range(num_devices):
-                next_time = until[device] if until[device] < next_time else next_time
+            for position in range(num_at_work):
+                next_time = until[position] if until[position] < next_time else next_time
             for position in range(num_active):
                 next_time = active_until[position] if active_until[position] < next_time else next_time
             if next_time == INFINITY:
                 break
             now = next_time
             num_ending = 0
-            for device in range(num_devices):
-                ending[num_ending] = device
-                num_ending += until[device] == now
+            for position in range(num_at_work - 1, -1, -1):  # last first: a removal moves the last one up
+                if until[position] == now:
+                    ending[num_ending] = at_work[position]
+                    num_ending += 1
+                    num_at_work -= 1
+                    at_work[position] = at_work[num_at_work]
+                    until[position] = until[num_at_work]
+            if num_ending > 1:
+                ending[:num_ending].sort()
             num_ending_devices = num_ending
             for position in range(num_active):
                 ending[num_ending] = position

@@ -236,6 +236,41 @@ def test_orders__program_and_rank_are_the_priorities_of_plain_arithmetic(seed):
     assert [first[i] for i in np.argsort(-place)] == order
 
 
+def shared_by(count: int) -> Cluster:
+    """Devices on one link."""
+    link_of = np.zeros((count, count), np.int32)
+    np.fill_diagonal(link_of, -1)
+    return Cluster("bus", (device(),) * count, (Link("bus", 0.5, 10.0),), link_of, (0,) * count)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_engine__many_ties_in_a_bad_order_agree_with_the_plain_twin(seed):
+    """Tasks that become ready, and transfers that are requested, at one instant, far from the order of their queues."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(30, 60))
+    second = count + (np.arange(count)[::-1] if seed < 5 else rng.permutation(count))
+    third = 2 * count + rng.integers(0, count, count)
+    edges = np.concatenate([np.stack([np.arange(count), second], 1), np.stack([second, third], 1)])
+    kinds = [0 if seed % 2 else 2] * count + [2] * (2 * count)
+    graph = small(kinds, rng.choice([0, 10, 20], 3 * count).tolist(), edges)
+    cluster = shared_by(count if seed % 3 else 2)
+    placement = rng.integers(0, cluster.num_devices, 3 * count)
+    if seed % 3 == 1:  # each op of the first row on a device of its own, from the last to the first
+        placement[:count] = np.arange(count)[::-1]
+    times = np.where(np.arange(3 * count) < count, 1.0, rng.choice([0.0, 1.0, 2.0], 3 * count))
+    simulator = Simulator(graph, cluster, op_times_s=times)
+    timeline = simulator.run(placement)
+    durations = durations_of(simulator, twin.Kernels(graph))
+    expected = twin.run(graph, cluster, durations, placement)
+    assert timeline.start_s.tolist() == [expected["start"][op] for op in range(3 * count)]
+    rows = sorted((int(simulator.tasks.tensor_op[int(row[0])]), *row[1:].tolist()) for row in timeline.transfers)
+    assert rows == sorted(
+        (x["tensor"], float(x["from"]), float(x["to"]), x["request"], x["start"], x["finish"])
+        for x in expected["transfers"]
+    )
+    assert timeline.peak_bytes.tolist() == expected["peak"]
+
+
 def test_compile_tasks__refuses_bad_fusion():
     graph = small([2, 2, 2], [1, 1, 1], [[0, 1], [1, 2]])
     with pytest.raises(InputError, match="cycle of groups"):
