@@ -101,14 +101,8 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None, own
     task_of_op = task_of_op.astype(np.int32)
     k = len(first_op)
 
-    # the tensor (named by an op) that each op's readers read
-    alias = np.arange(n, dtype=np.int64)
     out_bytes = graph.output_bytes
-    view_ops = np.flatnonzero(is_view)
-    view_input = graph.pred[graph.pred_ptr[view_ops]]
-    for op, read in zip(view_ops.tolist(), view_input.tolist(), strict=True):
-        if out_bytes[op] >= out_bytes[alias[read]]:
-            alias[op] = alias[read]
+    alias = _aliases(graph)
 
     reads_alias = alias[graph.edge_src]
     src_task, dst_task = task_of_op[graph.edge_src], task_of_op[graph.edge_dst]
@@ -168,6 +162,17 @@ def compile_tasks(graph: ComputationGraph, fusion: np.ndarray | None = None, own
         fused=fused,
     )
     return replace(tasks, sequence=_sequence(tasks)) if members.size else tasks
+
+
+def _aliases(graph: ComputationGraph) -> np.ndarray:
+    """int64 [N]: the tensor, named by an op, that each op's readers read: a view as large as what it views is that."""
+    alias = np.arange(graph.num_ops, dtype=np.int64)
+    view_ops = np.flatnonzero(graph.op_class == VIEW)
+    viewed = graph.pred[graph.pred_ptr[view_ops]]
+    for op, read in zip(view_ops.tolist(), viewed.tolist(), strict=True):
+        if graph.output_bytes[op] >= graph.output_bytes[alias[read]]:
+            alias[op] = alias[read]
+    return alias
 
 
 def _sent(
@@ -289,32 +294,41 @@ def border_bytes(tasks: TaskGraph) -> np.ndarray:
     """float64 [N]: the bytes that each op still moves through memory within its task.
 
     What it reads and writes, less what stays inside: a tensor read from a member of the same group, an output that
-    only members read, and an outside tensor that an earlier member has read already.
+    only members read, and what a member has read already. A tensor from outside is read once by a task, by the first
+    member that does; views as large as it are that tensor, smaller ones are tensors of their own, of which no more are
+    read than the storage that all of them lie in holds.
     """
     graph = tasks.graph
     n = graph.num_ops
     root, is_view = graph.view_root, graph.op_class == VIEW
     reader_is_op = ~is_view[graph.edge_dst]
     src, dst = graph.edge_src[reader_is_op], graph.edge_dst[reader_is_op]
-    tensor_bytes = graph.output_bytes[src].astype(np.float64)
     inside = tasks.task_of_op[src] == tasks.task_of_op[dst]
-    # outside tensors: the first reader of (root, task) pays, later ones do not
-    key = root[src].astype(np.int64) * tasks.num_tasks + tasks.task_of_op[dst]
-    order = np.lexsort((dst, key))
-    repeated = np.zeros(len(src), bool)
-    repeated[order[1:]] = key[order[1:]] == key[order[:-1]]
-    # two views of one root read by the same op are two reads of that op, not a repeat
-    same_op = np.zeros(len(src), bool)
-    same_op[order[1:]] = dst[order[1:]] == dst[order[:-1]]
-    saved_reads = np.bincount(dst, weights=tensor_bytes * (inside | (repeated & ~same_op)), minlength=n)
-    reads = np.maximum(graph.bytes_read - saved_reads, 0.0)
+    kept = np.bincount(dst[inside], graph.output_bytes[src[inside]], n)
+
+    src, dst = src[~inside], dst[~inside]
+    whole = graph.output_bytes[root[src]]
+    size = np.minimum(graph.output_bytes[src], whole)  # one that repeats what it views touches no more
+    storage = root[src].astype(np.int64) * tasks.num_tasks + tasks.task_of_op[dst]
+    order = np.lexsort((src, dst, storage))  # by (storage, task), then by reader
+    tensor = (_aliases(graph)[src] * tasks.num_tasks + tasks.task_of_op[dst])[order]
+    new = np.zeros(len(src), bool)
+    new[np.unique(tensor, return_index=True)[1]] = True
+    read = np.cumsum(np.where(new, size[order], 0))
+    begins = np.ones(len(src), bool)
+    begins[1:] = storage[order][1:] != storage[order][:-1]
+    before = np.concatenate([[0], read])[:-1]
+    of_storage = before[begins][np.cumsum(begins) - 1]  # what was read before the first of each
+    counted = np.minimum(read - of_storage, whole[order]) - np.minimum(before - of_storage, whole[order])
+    kept = kept + np.bincount(dst[order], size[order] - counted, n)
+    reads = np.maximum(graph.bytes_read - kept, 0.0)
 
     leaves = np.zeros(n, bool)
     crossing = tasks.task_of_op[graph.edge_src] != tasks.task_of_op[graph.edge_dst]
     leaves[root[graph.edge_src[crossing]]] = True
-    read = np.zeros(n, bool)
-    read[root[src]] = True
-    written = np.where(leaves | ~read, graph.bytes_written, 0.0)
+    read_at_all = np.zeros(n, bool)
+    read_at_all[root[graph.edge_src[reader_is_op]]] = True
+    written = np.where(leaves | ~read_at_all, graph.bytes_written, 0.0)
     return np.where(is_view, 0.0, reads + written)
 
 

@@ -9,6 +9,7 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 from graphopt_gym.hardware.cluster import Cluster, Link
 from graphopt_gym.simulator import Simulator, compile_tasks, simulate
+from graphopt_gym.simulator.tasks import border_bytes
 
 from . import twin
 from .cases import device, random_cluster, random_fusion, random_graph
@@ -116,6 +117,24 @@ def test_task_times__fused_groups_match_plain_arithmetic(seed):
             else:
                 expected = twin.fused_time(graph, kernels, kernel, *components)
             assert durations[index][simulator.tasks.task_of_op[kernel]] == pytest.approx(expected, rel=1e-12)
+
+
+def test_border_bytes__a_tensor_and_its_views_are_read_once():
+    # an input of 20 bytes (op 0), seen whole (1) and by halves (2, 3); members 4 and 5 read it, and its whole view
+    both = [[0, 1], [0, 2], [0, 3], [0, 4], [1, 4], [0, 5], [1, 5], [4, 6], [5, 6]]
+    sizes, reads = [20, 20, 10, 10, 1, 1, 1], [0, 0, 0, 0, 40, 40, 2]
+    graph = small([0, 1, 1, 1, 2, 2, 2], sizes, both, bytes_read=reads)
+    fused = np.array([-1, -1, -1, -1, 7, 7, -1])
+    moved = border_bytes(compile_tasks(graph, fused))
+    assert moved[[4, 5]].tolist() == [20.0, 0.0]
+    # a half, then all: the rest of it; then the other half: nothing more
+    parts = [[0, 1], [0, 2], [0, 3], [2, 4], [0, 4], [3, 5], [4, 6], [5, 6]]
+    graph = small([0, 1, 1, 1, 2, 2, 2], sizes, parts, bytes_read=[0, 0, 0, 0, 30, 10, 2])
+    assert border_bytes(compile_tasks(graph, fused))[[4, 5]].tolist() == [20.0, 0.0]
+    # two halves are all of it
+    halves = [[0, 1], [0, 2], [0, 3], [2, 4], [3, 5], [4, 6], [5, 6]]
+    graph = small([0, 1, 1, 1, 2, 2, 2], sizes, halves, bytes_read=[0, 0, 0, 0, 10, 10, 2])
+    assert border_bytes(compile_tasks(graph, fused))[[4, 5]].tolist() == [10.0, 10.0]
 
 
 def small(op_class, output_bytes, edges, **more) -> ComputationGraph:

@@ -215,17 +215,21 @@ def fused_time(graph, kernels, kernel, compute_s, bytes_per_s, launch_s):
     members = kernels.members[kernel]
     launch = max(launch_s[op] for op in members)
     compute = memory = 0.0
-    seen = {}
+    read_of = defaultdict(dict)  # storage -> what was read of it, by tensor
     for op in members:
         read = float(graph.bytes_read[op])
-        for source in graph.predecessors(op):
-            source = int(source)
+        for source in sorted(int(one) for one in graph.predecessors(op)):
             root = kernels.root[source]
-            repeated = root in seen and seen[root] != op and kernels.kernel[root] != kernel
-            if kernels.kernel[root] == kernel or repeated:
+            if kernels.kernel[root] == kernel:
                 read -= float(graph.output_bytes[source])
-            if kernels.kernel[root] != kernel:
-                seen.setdefault(root, op)
+                continue
+            holds = float(graph.output_bytes[root])
+            wants = min(float(graph.output_bytes[source]), holds)
+            takes = 0.0
+            if kernels.tensor[source] not in read_of[root]:
+                takes = min(wants, holds - sum(read_of[root].values()))
+                read_of[root][kernels.tensor[source]] = takes
+            read -= wants - takes
         written = float(graph.bytes_written[op]) if op in kernels.storages else 0.0
         compute += compute_s[op]
         memory += (max(read, 0.0) + written) / bytes_per_s[op]
