@@ -136,7 +136,8 @@ def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0) -
     """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020; m_topo.py of the released code).
 
     A device is full at ``total / D + largest unit`` bytes of parameters, state and outputs, or at its capacity. A unit
-    that fits nowhere goes where it overflows least.
+    that fits nowhere goes where it overflows least. Unequal devices, of which the paper has none, get shares of the
+    total by their speed.
 
     Args:
         instance: what is placed.
@@ -144,14 +145,17 @@ def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0) -
         slack: how much of the largest unit a device may get beyond its even share; 1 is Baechi's, less is ours, for
             tight memory.
     """
-    share = float(instance.unit_bytes.sum() / len(capacity_bytes) + slack * instance.unit_bytes.max())
-    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64), share)
+    alone_s = instance.durations_s.sum(axis=1)
+    use = instance.allowed.any(axis=0)
+    speed = np.where(use, alone_s[use].min() / np.maximum(alone_s, 1e-300), 0.0) if alone_s.min() > 0 else use * 1.0
+    shares = instance.unit_bytes.sum() * speed / speed.sum() + slack * instance.unit_bytes.max()
+    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64), shares)
     zeros = np.zeros(instance.is_source.shape[0])  # m-TOPO knows no times
     return Plan(device_of_unit, zeros, zeros, bool(fits))
 
 
 @kernel
-def _m_topo(instance, capacity_bytes, share):
+def _m_topo(instance, capacity_bytes, shares):
     num_devices, num_units = capacity_bytes.shape[0], instance.unit_bytes.shape[0]
     account = _open_account(instance, capacity_bytes)
     device_of_unit = np.full(num_units, -1, np.int32)
@@ -163,7 +167,7 @@ def _m_topo(instance, capacity_bytes, share):
             fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
             continue
         while device < num_devices and (
-            filled + size > share or _charge(instance, account, device_of_unit, unit, device, False) > 0
+            filled + size > shares[device] or _charge(instance, account, device_of_unit, unit, device, False) > 0
         ):
             device, filled = device + 1, np.int64(0)
         target = device

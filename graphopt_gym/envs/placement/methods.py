@@ -6,7 +6,7 @@ The schedulers are in ``list_scheduling`` and ``baechi``, the partitioners in ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -21,6 +21,9 @@ BELIEVED_CAPACITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 # How freely they may spend memory, one after the other until a placement is valid: first as Baechi's do.
 TOPO_SLACKS = (1.0, 0.5, 0.25, 0.0)
 ETF_SLACKS = (np.inf, 0.5, 0.1, 0.0)
+
+# Devices are of unequal speed where one takes this much longer for the graph than the next; so many kinds at most.
+SLOWER, MOST_KINDS = 1.05, 4
 
 BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
@@ -54,18 +57,11 @@ def _placement_problem(evaluator: Evaluator) -> PlacementProblem:
     return evaluator.problem
 
 
-def _propose(evaluator: Evaluator, devices: np.ndarray) -> None:
-    """Evaluate groups on devices, int [G] or [B, G]."""
+def _propose(evaluator: Evaluator, devices: np.ndarray) -> bool:
+    """Evaluate groups on devices, int [G] or [B, G]; whether one is valid."""
     decisions = _placement_problem(evaluator).decision_of(devices)
-    evaluator.costs(decisions if devices.ndim > 1 else decisions[None])
-
-
-def _until_valid(evaluator: Evaluator, decisions: Iterable[np.ndarray]) -> None:
-    """Evaluate proposals, devices of groups, one by one until one is valid."""
-    for devices in decisions:
-        _propose(evaluator, devices)
-        if evaluator.best_valid:
-            return
+    _, valid = evaluator.costs_and_valid(decisions if devices.ndim > 1 else decisions[None])
+    return bool(valid.any())
 
 
 def _single(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -76,34 +72,56 @@ def _round_robin(evaluator: Evaluator, rng: np.random.Generator) -> None:
     _propose(evaluator, round_robin_decision(_placement_problem(evaluator)))
 
 
+def on_fastest(problem: PlacementProblem) -> Iterator[PlacementProblem]:
+    """The problem, and, where devices are of unequal speed, the problem on its fastest devices alone.
+
+    A plan that uses a slow device because it is there may take longer than one that leaves it out. So what the papers'
+    methods, made for equal devices, propose for all devices they propose for the fastest kind, the two fastest, … too.
+    """
+    yield problem
+    alone = problem.alone_s
+    speeds = np.unique(alone[problem.usable])
+    slower = np.flatnonzero(speeds[1:] > SLOWER * speeds[:-1])
+    for slowest in speeds[slower[:MOST_KINDS]]:
+        if (found := problem.on_devices(alone <= slowest)) is not None:
+            yield found
+
+
+def _propose_best(evaluator: Evaluator, propose: Callable[[PlacementProblem], Iterable[np.ndarray]]) -> None:
+    """Evaluate, of each choice of devices, proposals until one is valid."""
+    for problem in on_fastest(_placement_problem(evaluator)):
+        for devices in propose(problem):
+            valid = _propose(evaluator, devices)
+            if valid:
+                break
+
+
 def _expert(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    _until_valid(evaluator, partition.expert(_placement_problem(evaluator)))
+    _propose_best(evaluator, partition.expert)
 
 
 def _metis(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    _until_valid(evaluator, partition.metis(_placement_problem(evaluator), int(rng.integers(2**31))))
+    seed = int(rng.integers(2**31))
+    _propose_best(evaluator, lambda problem: partition.metis(problem, seed))
 
 
 def _heft(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    _propose(evaluator, heft_decision(_placement_problem(evaluator)))
+    _propose_best(evaluator, lambda problem: [heft_decision(problem)])
 
 
 def _memory_aware(
     schedule: Callable[[schedulers.Instance, np.ndarray, float], schedulers.Plan], slacks: Iterable[float]
 ) -> Callable[[Evaluator, np.random.Generator], None]:
-    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        problem = _placement_problem(evaluator)
+    def proposals(problem: PlacementProblem) -> Iterator[np.ndarray]:
         instance = schedulers.make_instance(problem)
         for slack in slacks:
             for share in BELIEVED_CAPACITIES:
                 plan = schedule(instance, (problem.capacity_bytes * share).astype(np.int64), slack)
-                _propose(evaluator, plan.device_of_unit[instance.unit_of_group])
-                if evaluator.best_valid:
-                    return
+                yield plan.device_of_unit[instance.unit_of_group]
                 if not plan.fits:  # what does not fit will not fit into less
                     break
 
-    return run
+    return lambda evaluator, rng: _propose_best(evaluator, proposals)
 
 
 METHODS: dict[str, Method] = {

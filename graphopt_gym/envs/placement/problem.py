@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -270,6 +271,23 @@ class PlacementProblem(Problem):
         """float64 [D, G]: the time of each group on each device."""
         durations = self.simulator.device_durations_s()
         return np.stack([np.bincount(self.group_of_task, row, self.num_groups) for row in durations])
+
+    @property
+    def alone_s(self) -> np.ndarray:
+        """float64 [D]: the time of the whole graph on each device."""
+        return self._group_s.sum(axis=1)
+
+    def on_devices(self, devices: np.ndarray) -> PlacementProblem | None:
+        """The same problem where groups may be only on some devices, bool [D]; None where one could be on none."""
+        every = np.ones((self.num_groups, self.num_devices), bool) if self.allowed is None else self.allowed
+        allowed = every & devices
+        if not allowed.any(axis=1).all():
+            return None
+        found = copy.copy(self)
+        for made in ("_moves", "choices_allowed", "interchangeable"):  # cached, of the devices that were allowed
+            found.__dict__.pop(made, None)
+        found.allowed = allowed
+        return found
 
     def memory_reasons(self, peak_bytes: np.ndarray, time_s: np.ndarray | None = None) -> tuple[str, ...]:
         """A line for each device whose peak int64 [D] is beyond its capacity; ``time_s``: when, float64 [D]."""

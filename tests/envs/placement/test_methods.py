@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from graphopt_gym.catalog import catalogs
 from graphopt_gym.envs.placement import TASK, baechi, methods, partition
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.groups import make_group_graph
@@ -449,3 +450,31 @@ def test_metis__prints_nothing_where_it_cannot_bisect(ops, capfd):
     assert solve(problem, "metis").outcome.valid
     ctypes.CDLL(None).fflush(None)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("graph", ["resnet50", "bert_base"])
+@pytest.mark.parametrize("name", ["expert", "metis", "heft", "m_topo", "m_etf", "m_sct"])
+def test_methods__leave_slow_devices_out_where_those_would_hold_up_the_rest(graph, name):
+    fast, slow = (catalogs()["devices"].load(one) for one in ("v100_sxm2_32gb", "p4"))
+    pair = Cluster(
+        "unlike", (slow, fast), (Link("wire", 1e-5, 1.2e10),), np.array([[-1, 0], [0, -1]], np.int32), (0, 0)
+    )
+    problem = PlacementProblem(graph, pair)
+    assert len(list(methods.on_fastest(problem))) == 2
+    found = solve(problem, name).outcome
+    assert found.valid
+    assert found.cost <= solve(problem, "single").outcome.cost * (1 + 1e-12)
+    # where no device is faster, there is one choice of devices
+    assert len(list(methods.on_fastest(PlacementProblem(graph, "v100x4")))) == 1
+
+
+def test_on_devices__keeps_to_what_may_be():
+    graph = layered_dag(60, seed=1, colocated=0.5)
+    allowed = np.ones((graph.num_ops, 3), bool)
+    allowed[:, 2] = False
+    problem = PlacementProblem(graph, cluster_of([1.0, 2.0, 4.0], 1.0), allowed_devices=allowed, grouping="op")
+    assert problem.on_devices(np.array([False, False, True])) is None
+    narrowed = problem.on_devices(np.array([False, True, True]))
+    assert (narrowed.allowed == [False, True, False]).all()
+    assert problem.allowed[:, 0].all()  # the problem itself is as it was
+    assert (narrowed.sample(np.random.default_rng(0)) == 1).all()
