@@ -42,7 +42,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A function that gives ``{"title", "columns", "rows", "notes"}``, or rows by several titles.
+    """A function that gives ``{"title", "columns", "rows", "notes"}``, or by several titles rows, or such
+    mappings without title.
 
     It is called with ``say``, which takes a line on what it does, for people who wait. ``needs``: modules without
     which it does not run.

@@ -243,7 +243,7 @@ def test_bench_simulator__both_are_run_as_often(monkeypatch):
         simulator, "_processor_s", lambda f, *a, **b: calls.append(f.__name__) or processor_s(f, *a, **b)
     )
     monkeypatch.setattr(simulator, "SIZES", ((200, 2),))
-    report = simulator.simulator_report()
+    report = simulator.steps_report()
     assert [row["placement"] for row in report["rows"]] == ["random", "blocks"]
     assert all(row["twin_ratio"] > 1 for row in report["rows"])
     assert calls.count("cost") == calls.count("run") == 2 * simulator.PEER_REPEATS

@@ -196,6 +196,7 @@ def test_wheel__holds_code_data_licence_and_types(tmp_path):
         "graphopt_agents/__init__.py",
         "graphopt_gym/report/report.html.j2",
         "graphopt_gym/hardware/catalog/devices.toml",
+        "graphopt_gym/benchmarks/peer.c",
         *(f"graphopt_gym/envs_data/graphs/{name}.npz" for name in gg.graph_names()),
     }
     assert wanted <= names

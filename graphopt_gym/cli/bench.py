@@ -42,7 +42,10 @@ def bench(
     if "rows" in result:
         common.show(Table.of(result), as_json)
         return
-    tables = [Table.of({"title": title.replace("_", " "), "rows": rows}) for title, rows in result.items()]
+    tables = [
+        Table.of({"title": title.replace("_", " "), **(one if isinstance(one, dict) else {"rows": one})})
+        for title, one in result.items()
+    ]
     if as_json:
         common.print_json({"title": name, "tables": [table.to_json() for table in tables]})
     else:
