@@ -36,6 +36,9 @@ class Batch:
     busy_s: np.ndarray  # float64 [B, D]
 
 
+_NO_TIMES = np.empty((2, 0))
+
+
 class Simulator:
     """The engine, bound to one graph (with its fused groups) and one cluster.
 
@@ -101,11 +104,12 @@ class Simulator:
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
         tasks = self.tasks
         self._links = (
-            np.array(cluster.link_of, np.int32, order="C"),  # a copy: one that cannot be written is of another type
+            np.array(cluster.link_of, np.int32, order="C").view(np.uint32),  # a copy: one that cannot be written is of another type
             np.array([link.latency_s for link in cluster.links], np.float64),
             np.array([link.bytes_per_s for link in cluster.links], np.float64),
         )
-        self._columns = (
+        self._device_type = self.device_type.view(np.uint32)
+        columns = (
             tasks.sequence,
             tasks.is_source,
             tasks.persistent_bytes,
@@ -119,8 +123,10 @@ class Simulator:
             tasks.reader,
             tasks.input_ptr,
             tasks.input_tensor,
+            tasks.input_of_reader,
             tasks.transfer_s,
         )
+        self._columns = tuple(one.view(np.uint32) if one.dtype == np.int32 else one for one in columns)
         self.order = order
         self._engine_order = engine_order(order)
         self.priorities = fixed_priorities(order, tasks, self.device_durations_s(), cluster, use)
@@ -156,10 +162,10 @@ class Simulator:
 
         Returns (transfers, tasks done) of the last one.
         """
-        start, finish = np.empty((2, self.num_tasks)) if times_s is None else times_s
+        start, finish = _NO_TIMES if times_s is None else times_s
         order = PRIORITY if priorities.shape[1] else self._engine_order
         return engine.run(
-            placements, priorities, order, self.durations_s, self.device_type, *self._links, *self._columns, record,
+            placements.view(np.uint32), priorities, order, self.durations_s, self._device_type, *self._links, *self._columns, record,
             start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ one output of several) is a tensor of its own, in the storage of its root. So a 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,13 @@ class TaskGraph:
     input_tensor: np.ndarray  # int32 tensors that each task reads, ascending
     transfer_s: np.ndarray  # float64 [T] seconds of each transfer, or -1: what the link takes
     fused: np.ndarray  # int32 [N] the fused group given for each op, or -1
+
+    @cached_property
+    def input_of_reader(self) -> np.ndarray:
+        """int32, as ``reader``: which of all inputs each is, a position in ``input_tensor``."""
+        position = np.empty(len(self.reader), np.int32)
+        position[np.argsort(self.reader, kind="stable")] = np.arange(len(self.reader), dtype=np.int32)
+        return position
 
     @property
     def num_tasks(self) -> int:
