@@ -20,6 +20,8 @@ Semantics (each stated once here; the plain twin in the tests follows the same w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from graphopt_gym.compiled import kernel
@@ -29,7 +31,7 @@ from graphopt_gym.simulator.orders import FIFO, PRIORITY, STREAM
 MOST_STEPS = 8
 # Numbers of tasks, tensors, devices and so on are unsigned, as Numba looks at each signed index whether it counts from
 # the end. What is added to one that a loop over such numbers gives must be unsigned, too.
-NONE = np.uint32(2**32 - 1)
+NONE: Any = np.uint32(2**32 - 1)
 ONE = np.uint64(1)
 
 
@@ -329,7 +331,7 @@ def run(
                     num_events -= 1
                     home = _event_pop(event_s, event_of, num_events)
                     if home >= num_devices:  # a transfer
-                        link = np.uint32(home - num_devices)
+                        link = home - num_devices
                         try_links[num_try_links] = link
                         num_try_links += 1
                         x = link_running[link]

@@ -356,22 +356,22 @@ class _Reader:
                 f"{name}: {found}; give finite seconds, at least 0, for each op, or missing_op_times='cost_model' "
                 f"({self.device_label(device)})"
             )
-        return np.where(real, times, 0.0)
+        return np.broadcast_to(np.where(real, times, 0.0), (self.cluster.num_devices, self.graph.num_ops))
 
     def _timed_array(self, name: str, given: Any) -> np.ndarray:
-        """float64 [D, N] of an array for all devices, one a device, or one a kind of device."""
+        """float64 [D, N] of an array, one a device or one a kind of device; [1, N] of one for all devices."""
         n, devices = self.graph.num_ops, self.cluster.num_devices
         kinds = list(dict.fromkeys(self.cluster.devices))
         kind_of = [kinds.index(device) for device in self.cluster.devices]
         shapes = list(dict.fromkeys([(n,), (n, devices), (n, len(kinds)), (n, 1), (len(kinds), n)]))
         values = check_numbers(name, given, *shapes)
         if values.ndim == 1:
-            return np.tile(values, (devices, 1))
+            return values[None]
         if values.shape[0] != n:
             return values[kind_of]
         if values.shape[1] == devices:
             return values.T.copy()
-        return values.T[kind_of] if values.shape[1] == len(kinds) else np.tile(values.T, (devices, 1))
+        return values.T[kind_of] if values.shape[1] == len(kinds) else values.T
 
     def _timed_mapping(self, name: str, given: Mapping[Any, Any]) -> np.ndarray:
         n = self.graph.num_ops

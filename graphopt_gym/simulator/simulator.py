@@ -84,27 +84,34 @@ class Simulator:
         self.tasks: TaskGraph = compile_tasks(graph, fusion, own)
         kinds = list(dict.fromkeys(cluster.devices))
         self.device_type = np.array([kinds.index(device) for device in cluster.devices], np.int32)
-        own_times = None if own is None or own.op_times_s is None else own.op_times_s[:, self.tasks.first_op]
+        own_times = None if own is None else own.op_times_s
         if own_times is not None and fusion is not None:
             raise InputError("op_times_s and fusion cannot be given together")
+        kind_of, row_of = self.device_type, np.zeros(0, np.int64)
+        if own_times is not None:  # devices of one kind whose times are the same are of one type
+            types: dict[tuple[int, bytes], int] = {}
+            keys = (
+                (int(kind), row[self.tasks.first_op].tobytes()) for kind, row in zip(kind_of, own_times, strict=True)
+            )
+            self.device_type = np.array([types.setdefault(key, len(types)) for key in keys], np.int32)
+            row_of = np.unique(self.device_type, return_index=True)[1]
+            own_times = own_times[row_of][:, self.tasks.first_op]
         self.cost_model = None  # what prices ops, as far as their times are not one's own
         if own_times is None or np.isnan(own_times).any():
             self.cost_model = model
             times = np.stack([task_times(self.tasks, model, device) for device in kinds])
             if own_times is not None:
-                own_times = np.where(np.isnan(own_times), times[self.device_type], own_times)
+                own_times = np.where(np.isnan(own_times), times[kind_of[row_of]], own_times)
         if own_times is not None:
-            # devices of one kind whose times are the same are of one type
-            keys = [(int(kind), row.tobytes()) for kind, row in zip(self.device_type, own_times, strict=True)]
-            types = list(dict.fromkeys(keys))
-            self.device_type = np.array([types.index(key) for key in keys], np.int32)
-            times = own_times[[keys.index(key) for key in types]]
+            times = own_times
         self.durations_s = np.ascontiguousarray(np.where(self.tasks.is_source, 0.0, times))  # [types, K]
         check_seconds(self.durations_s, graph, self.tasks.first_op)
         self.capacity_bytes = np.array([device.memory_bytes for device in cluster.devices], np.int64)
         tasks = self.tasks
         self._links = (
-            np.array(cluster.link_of, np.int32, order="C").view(np.uint32),  # a copy: one that cannot be written is of another type
+            np.array(cluster.link_of, np.int32, order="C").view(
+                np.uint32
+            ),  # a copy: one that cannot be written is of another type
             np.array([link.latency_s for link in cluster.links], np.float64),
             np.array([link.bytes_per_s for link in cluster.links], np.float64),
         )
@@ -129,7 +136,9 @@ class Simulator:
         self._columns = tuple(one.view(np.uint32) if one.dtype == np.int32 else one for one in columns)
         self.order = order
         self._engine_order = engine_order(order)
-        self.priorities = fixed_priorities(order, tasks, self.device_durations_s(), cluster, use)
+        by_priority = self._engine_order == PRIORITY
+        durations_s = self.device_durations_s() if by_priority else self.durations_s  # the first may be very large
+        self.priorities = fixed_priorities(order, tasks, durations_s, cluster, use)
 
     @property
     def costs_version(self) -> str:
@@ -165,8 +174,8 @@ class Simulator:
         start, finish = _NO_TIMES if times_s is None else times_s
         order = PRIORITY if priorities.shape[1] else self._engine_order
         return engine.run(
-            placements.view(np.uint32), priorities, order, self.durations_s, self._device_type, *self._links, *self._columns, record,
-            start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
+            placements.view(np.uint32), priorities, order, self.durations_s, self._device_type, *self._links,
+            *self._columns, record, start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
         )  # fmt: skip
 
     def _batch(self, batch: int) -> Batch:
