@@ -45,7 +45,7 @@ def fixed_priorities(
     Empty where the engine needs none.
 
     Args:
-        durations_s: float64 [D, K].
+        durations_s: float64 [D, K]; looked at for ``rank`` and ``priority`` alone.
         use: int64, the devices whose times are averaged; all where left out.
     """
     if order in ("fifo", "stream"):

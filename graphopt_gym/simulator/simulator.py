@@ -136,8 +136,8 @@ class Simulator:
         self._columns = tuple(one.view(np.uint32) if one.dtype == np.int32 else one for one in columns)
         self.order = order
         self._engine_order = engine_order(order)
-        by_priority = self._engine_order == PRIORITY
-        durations_s = self.device_durations_s() if by_priority else self.durations_s  # the first may be very large
+        ranked = order in ("rank", "priority")
+        durations_s = self.device_durations_s() if ranked else self.durations_s  # the first may be very large
         self.priorities = fixed_priorities(order, tasks, durations_s, cluster, use)
 
     @property
