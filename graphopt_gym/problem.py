@@ -20,6 +20,7 @@ import numpy as np
 
 from graphopt_gym.errors import printable
 from graphopt_gym.fields import check_integers as check_integers
+from graphopt_gym.fields import choice
 from graphopt_gym.files import write_text
 from graphopt_gym.registration import find_task
 from graphopt_gym.task import Task, Words
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster, Device
+    from graphopt_gym.search.walk import Walk
     from graphopt_gym.simulator.timeline import Timeline
 
 Trace = tuple[tuple[Any, ...], ...]  # a row a step, JSON-able; its columns are the task's own
 
+ALL_MOVES = "all"  # the moves of a problem that has no others
 SOLUTION_FORMAT, SOLUTION_VERSION = "graphopt-solution", 1
 
 # every class of problems that this process knows, by "module:name": a solution of one that no task is registered for
@@ -142,6 +145,22 @@ class Problem(ABC):
     @abstractmethod
     def neighbour(self, decision: Any, rng: np.random.Generator) -> Any:
         """A copy of a decision with one random small change (the move of the local searches)."""
+
+    def walk(self, state: Walk, steps: int, most_idle: int) -> bool:
+        """Take up to ``steps`` steps of a walk over neighbours in compiled code, until ``most_idle`` improve nothing.
+
+        False where the problem has no such code (here): searches then call :meth:`neighbour` and :meth:`costs`.
+        """
+        return False
+
+    def with_moves(self, moves: str) -> Problem:
+        """The same problem with the moves of a named set in :meth:`neighbour`; here all have one set, ``"all"``.
+
+        Raises:
+            InputError: another name.
+        """
+        choice("moves", moves, (ALL_MOVES,))
+        return self
 
     def crossover(self, first: Any, second: Any, rng: np.random.Generator) -> Any:
         """A decision with some entries of each of two: here each entry from either with equal chances."""

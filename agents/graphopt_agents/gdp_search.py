@@ -1,9 +1,8 @@
 """GDP, and local search after it: annealing from the best placement found, with moves that the policy proposes.
 
-Four in five moves are the problem's own (a group or a run of groups to another device). The others take a block of
-groups together, a stretch of the graph or a whole module, to a device drawn from the policy's mean probabilities over
-the block, mixed half and half with the uniform distribution: what ``gdp`` mutates placements by, at the price of
-a few additions a move. Ours.
+Four in five moves are the problem's own. The others take one of its blocks of groups together, a stretch of the graph
+or a whole module, to a device drawn from the policy's mean probabilities over the block, mixed half and half with the
+uniform distribution: what ``gdp`` mutates placements by. Ours.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt_agents.blocks import Blocks
 from graphopt_agents.gdp import Trainer
 from graphopt_gym import fields
+from graphopt_gym.envs.placement.moves import draw_block
 from graphopt_gym.search.evaluator import Evaluator
 from graphopt_gym.search.methods import annealing_from
 
@@ -27,41 +26,26 @@ class PolicyMoves:
     """A problem as a local search sees it, with the policy's moves among its own.
 
     Args:
-        problem: what is searched.
+        problem: what is searched; its modules and the stretches of its orders are the blocks.
         probs: float64 [G, D], the policy's probabilities.
-        blocks: what blocks are drawn from. From its orders stretches are taken, their length log-uniform from 1 to G.
     """
 
-    def __init__(self, problem: Any, probs: np.ndarray, blocks: Blocks) -> None:
-        self.problem = problem
+    def __init__(self, problem: Any, probs: np.ndarray) -> None:
+        self.problem, self.probs = problem, probs
         self.decision_shape = problem.decision_shape
-        self.orders = [order.numpy() for order in blocks.orders]
-        self.sums = [np.concatenate([np.zeros((1, probs.shape[1])), np.cumsum(probs[one], 0)]) for one in self.orders]
-        self.partitions = [part.numpy() for part in blocks.partitions]
-        self.members = [
-            np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1]) for part in self.partitions
-        ]
-        self.means = [[probs[rows].mean(axis=0) for rows in members] for members in self.members]
+
+    def walk(self, *_: Any) -> bool:
+        """There is no compiled walk with the policy's moves."""
+        return False
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A changed copy of a decision int32 [G]."""
         if rng.random() < OWN_MOVES:
             return self.problem.neighbour(decision, rng)
-        modules, which, length, at, draw = rng.random(5).tolist()
-        groups = len(decision)
-        if self.partitions and modules < 0.5:
-            index = int(which * len(self.partitions))
-            part = self.partitions[index][int(at * groups)]
-            block, weights = self.members[index][part], self.means[index][part]
-        else:
-            index = int(which * len(self.orders))
-            count = int((groups + 1) ** length)
-            first = int(at * (groups + count - 1)) - count + 1  # every group is as likely to be in it
-            first, last = max(0, first), min(groups, first + count)
-            block = self.orders[index][first:last]
-            weights = (self.sums[index][last] - self.sums[index][first]) / (last - first)
+        block = draw_block(self.problem.move_tables, rng.integers(2**64, dtype=np.uint64))
+        weights = self.probs[block].mean(axis=0)
         chances = np.cumsum(weights + 1 / len(weights))
-        changed, device = decision.copy(), int(np.searchsorted(chances, draw * chances[-1]))
+        changed, device = decision.copy(), int(np.searchsorted(chances, float(rng.random()) * chances[-1]))
         allowed = self.problem.allowed
         changed[block if allowed is None else block[allowed[block, device]]] = device
         return changed
@@ -96,7 +80,7 @@ def method_run(
             trainer.update()
         with torch.no_grad():
             probs = trainer.network(task.graph).softmax(-1).double().numpy()
-        moves = PolicyMoves(evaluator.problem, probs, task.blocks)
+        moves = PolicyMoves(evaluator.problem, probs)
 
         def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
             assert evaluator.best is not None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.problem import Problem
+from graphopt_gym.search.walk import Walk
 
 
 class BudgetSpent(Exception):
@@ -142,14 +143,41 @@ class Evaluator:
             self.best_cost, self.best_valid = float(costs[row]), bool(valid[row])
             if self.best_valid:
                 self.history.append((self.evaluations + row + 1, self.wall_s, self.best_cost))
-        self.evaluations += len(taken)
-        self.valid_evaluations += int(valid.sum())
-        if self._progress:
-            self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))
+        self._count(len(taken), int(valid.sum()))
         cut = len(decisions) - len(taken)
         if cut:
             return np.concatenate([costs, np.full(cut, np.inf)]), np.concatenate([valid, np.zeros(cut, bool)])
         return costs, valid
+
+    @property
+    def walks(self) -> bool:
+        """Whether the problem prices, so that a walk of its own may stand for calls of :meth:`price`."""
+        return type(self).price is Evaluator.price
+
+    def walk(self, problem: Problem, walk: Walk, steps: int, most_idle: int) -> bool:
+        """Steps of a walk of the problem's own, see :meth:`Problem.walk`, counted as evaluations; False: it has none.
+
+        Raises:
+            BudgetSpent: nothing is left.
+        """
+        self.check_left()
+        began, before, valid = self.wall_s, walk.step, walk.valid
+        if not problem.walk(walk, min(steps, self.left), most_idle):
+            return False
+        taken, wall_s = walk.step - before, self.wall_s - began
+        for step, cost in walk.improvements:  # when each came: as if all steps took equally long
+            done = step - before + 1
+            self.history.append((self.evaluations + done, began + wall_s * done / max(taken, 1), cost))
+        walk.improvements.clear()
+        self.best, self.best_cost, self.best_valid = walk.best.copy(), walk.best_cost, walk.best_valid
+        self._count(taken, walk.valid - valid)
+        return True
+
+    def _count(self, evaluations: int, valid: int) -> None:
+        self.evaluations += evaluations
+        self.valid_evaluations += valid
+        if self._progress:
+            self._progress(self.evaluations, self.best_cost if self.best_valid else float("inf"))
 
     def price(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cost float64 [B], valid bool [B]) of decisions, where they are priced: the problem."""

@@ -5,20 +5,27 @@ Invalid decisions have a finite price (see ``Problem.costs``), so every search m
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.problem import Problem
+from graphopt_gym.problem import ALL_MOVES, Problem
 from graphopt_gym.search.evaluator import Evaluator, Method
+from graphopt_gym.search.walk import Walk
 
 RANDOM_BATCH = 64
 # A walk evaluates several neighbours at once and uses them in order up to the first that it accepts; the rest is
 # wasted. It takes as many as keep the expected waste at this share.
 WASTE = 0.05
 MOST_AT_ONCE = 16
+# A compiled walk comes back this often, and with a limit of seconds at least so many times in it.
+PART_S = 0.05
+PARTS_OF_SECONDS = 400
 # Annealing: the first temperature accepts the median deterioration with this probability, the last one is this much
 # colder. After Johnson et al., Operations Research 37(6), 1989, who calibrate by the initial acceptance.
 FIRST_ACCEPTANCE = 0.003
@@ -79,26 +86,41 @@ def good_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarr
 Start = Callable[[Evaluator, np.random.Generator], tuple[np.ndarray, float]]
 
 
+class Cooling(NamedTuple):
+    """The temperature of a walk: ``exp(log_temperature + slope * evaluations)``; the walk ends at ``end`` of them."""
+
+    log_temperature: float
+    slope: float
+    end: int
+
+
 def _walk(
     evaluator: Evaluator,
     rng: np.random.Generator,
     decision: np.ndarray,
     cost: float,
-    temperature: Callable[[], float],
-    ends: Callable[[int], bool],
+    cooling: Callable[[], Cooling],
+    most_idle: int,
 ) -> None:
-    """A Metropolis walk over neighbours until ``ends``, which is told how many moves in a row have improved nothing.
+    """A Metropolis walk over neighbours until it ends, or so many moves in a row have improved nothing.
+
+    Where the problem has a walk of its own, its compiled loop does the same; ``cooling`` is asked again now and then.
 
     Several neighbours of one decision are evaluated at once, and looked at in the order in which they were drawn up to
     the first that is accepted; later ones are dropped, although they are paid for. So the walk is the sequential one.
     """
     problem = evaluator.problem
+    if evaluator.walks and _compiled_walk(evaluator, rng, decision, cost, cooling, most_idle):
+        return
     accepted_share = 0.5
     least, idle = cost, 0
-    while not ends(idle):
+    while idle < most_idle:
+        log_temperature, slope, end = cooling()
+        if evaluator.evaluations >= end:
+            return
         at_once = int(np.clip(2 * WASTE / accepted_share, 1, MOST_AT_ONCE))
         moves = np.stack([problem.neighbour(decision, rng) for _ in range(at_once)])
-        now = temperature()
+        now = math.exp(log_temperature + slope * evaluator.evaluations)
         for move, move_cost in zip(moves, evaluator.costs(moves).tolist()):
             # at a temperature of 0 only what is as good or better is accepted
             limit = cost - now * math.log(1.0 - rng.random()) if now > 0 else cost
@@ -112,6 +134,34 @@ def _walk(
                 break
 
 
+def _compiled_walk(
+    evaluator: Evaluator,
+    rng: np.random.Generator,
+    decision: np.ndarray,
+    cost: float,
+    cooling: Callable[[], Cooling],
+    most_idle: int,
+) -> bool:
+    """The walk by the problem's own code, in parts, between which progress is told and Ctrl-C heard."""
+    seed = int(rng.integers(2**64, dtype=np.uint64))
+    best = (evaluator.best, evaluator.best_cost, evaluator.best_valid)
+    state = Walk(decision.copy(), cost, seed, *best, least=cost)
+    part_s = PART_S if evaluator.seconds is None else min(PART_S, evaluator.seconds / PARTS_OF_SECONDS)
+    begin, steps = evaluator.evaluations, 1
+    while state.idle < most_idle:
+        log_temperature, slope, end = cooling()
+        if evaluator.evaluations >= end:
+            break
+        # the walk counts its own steps from 0
+        state.log_temperature, state.slope = log_temperature + slope * begin, slope
+        started, before = evaluator.wall_s, state.step
+        if not evaluator.walk(evaluator.problem, state, min(steps, end - evaluator.evaluations), most_idle):
+            return False
+        step_s = (evaluator.wall_s - started) / max(1, state.step - before)
+        steps = int(np.clip(part_s / max(step_s, 1e-9), 1, 4 * steps))
+    return True
+
+
 def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], None]:
     """First-improvement hill climbing; at a local optimum it starts again some random moves away from the best."""
 
@@ -119,8 +169,9 @@ def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator
         problem = evaluator.problem
         size = int(np.prod(problem.decision_shape))
         decision, cost = start(evaluator, rng)
+        still = Cooling(-math.inf, 0.0, sys.maxsize)
         while True:
-            _walk(evaluator, rng, decision, cost, lambda: 0.0, lambda idle: idle >= max(50, 4 * size))
+            _walk(evaluator, rng, decision, cost, lambda: still, max(50, 4 * size))
             assert evaluator.best is not None
             decision = evaluator.best
             for _ in range(int(rng.integers(2, max(4, size // 16) + 1))):
@@ -143,22 +194,31 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
         rises = evaluator.costs(np.stack([problem.neighbour(decision, rng) for _ in range(tries)])) - cost
         rises = rises[(rises > 0) & np.isfinite(rises)]
         rise = float(np.median(rises)) if len(rises) else abs(cost) * 0.01
-        first = rise / -math.log(FIRST_ACCEPTANCE)
-        begin = min(evaluator.share_spent, 0.999)
+        first = math.log(max(rise, 1e-300) / -math.log(FIRST_ACCEPTANCE))
+        # a share of the budget is left, of evaluations or, where these are spent first, of seconds
+        begin, from_s = evaluator.evaluations, evaluator.wall_s
+        room = max(1, evaluator.budget - begin)
         size = int(np.prod(problem.decision_shape))
         cycles = int(np.clip(evaluator.budget // (CYCLE_MOVES * size), 1, MOST_CYCLES))
 
-        def progress() -> float:
-            """Cycles done, the current one in part."""
-            return (evaluator.share_spent - begin) / (1.0 - begin) * cycles
+        def cooling_of(cycle: int) -> Callable[[], Cooling]:
+            at_first = first + math.log(REHEATING) * (cycle % 2) - math.log(COOLING) * cycle  # as if from the beginning
+            end = sys.maxsize if cycle + 1 >= cycles else begin + math.ceil((cycle + 1) * room / cycles)
 
-        def temperature() -> float:
-            cycle, share = divmod(progress(), 1.0)
-            return first * REHEATING ** (cycle % 2) * COOLING**share
+            def cooling() -> Cooling:
+                done, timed = (evaluator.evaluations - begin) / room, 0.0
+                if evaluator.seconds is not None:
+                    timed = (evaluator.wall_s - from_s) / max(evaluator.seconds - from_s, 1e-9)
+                if timed > done:
+                    over = timed * cycles >= cycle + 1 and cycle + 1 < cycles
+                    return Cooling(at_first + math.log(COOLING) * timed * cycles, 0.0, 0 if over else sys.maxsize)
+                slope = math.log(COOLING) * cycles / room
+                return Cooling(at_first - slope * begin, slope, end)
 
-        while True:
-            end = math.floor(progress()) + 1
-            _walk(evaluator, rng, decision, cost, temperature, lambda _: progress() >= end)  # noqa: B023
+            return cooling
+
+        for cycle in itertools.count():
+            _walk(evaluator, rng, decision, cost, cooling_of(min(cycle, cycles - 1)), sys.maxsize)
             assert evaluator.best is not None
             decision, cost = evaluator.best, evaluator.best_cost
 
@@ -267,9 +327,24 @@ LOURENCO = "Lourenço et al., Iterated local search, in: Handbook of Metaheurist
 REAL = "Real et al., AAAI 33, 2019 (regularized evolution), with crossover"
 RUBINSTEIN = "Rubinstein, Methodology and Computing in Applied Probability 1, 1999"
 
+
+def _with_moves(
+    run: Callable[[Evaluator, np.random.Generator], None],
+) -> Callable[[Evaluator, np.random.Generator], None]:
+    """A search with the option ``moves``: which set of the problem's moves it draws from."""
+
+    def chosen(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        evaluator.problem = evaluator.problem.with_moves(evaluator.options.get("moves", ALL_MOVES))
+        run(evaluator, rng)
+
+    return chosen
+
+
 # From the best of the task's cheap heuristics, as one would use them; ``_random``: from nothing, as papers compare.
 METHODS: dict[str, Method] = {
     name: Method(name, run, summary, source, random=True, free_entries=source == RUBINSTEIN)
+    if source == RUBINSTEIN or name == "random"
+    else Method(name, _with_moves(run), summary, source, random=True, options={"moves": ALL_MOVES})
     for name, run, summary, source in (
         ("random", random_search, "the best of random decisions", "the usual baseline"),
         (

@@ -174,9 +174,14 @@ class Simulator:
         start, finish = _NO_TIMES if times_s is None else times_s
         order = PRIORITY if priorities.shape[1] else self._engine_order
         return engine.run(
-            placements.view(np.uint32), priorities, order, self.durations_s, self._device_type, *self._links,
-            *self._columns, record, start, finish, out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
+            placements.view(np.uint32), priorities, order, *self.columns[1:], record, start, finish,
+            out.makespan_s, out.peak_bytes, out.peak_time_s, out.busy_s,
         )  # fmt: skip
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        """What the engine takes of this graph and cluster, from ``order`` (that of the simulator) to ``transfer_s``."""
+        return (self._engine_order, self.durations_s, self._device_type, *self._links, *self._columns)
 
     def _batch(self, batch: int) -> Batch:
         shape = (batch, self.num_devices)

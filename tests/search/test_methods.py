@@ -195,10 +195,10 @@ def test_walk__visits_states_by_boltzmann(temperature, at_once, monkeypatch):
 
     problem.neighbour = neighbour
 
-    def ends(idle):
-        return len(held) >= moves
+    def cooling():
+        return searches.Cooling(np.log(temperature), 0.0, 10**9 if len(held) < moves else 0)
 
-    searches._walk(Watch(problem, 10**9), np.random.default_rng(0), state, 0.0, lambda: temperature, ends)
+    searches._walk(Watch(problem, 10**9), np.random.default_rng(0), state, 0.0, cooling, 10**9)
     # a round of ``at_once`` moves counts as often as moves were looked at: up to the first accepted one
     rounds = held[::at_once]
     weights = np.exp(-problem.heights / temperature)

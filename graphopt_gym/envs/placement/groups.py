@@ -66,32 +66,3 @@ def storage_lifetimes(tasks: TaskGraph) -> tuple[np.ndarray, np.ndarray, np.ndar
     last = producer.copy()
     np.maximum.at(last, np.repeat(tasks.tensor_storage, np.diff(tasks.reader_ptr)), tasks.reader)
     return producer, np.where(tasks.is_source[producer], 0, producer), last
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What the moves of the local searches are drawn from. G groups."""
-
-    order: np.ndarray  # int64 [G] groups by position
-    position: np.ndarray  # int64 [G] rank of each group in that order
-    work: np.ndarray  # float64 [G] cumulative share of the compute
-    neighbour_ptr: np.ndarray  # int64 [G+1]
-    neighbour: np.ndarray  # int64 groups that exchange tensors with each group
-    longest: int  # most groups that one move takes along
-
-
-def make_moves(problem: PlacementProblem) -> Moves:
-    """From the graph of groups."""
-    graph = make_group_graph(problem)
-    groups = problem.num_groups
-    order = np.argsort(graph.position, kind="stable")
-    both = np.concatenate([graph.edges, graph.edges[:, ::-1]])
-    work = np.cumsum(graph.work_s.mean(axis=0))
-    return Moves(
-        order=order,
-        position=np.argsort(order),
-        work=work / max(float(work[-1]), 1e-30),
-        neighbour_ptr=np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=groups))]),
-        neighbour=both[np.argsort(both[:, 0], kind="stable"), 1],
-        longest=max(2, groups // 4),
-    )

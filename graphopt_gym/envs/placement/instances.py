@@ -18,6 +18,7 @@ from graphopt_gym.envs.placement.features import (
     STATIC_DEVICE_FEATURES,
     Tables,
 )
+from graphopt_gym.envs.placement.moves import module_of_group, module_partitions
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
@@ -91,35 +92,14 @@ class Instance:
         return (ratio / (1 + ratio)).astype(np.float32)
 
     @cached_property
-    def _module_codes(self) -> np.ndarray:
-        """int32 [G]: the module of each group's first op, as the graph numbers them."""
-        first = np.unique(self.problem.group_of_op, return_index=True)[1]
-        return self.problem.graph.module[first]
-
-    @cached_property
     def module_of_group(self) -> np.ndarray:
         """int64 [G]: the module that each group's first op belongs to; modules are numbered as they first occur."""
-        _, seen, module = np.unique(self._module_codes, return_index=True, return_inverse=True)
-        return seen.argsort().argsort()[module.reshape(-1)]
+        return module_of_group(self.problem)
 
     @cached_property
     def module_partitions(self) -> list[np.ndarray]:
-        """int64 [G] each: ways to part the groups by the paths of their modules, coarse and fine, all different.
-
-        By the first one, two, ... names of the path (``encoder``, ``encoder.0``, ``encoder.0.attention``), and by the
-        first number in it, a layer's number in most models: ``attention.3`` and ``feed_forward.3`` are together.
-        Partitions into one part, or with every group alone, are left out.
-        """
-        paths = [self.problem.graph.modules[code].split(".") for code in self._module_codes.tolist()]
-        keys: list[list[Any]] = [[path[:depth] for path in paths] for depth in range(1, max(map(len, paths)) + 1)]
-        keys.append([next(([name] for name in path if name.isdigit()), path[:1]) for path in paths])
-        found: dict[bytes, np.ndarray] = {}
-        for key in keys:
-            numbers: dict[tuple[str, ...], int] = {}
-            part = np.array([numbers.setdefault(tuple(one), len(numbers)) for one in key], np.int64)
-            if 1 < len(numbers) < self.num_groups:
-                found.setdefault(part.tobytes(), part)
-        return list(found.values())
+        """int64 [G] each: ways to part the groups by the paths of their modules, see :func:`module_partitions`."""
+        return module_partitions(self.problem)
 
     def single_device(self) -> int:
         """The device that would run the whole graph alone the fastest; the first of equals."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.catalog import stored_name
-from graphopt_gym.envs.placement.groups import Moves, make_moves
-from graphopt_gym.fields import check_integers, whole
+from graphopt_gym.envs.placement.moves import SETS, Moves, make_moves, move
+from graphopt_gym.envs.placement.walk import run_walk
+from graphopt_gym.fields import check_integers, choice, whole
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
 from graphopt_gym.simulator.own_costs import OwnCosts
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from graphopt_gym.graphs.graph import ComputationGraph
     from graphopt_gym.hardware.cluster import Cluster, Device
     from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.search.walk import Walk
 
 
 class PlacementProblem(Problem):
@@ -55,6 +57,7 @@ class PlacementProblem(Problem):
 
     env_id = "Placement-v0"
     unit = "s"
+    moves = "all"  # the set that ``neighbour`` draws from, see :meth:`with_moves`
 
     def __init__(
         self,
@@ -284,7 +287,7 @@ class PlacementProblem(Problem):
         if not allowed.any(axis=1).all():
             return None
         found = copy.copy(self)
-        for made in ("_moves", "choices_allowed", "interchangeable"):  # cached, of the devices that were allowed
+        for made in ("move_tables", "choices_allowed", "interchangeable"):  # cached, of the devices that were allowed
             found.__dict__.pop(made, None)
         found.allowed = allowed
         return found
@@ -333,73 +336,32 @@ class PlacementProblem(Problem):
         return np.stack([devices, rng.integers(0, self.priority_levels, self.num_groups, dtype=np.int32)])
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with one group, or a run of consecutive groups that share its device, on another device.
+        """A copy with one of the moves of :mod:`~graphopt_gym.envs.placement.moves`.
 
-        Where the decision states levels, every other move gives the run another level in place of another device.
-
-        Every other move draws the group by its work, so that heavy ones move more often. The device is mostly that of
-        a group with which it exchanges tensors. Runs have a length of 1 up to a quarter of the groups, short ones
-        being more likely: the border between two devices moves as a whole.
+        A group, a run of consecutive groups, a stretch of the graph or a module goes to another device, mostly that of
+        a group with which it exchanges tensors; the border between two devices shifts; two devices, or two groups,
+        change places. Every other move draws its group by its work. With ``moves="runs"`` groups and runs alone move.
+        Where the decision states levels, every other move gives groups another level in place of another device.
         """
-        if self.with_levels:
-            devices, levels = decision
-            if self.priority_levels > 1 and rng.random() < 0.5:
-                return np.stack([devices, self._other_level(levels, rng)])
-            return np.stack([self._moved(devices, rng), levels])
-        return self._moved(decision, rng)
-
-    def _other_level(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with one group, or a run of consecutive ones, on another level."""
-        moves, changed = self._moves, levels.copy()
-        at = int(moves.position[int(rng.integers(self.num_groups))])
-        count = int(moves.longest ** float(rng.random())) if rng.random() < 0.5 else 1
-        run = moves.order[at : at + count]
-        changed[run] = (levels[run[0]] + 1 + int(rng.integers(self.priority_levels - 1))) % self.priority_levels
+        changed = decision.astype(np.int32)
+        move(changed.reshape(-1, self.num_groups), self.move_tables, rng.integers(2**64, dtype=np.uint64))
         return changed
 
-    def _moved(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        changed = decision.copy()
-        if self.num_devices == 1 or (self.allowed is not None and (self.allowed.sum(axis=1) == 1).all()):
-            return changed
-        moves = self._moves
-        by_work, which, kind, length, side = rng.random(5).tolist()
-        group = int(which * self.num_groups) if by_work < 0.5 else int(np.searchsorted(moves.work, which))
-        group = min(group, self.num_groups - 1)
-        home = int(decision[group])
-        if self.allowed is None:
-            target = (home + 1 + int(rng.integers(self.num_devices - 1))) % self.num_devices
-        else:
-            group, target = self._allowed_move(group, decision, rng)
-            home = int(decision[group])
-        if kind >= 0.2:
-            near = decision[moves.neighbour[moves.neighbour_ptr[group] : moves.neighbour_ptr[group + 1]]]
-            near = near[near != home]
-            if self.allowed is not None:
-                near = near[self.allowed[group, near]]
-            if len(near):
-                target = int(near[int(rng.integers(len(near)))])
-        if kind < 0.5:
-            changed[group] = target
-            return changed
-        count = int(moves.longest**length)
-        at = int(moves.position[group])
-        run = moves.order[at : at + count] if side < 0.5 else moves.order[max(0, at - count + 1) : at + 1]
-        run = run[decision[run] == home]
-        changed[run if self.allowed is None else run[self.allowed[run, target]]] = target
-        return changed
+    def walk(self, state: Walk, steps: int, most_idle: int) -> bool:
+        run_walk(self, state, steps, most_idle)
+        return True
 
-    def _allowed_move(self, group: int, decision: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-        """(group, another device that it may be on): of a group that has such, this one or the next in order."""
-        assert self.allowed is not None
-        others = self.allowed.sum(axis=1) - self.allowed[np.arange(self.num_groups), decision]
-        movable = np.flatnonzero(others > 0)
-        group = int(movable[np.searchsorted(movable, group) % len(movable)])
-        targets = np.flatnonzero(self.allowed[group])
-        targets = targets[targets != decision[group]]
-        return group, int(targets[int(rng.integers(len(targets)))])
+    def with_moves(self, moves: str) -> PlacementProblem:
+        if choice("moves", moves, SETS) == self.moves:
+            return self
+        found = copy.copy(self)
+        found.__dict__.pop("move_tables", None)
+        found.moves = moves
+        return found
 
     @cached_property
-    def _moves(self) -> Moves:
+    def move_tables(self) -> Moves:
+        """What moves are drawn from."""
         return make_moves(self)
 
     def bounds(self) -> dict[str, float]:

@@ -104,15 +104,21 @@ def test_bounds__no_placement_beats_them(seed):
         assert problem.bounds()["work_s"] == pytest.approx(best)
 
 
-def test_neighbour__moves_groups_of_one_device_to_one_other(problem):
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("moves", ["all", "runs"])
+def test_neighbour__changes_something_and_only_a_copy(problem, moves):
+    problem, rng = problem.with_moves(moves), np.random.default_rng(0)
     decision = problem.sample(rng)
-    for _ in range(200):
+    before = decision.copy()
+    for _ in range(300):
         changed = problem.neighbour(decision, rng)
         moved = changed != decision
         assert moved.any()
-        assert len(np.unique(decision[moved])) == len(np.unique(changed[moved])) == 1
         assert problem.check(changed) is not None
+        if moves == "runs":  # groups of one device to one other
+            assert len(np.unique(decision[moved])) == len(np.unique(changed[moved])) == 1
+    assert (decision == before).all()
+    with pytest.raises(InputError, match="unknown moves 'run'; did you mean 'runs'"):
+        problem.with_moves("run")
 
 
 def test_make_problem__refuses_unknown_names():
