@@ -146,12 +146,14 @@ class Problem(ABC):
     def neighbour(self, decision: Any, rng: np.random.Generator) -> Any:
         """A copy of a decision with one random small change (the move of the local searches)."""
 
-    def walk(self, state: Walk, steps: int, most_idle: int) -> bool:
-        """Take up to ``steps`` steps of a walk over neighbours in compiled code, until ``most_idle`` improve nothing.
-
-        False where the problem has no such code (here): searches then call :meth:`neighbour` and :meth:`costs`.
-        """
+    @property
+    def has_walk(self) -> bool:
+        """Whether local searches take their steps by :meth:`walk`, not by :meth:`neighbour` and :meth:`costs`."""
         return False
+
+    def walk(self, state: Walk, steps: int, most_idle: int) -> None:
+        """Take up to ``steps`` steps of a walk over neighbours in compiled code, or ``most_idle`` that improve nothing."""
+        raise NotImplementedError
 
     def with_moves(self, moves: str) -> Problem:
         """The same problem with the moves of a named set in :meth:`neighbour`; here all have one set, ``"all"``.

@@ -30,13 +30,11 @@ class PolicyMoves:
         probs: float64 [G, D], the policy's probabilities.
     """
 
+    has_walk = False  # none has the policy's moves
+
     def __init__(self, problem: Any, probs: np.ndarray) -> None:
         self.problem, self.probs = problem, probs
         self.decision_shape = problem.decision_shape
-
-    def walk(self, *_: Any) -> bool:
-        """There is no compiled walk with the policy's moves."""
-        return False
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A changed copy of a decision int32 [G]."""

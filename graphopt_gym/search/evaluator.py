@@ -154,24 +154,22 @@ class Evaluator:
         """Whether the problem prices, so that a walk of its own may stand for calls of :meth:`price`."""
         return type(self).price is Evaluator.price
 
-    def walk(self, problem: Problem, walk: Walk, steps: int, most_idle: int) -> bool:
-        """Steps of a walk of the problem's own, see :meth:`Problem.walk`, counted as evaluations; False: it has none.
+    def walk(self, walk: Walk, steps: int, most_idle: int) -> None:
+        """Steps of a walk of the problem's own, see :meth:`Problem.walk`, counted as evaluations.
 
         Raises:
             BudgetSpent: nothing is left.
         """
         self.check_left()
         began, before, valid = self.wall_s, walk.step, walk.valid
-        if not problem.walk(walk, min(steps, self.left), most_idle):
-            return False
+        self.problem.walk(walk, min(steps, self.left), most_idle)
         taken, wall_s = walk.step - before, self.wall_s - began
         for step, cost in walk.improvements:  # when each came: as if all steps took equally long
             done = step - before + 1
             self.history.append((self.evaluations + done, began + wall_s * done / max(taken, 1), cost))
         walk.improvements.clear()
-        self.best, self.best_cost, self.best_valid = walk.best.copy(), walk.best_cost, walk.best_valid
+        self.best, self.best_cost, self.best_valid = walk.best, walk.best_cost, walk.best_valid
         self._count(taken, walk.valid - valid)
-        return True
 
     def _count(self, evaluations: int, valid: int) -> None:
         self.evaluations += evaluations

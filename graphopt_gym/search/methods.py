@@ -110,7 +110,8 @@ def _walk(
     the first that is accepted; later ones are dropped, although they are paid for. So the walk is the sequential one.
     """
     problem = evaluator.problem
-    if evaluator.walks and _compiled_walk(evaluator, rng, decision, cost, cooling, most_idle):
+    if evaluator.walks and problem.has_walk:
+        _compiled_walk(evaluator, rng, decision, cost, cooling, most_idle)
         return
     accepted_share = 0.5
     least, idle = cost, 0
@@ -141,25 +142,23 @@ def _compiled_walk(
     cost: float,
     cooling: Callable[[], Cooling],
     most_idle: int,
-) -> bool:
+) -> None:
     """The walk by the problem's own code, in parts, between which progress is told and Ctrl-C heard."""
     seed = int(rng.integers(2**64, dtype=np.uint64))
     best = (evaluator.best, evaluator.best_cost, evaluator.best_valid)
-    state = Walk(decision.copy(), cost, seed, *best, least=cost)
+    state = Walk(decision, cost, seed, *best, least=cost)
     part_s = PART_S if evaluator.seconds is None else min(PART_S, evaluator.seconds / PARTS_OF_SECONDS)
     begin, steps = evaluator.evaluations, 1
     while state.idle < most_idle:
         log_temperature, slope, end = cooling()
         if evaluator.evaluations >= end:
-            break
+            return
         # the walk counts its own steps from 0
         state.log_temperature, state.slope = log_temperature + slope * begin, slope
         started, before = evaluator.wall_s, state.step
-        if not evaluator.walk(evaluator.problem, state, min(steps, end - evaluator.evaluations), most_idle):
-            return False
+        evaluator.walk(state, min(steps, end - evaluator.evaluations), most_idle)
         step_s = (evaluator.wall_s - started) / max(1, state.step - before)
         steps = int(np.clip(part_s / max(step_s, 1e-9), 1, 4 * steps))
-    return True
 
 
 def hill_climbing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], None]:

@@ -15,7 +15,7 @@ class Walk:
     or better is accepted. The random numbers of a step depend on the seed and its number alone.
 
     Attributes:
-        decision, cost: where it stands; the array is changed in place.
+        decision, cost: where it stands.
         seed: uint64.
         step: steps taken.
         least, idle: least cost that it stood at, and steps since.

@@ -204,6 +204,8 @@ def moves_go_somewhere(case: _ProblemCase) -> None:
     require(any(mixed), f"all of {len(mixed)} crossovers are their first parent", "take something of the second")
     _, valid = case.costs([*case.sampled, *case.neighbours])
     _, kept = case.costs(case.children)
+    if len(kept) != len(case.children):
+        return  # the next rule says so
     require(
         not valid.all() or kept.mean() >= 0.5,
         f"all samples and neighbours are valid, but only {int(kept.sum())} of {len(kept)} crossovers of them",

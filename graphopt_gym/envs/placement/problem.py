@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.cost_model import CostModel
     from graphopt_gym.search.walk import Walk
 
+WALKED = ("neighbour", "costs", "price")  # what the compiled walk stands for
+
 
 class PlacementProblem(Problem):
     """Place the ops of a training step on the devices of a cluster, for the least step time within memory.
@@ -347,9 +349,13 @@ class PlacementProblem(Problem):
         move(changed.reshape(-1, self.num_groups), self.move_tables, rng.integers(2**64, dtype=np.uint64))
         return changed
 
-    def walk(self, state: Walk, steps: int, most_idle: int) -> bool:
+    @property
+    def has_walk(self) -> bool:
+        """Not where a subclass changes what the compiled walk does too."""
+        return all(getattr(type(self), name) is getattr(PlacementProblem, name) for name in WALKED)
+
+    def walk(self, state: Walk, steps: int, most_idle: int) -> None:
         run_walk(self, state, steps, most_idle)
-        return True
 
     def with_moves(self, moves: str) -> PlacementProblem:
         if choice("moves", moves, SETS) == self.moves:

@@ -9,6 +9,7 @@ import pytest
 
 from graphopt_gym.envs.placement.moves import EXCHANGE, KINDS, SETS
 from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.search.solve import solve
 from graphopt_gym.search.walk import Walk
 from tests.envs.placement.plain_moves import PlainMoves, Stream, walk
 from tests.simulator.cases import random_cluster, random_graph
@@ -72,13 +73,26 @@ def test_walk__is_the_plain_twins(seed, order):
         least=float(cost[0]),
     )  # fmt: skip
     for steps in (1, 70, 129):  # in parts, as searches take it
-        assert problem.walk(state, steps, idle)
+        problem.walk(state, steps, idle)
     assert state.decision.tolist() == expected[0].tolist()
     assert state.cost == expected[1]
     assert state.best.tolist() == expected[2].tolist()
     assert state.best_cost == expected[3]
     assert state.improvements == expected[4]
     assert state.idle >= idle or state.step == 200
+
+
+def test_walk__is_not_taken_where_a_subclass_prices_or_moves_otherwise():
+    class Doubled(PlacementProblem):
+        def costs(self, decisions):
+            costs, valid = super().costs(decisions)
+            return 2 * costs, valid
+
+    assert deep_problem().has_walk
+    problem = Doubled("transformer_xl_2layer", "v100x4")
+    assert not problem.has_walk
+    solution = solve(problem, "annealing_random", budget=50)
+    assert solution.history[-1][2] == 2 * solution.outcome.cost
 
 
 @pytest.mark.parametrize("seed", range(6))
