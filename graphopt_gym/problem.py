@@ -152,7 +152,7 @@ class Problem(ABC):
         return False
 
     def walk(self, state: Walk, steps: int, most_idle: int) -> None:
-        """Take up to ``steps`` steps of a walk over neighbours in compiled code, or ``most_idle`` that improve nothing."""
+        """Take up to ``steps`` steps of a walk over neighbours, compiled, or ``most_idle`` that improve nothing."""
         raise NotImplementedError
 
     def with_moves(self, moves: str) -> Problem:

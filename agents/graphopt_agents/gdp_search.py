@@ -40,7 +40,7 @@ class PolicyMoves:
         """A changed copy of a decision int32 [G]."""
         if rng.random() < OWN_MOVES:
             return self.problem.neighbour(decision, rng)
-        block = draw_block(self.problem.move_tables, rng.integers(2**64, dtype=np.uint64))
+        block = draw_block(self.problem.move_tables, rng)
         weights = self.probs[block].mean(axis=0)
         chances = np.cumsum(weights + 1 / len(weights))
         changed, device = decision.copy(), int(np.searchsorted(chances, float(rng.random()) * chances[-1]))

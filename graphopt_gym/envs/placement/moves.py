@@ -312,16 +312,14 @@ def move(decision, moves, seed):
     propose(decision, moves, stream)
 
 
-@kernel
-def draw_block(moves, seed):
-    """int32: the groups of a module or, every other time, of a stretch of an order; every group is as likely in it."""
-    stream = np.empty(1, np.uint64)
-    stream[0] = mixed(seed)
-    groups = moves.work.shape[0]
-    by_module, group = uniform(stream) < 0.5, below(stream, groups)
-    if by_module and moves.members.shape[0] > 0:
-        part = below(stream, moves.members.shape[0])
+def draw_block(moves: Moves, rng: np.random.Generator) -> np.ndarray:
+    """int32: the groups of a module or, every other time, of a stretch of an order: the blocks that moves take whole."""
+    by_module, row, at, share = rng.random(4).tolist()
+    parts, groups = moves.members.shape
+    group = int(at * groups)
+    if by_module < 0.5 and parts:
+        part = int(row * parts)
         return moves.members[part, moves.begin[part, group] : moves.end[part, group]]
-    which = below(stream, moves.orders.shape[0])
-    first, last = _stretch(moves.positions[which, group], groups, stream)
-    return moves.orders[which, first:last]
+    order, many = int(row * len(moves.orders)), min(int((groups + 1.0) ** share), groups)
+    first = int(moves.positions[order, group]) - int(rng.integers(many))
+    return moves.orders[order, max(0, first) : first + many]
