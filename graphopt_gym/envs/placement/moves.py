@@ -313,7 +313,7 @@ def move(decision, moves, seed):
 
 
 def draw_block(moves: Moves, rng: np.random.Generator) -> np.ndarray:
-    """int32: the groups of a module or, every other time, of a stretch of an order: the blocks that moves take whole."""
+    """int32: the groups of a module or, every other time, of a stretch of an order: blocks that moves take whole."""
     by_module, row, at, share = rng.random(4).tolist()
     parts, groups = moves.members.shape
     group = int(at * groups)
