@@ -341,3 +341,16 @@ def test_forms__other_instances_than_the_toys__are_the_same():
             except InputError:  # exact refuses what is large
                 assert name == "exact"
     assert {one.__name__: len(one.signatures) for one in ours if len(one.signatures) > before[one]} == {}
+
+
+def test_form__is_the_kernel_for_those_types():
+    @compiled.kernel
+    def scaled(table, factor):
+        return table[0].sum() * factor
+
+    table = (np.arange(4.0), np.arange(3))
+    made = compiled.form(scaled, table, 2)
+    assert made(table, 2) == scaled(table, 2) == 12.0
+    assert made((np.ones(9), np.zeros(0, np.int64)), 3) == 27.0
+    assert len(scaled.signatures) == 1
+    assert compiled.form(scaled.py_func, table, 2)(table, 5) == 30.0  # as where nothing is compiled

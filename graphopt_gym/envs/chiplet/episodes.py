@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
+from graphopt_gym.compiled import form
 from graphopt_gym.envs.chiplet.corrector import Correction, check_probabilities
-from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
 from graphopt_gym.envs.chiplet.instances import ChipletRoster, Instance, memory_reasons
-from graphopt_gym.envs.chiplet.propagator import State, assign, probe, restore
+from graphopt_gym.envs.chiplet.propagator import make_states
 from graphopt_gym.envs.chiplet.rendering import Load, describe, load_of, pipeline_figure
-from graphopt_gym.envs.chiplet.walk import (
-    ONE_SHOT,
-    PROGRESS_FEATURES,
-    STEP,
-    STEP_CHIP_FEATURES,
-    begin_walk,
-    look,
-    new_walk,
-    take,
-)
+from graphopt_gym.envs.chiplet.walk import ONE_SHOT, STEP, begin_walks, end_walk, new_walk, step_walks
 from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice
@@ -197,8 +190,37 @@ class OneShotEpisodes(ChipletEpisodes):
         return one_shot_masks(self._chip_mask(rows), ops, self.roster.max_ops)
 
 
+class _Room:
+    """Propagators for the episodes on one instance, as many as there have been at a time, and what steps them."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.rules, self.tables, self.begun = instance.problem.corrector.rules, instance.tables, instance.begun
+        self.states, self.snapshots = make_states(self.rules, 0), np.empty(0)
+        self.step: Callable[..., None] | None = None  # :func:`step_walks`, for what is given here
+        self.end: Callable[..., None] = end_walk
+        self._free: list[int] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"step": None, "end": end_walk}  # copies ask for theirs when they need them
+
+    def take(self, count: int) -> list[int]:
+        """The places of as many propagators, whatever they hold."""
+        there = len(self.states.store)
+        if len(self._free) < count:
+            old, more = self.states, max(there, count - len(self._free))
+            self.states = make_states(self.rules, there + more)
+            for before, after in zip(old, self.states, strict=True):
+                after[:there] = before
+            self.snapshots = np.empty_like(self.states.chips)
+            self._free += range(there, there + more)
+        return [self._free.pop() for _ in range(count)]
+
+    def give_back(self, place: int) -> None:
+        self._free.append(place)
+
+
 class StepEpisodes(ChipletEpisodes):
-    """One op a step, with masks from the propagator; mode ``"step"``."""
+    """One op a step, with masks from the propagator; mode ``"step"``. A step of all is one kernel, on all cores."""
 
     table = STEP
 
@@ -208,81 +230,80 @@ class StepEpisodes(ChipletEpisodes):
         self.longest = roster.max_ops
         problems = [one.problem for one in self.instances]
         self.walk = new_walk(count, problems, roster.max_ops, roster.max_chips)
-        self.partition = self.walk.chip_of
-        self.allowed = np.zeros((count, roster.max_chips), np.bool_)  # all chips at the end of an episode
-        self.dead_end = np.zeros(count, np.bool_)
-        self._states: dict[int, tuple[int, State, np.ndarray]] = {}  # (instance, its state, room for a snapshot)
+        self.partition, self.allowed, self.dead_end = self.walk.chip_of, self.walk.allowed, self.walk.dead_end
+        self._rooms: dict[int, _Room] = {}  # by instance
+        self._room_of = np.full(count, -1)  # the instance that an episode has a propagator for; -1: none yet
+        self._place = np.zeros(count, np.int64)  # of that propagator in its room
 
     def _begin(self, rows: np.ndarray) -> None:
-        for row in rows.tolist():
-            index, instance = int(self.instance_of[row]), self.instance(row)
-            if row not in self._states or self._states[row][0] != index:
-                state = instance.new_state()
-                self._states[row] = (index, state, np.empty_like(state.chips))
-            restore(self._states[row][1], *instance.begun[1:])
-            begin_walk(self.walk, row)
-            self._look_ahead(row)
+        moved = rows[self._room_of[rows] != self.instance_of[rows]]
+        for row in moved.tolist():
+            if self._room_of[row] >= 0:
+                self._rooms[int(self._room_of[row])].give_back(int(self._place[row]))
+        for instance, part, _ in self._parts(moved):
+            index = int(self.instance_of[part[0]])
+            if index not in self._rooms:
+                self._rooms[index] = _Room(instance)
+            self._place[part] = self._rooms[index].take(len(part))
+            self._room_of[part] = index
+        for _, part, _ in self._parts(rows):
+            room = self._room(part)
+            fixed = room.rules, room.tables, *room.begun, room.states, room.snapshots, self.walk, part, self._place
+            on_all_cores(partial(begin_walks, *fixed), len(part))
 
-    def _look_ahead(self, row: int) -> None:
-        """Find the chips that the current op may get, or a dead end."""
-        _, state, snapshot = self._states[row]
-        instance, op = self.instance(row), int(self.walk.current[row])
-        self.allowed[row] = False
-        allowed = self.allowed[row, : instance.num_chips]
-        if instance.begun[0]:
-            probe(instance.problem.corrector.rules, state, op, snapshot, allowed)
-        self.dead_end[row] = not allowed.any()
+    def _room(self, rows: np.ndarray) -> _Room:
+        """Where the propagators of episodes on one instance are."""
+        return self._rooms[int(self.instance_of[rows[0]])]
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rewards, done, illegal = np.zeros(len(rows)), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        rows, actions = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(actions, np.int64)
+        for _, part, at in self._parts(rows):
+            room = self._room(part)
+            given = self.walk, part, self._place, at, actions, illegal, done
+            fixed = room.rules, room.tables, room.states, room.snapshots, *given
+            if room.step is None:
+                room.step = form(step_walks, *fixed, 0, 0)
+                room.end = form(end_walk, room.tables, self.walk, 0, np.zeros(1, np.int32))
+            if len(part) == 1:
+                room.step(*fixed, 0, 1)
+            else:
+                on_all_cores(partial(room.step, *fixed), len(part))
+        if done.any():
+            over = rows[done]
 
-        def step(low: int, high: int) -> None:
-            for at in range(low, high):
-                row, chip = int(rows[at]), int(actions[at])
-                illegal[at] = not (0 <= chip < self.roster.max_chips and self.allowed[row, chip])
-                done[at] = self._step(row, chip)
+            def finish(low: int, high: int) -> None:
+                for row in over[low:high].tolist():
+                    self._finish(row)
 
-        on_all_cores(step, len(rows))
-        rewards[done] = self.throughput[rows[done]]
+            on_all_cores(finish, len(over))
+            rewards[done] = self.throughput[over]
         return rewards, done, illegal
 
-    def _step(self, row: int, chip: int) -> bool:
-        """Give the current op the chip, or the nearest allowed one. Whether that ends the episode."""
-        instance, op = self.instance(row), int(self.walk.current[row])
-        if not self.dead_end[row]:
-            options = np.flatnonzero(self.allowed[row])
-            chip = int(options[np.abs(options - chip).argmin()])  # the lower of two
-            state = self._states[row][1]
-            assign(instance.problem.corrector.rules, state, op, chip)
-            take(instance.tables, self.walk, row, np.array([chip], np.int32))
-            if op + 1 < instance.num_ops:
-                self._look_ahead(row)
-                if not self.dead_end[row]:
-                    return False
+    def _finish(self, row: int) -> None:
+        """End an episode whose ops all have a chip, or that has come to a dead end."""
+        instance = self.instance(row)
         decision = self.decision(row)
         if not self.dead_end[row]:
             self._end(row, decision, np.zeros(instance.num_ops, np.bool_))
-            # the propagator knows part of what chips hold; the rest is found out now
-            if self.valid[row] or not instance.problem.memory_rule:
-                self.allowed[row] = self._chip_mask(np.array([row]))[0]
-                return True
-        self._complete(row, decision)
+        # the propagator knows part of what chips hold; the rest is found out now
+        if self.dead_end[row] or not (self.valid[row] or not instance.problem.memory_rule):
+            self._complete(row, decision)
         self.allowed[row] = self._chip_mask(np.array([row]))[0]
-        return True
 
     def _complete(self, row: int, decision: np.ndarray) -> None:
         """End an episode by a correction: decided ops keep their chips where they can."""
-        instance, state = self.instance(row), self._states[row][1]
+        instance, room = self.instance(row), self._room(np.array([row]))
+        store = room.states.store[self._place[row]]
         decided = decision >= 0
-        left = np.maximum(state.store[: instance.num_ops], 1)
+        left = np.maximum(store[: instance.num_ops], 1)
         lowest = np.log2((left & -left).astype(np.float64)).astype(np.int32)
         with instance.corrector() as corrector:
             found: Correction = corrector.fix(
                 np.where(decided, decision, lowest), self.generators[row], first=np.flatnonzero(decided)
             )
         self.dead_end[row] = True
-        begin_walk(self.walk, row)
-        take(instance.tables, self.walk, row, found.decision)
+        room.end(room.tables, self.walk, row, np.ascontiguousarray(found.decision, np.int32))
         self._end(row, found.decision, decided & (found.decision != decision), found.reason)
 
     def so_far(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -298,19 +319,13 @@ class StepEpisodes(ChipletEpisodes):
         return super().ended(row) | {"dead_end": bool(self.dead_end[row])}
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        count, chips = len(rows), self.roster.max_chips
-        out = {
-            "op": np.empty((count, len(OP_FEATURES)), np.float32),
-            "chips": np.zeros((count, chips, len(CHIP_FEATURES) + len(STEP_CHIP_FEATURES)), np.float32),
-            "progress": np.empty((count, len(PROGRESS_FEATURES)), np.float32),
-            "action_mask": self.allowed[rows].astype(np.int8),
+        walk = self.walk
+        return {
+            "op": walk.seen_op.take(rows, 0),
+            "chips": walk.seen_chips.take(rows, 0).reshape(len(rows), -1),
+            "progress": walk.seen_progress.take(rows, 0),
+            "action_mask": walk.allowed.take(rows, 0).view(np.int8),
         }
-        for instance, part, at in self._parts(rows):
-            out["op"][at] = instance.op_features[self.walk.current[part]]
-            out["chips"][at, : instance.num_chips, : len(CHIP_FEATURES)] = instance.chip_features
-            look(instance.tables, self.walk, part, at, out["chips"], out["progress"])
-        out["chips"] = out["chips"].reshape(count, -1)
-        return out
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
-        return self.allowed[rows]
+        return self.allowed.take(rows, 0)

@@ -63,7 +63,7 @@ class Instance:
     @cached_property
     def tables(self) -> Tables:
         """For episodes of one op a step."""
-        return make_tables(self.problem, self.greedy_s)
+        return make_tables(self.problem, self.greedy_s, self.op_features, self.chip_features)
 
     @cached_property
     def begun(self) -> tuple[bool, np.ndarray, np.ndarray]:

@@ -183,17 +183,22 @@ def make_rules(
 
 def make_state(rules: Rules) -> State:
     """Room for the state; :func:`begin` fills it."""
+    return State(*(array[0] for array in make_states(rules, 1)))
+
+
+def make_states(rules: Rules, count: int) -> State:
+    """Room for ``count`` states: every array of :class:`State` with one more axis, the first."""
     graph, memory = rules
     n, chips = len(graph.first_domain), graph.num_chips
     size = 4 * n + len(memory.param_bytes) + 2 * len(memory.tensor_bytes) + NUM_WORDS
     return State(
-        store=np.empty(size, np.int64),
-        chips=np.empty((NUM_ROWS, chips), np.int64),
-        trail=np.empty((2, size * (chips + 1)), np.int64),  # a set of chips only shrinks or only grows
-        ops=np.zeros((NUM_OP_ROWS, n + 1), np.int64),
-        stack=np.empty(len(graph.succ) + n + 1, np.int64),
-        ends=np.empty((chips + 1, chips), np.int64),
-        counts=np.zeros(NUM_COUNTS, np.int64),
+        store=np.empty((count, size), np.int64),
+        chips=np.empty((count, NUM_ROWS, chips), np.int64),
+        trail=np.empty((count, 2, size * (chips + 1)), np.int64),  # a set of chips only shrinks or only grows
+        ops=np.zeros((count, NUM_OP_ROWS, n + 1), np.int64),
+        stack=np.empty((count, len(graph.succ) + n + 1), np.int64),
+        ends=np.empty((count, chips + 1, chips), np.int64),
+        counts=np.zeros((count, NUM_COUNTS), np.int64),
     )
 
 
@@ -794,13 +799,31 @@ def begin(rules: Rules, state: State) -> bool:
     return bool(conclude(rules, state, -1, 0))
 
 
-def restore(state: State, store: np.ndarray, chips: np.ndarray) -> None:
+@_outer
+def restore(state, store, chips):
     """The state that was begun and copied, with nothing on the trail, and nothing pending."""
-    state.counts[:REVIEW] = 0  # reviews are counted on, so that what is kept of old ones is out of date
-    state.ops[IN_QUEUE] = 0
-    state.ops[IS_TOUCHED] = 0
-    state.store[:] = store
-    state.chips[:] = chips
+    for k in range(REVIEW):  # reviews are counted on, so that what is kept of old ones is out of date
+        state.counts[k] = 0
+    for k in range(state.ops.shape[1]):
+        state.ops[IN_QUEUE, k] = 0
+        state.ops[IS_TOUCHED, k] = 0
+    for k in range(store.shape[0]):
+        state.store[k] = store[k]
+    _copy(chips, state.chips)
+
+
+@_inner
+def state_at(states, at):
+    """One of the states that :func:`make_states` made room for."""
+    return State(
+        states.store[at],
+        states.chips[at],
+        states.trail[at],
+        states.ops[at],
+        states.stack[at],
+        states.ends[at],
+        states.counts[at],
+    )
 
 
 def assign(rules: Rules, state: State, op: int, chip: int) -> bool:
@@ -914,7 +937,7 @@ def search(rules, state, weights, candidate, order, rng, levels, snapshots, most
             return GAVE_UP, backtracks, depth
 
 
-@_outer
+@_inner
 def probe(rules, state, op, snapshot, allowed):
     """Fill ``allowed``, bool [C]: the chips of an op's domain whose assignment is no contradiction at once.
 
@@ -973,6 +996,9 @@ class Propagator:
 
     def allowed(self, op: int) -> np.ndarray:
         """bool [C]: the chips of an op's domain whose assignment is no contradiction at once."""
-        allowed = np.empty(self.rules.graph.num_chips, np.bool_)
-        probe(self.rules, self.state, op, np.empty_like(self.state.chips), allowed)
+        allowed = self.domains[op]
+        for chip in np.flatnonzero(allowed).tolist():
+            allowed[chip] = self.assign(op, chip)
+            if allowed[chip]:
+                self.undo()
         return allowed
