@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from graphopt_gym.compiled import kernel
+from graphopt_gym.envs.placement.account import charge, least_overflow, open_account
 from graphopt_gym.envs.placement.list_scheduling import Instance, Plan
 
 # The linear program of m-SCT takes about 10 s at this many edges; above it favourite children are chosen by rule.
@@ -19,120 +20,10 @@ MAX_LP_EDGES = 50_000
 FAVOURITE_THRESHOLD = 0.5  # of the relaxed variable; the value in Baechi's released code
 
 
-# ---- the memory account of m-TOPO, m-ETF and m-SCT
-
-
-class Account(NamedTuple):
-    """What each device holds, over time."""
-
-    capacity_bytes: np.ndarray  # int64 [D]
-    used: np.ndarray  # int64 [D, B]
-    extra: np.ndarray  # int64 [D, B] scratch: what one unit would add
-    touched: np.ndarray  # bool [D] scratch
-    copy_until: np.ndarray  # int32 [D, T] the last bucket in which a copy is counted, or -1
-    undo: np.ndarray  # int64 [., 3] scratch: device, tensor, copy_until before
-    fitted: np.ndarray  # int64 [D, U] how many units were placed when a unit was last found to fit
-    placed: np.ndarray  # int64 [1] units placed
-    added: np.ndarray  # float64 [1] bytes that the last unit looked at would add, over devices and time
-
-
-@kernel(inner=True)
-def _open_account(instance, capacity_bytes):
-    num_devices, num_buckets = capacity_bytes.shape[0], instance.profile.shape[1]
-    return Account(
-        capacity_bytes,
-        np.zeros((num_devices, num_buckets), np.int64),
-        np.zeros((num_devices, num_buckets), np.int64),
-        np.zeros(num_devices, np.bool_),
-        np.full((num_devices, instance.tensor_bytes.shape[0]), -1, np.int32),
-        np.empty((2 * instance.reader.shape[0] + 1, 3), np.int64),
-        np.full((num_devices, instance.unit_bytes.shape[0]), -1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(1),
-    )
-
-
-@kernel(inner=True, allocates=False)
-def _copy(instance, account, device, tensor, until, undone):
-    """Count a copy of a tensor on a device until a bucket, as far as it is not counted yet."""
-    counted = account.copy_until[device, tensor]
-    if until <= counted:
-        return undone
-    producer = instance.tensor_task[tensor]
-    begin = counted + 1
-    if counted == -1 and not instance.is_source[producer]:
-        begin = instance.bucket[producer]
-    for bucket in range(begin, until + 1):
-        account.extra[device, bucket] += instance.tensor_bytes[tensor]
-    account.touched[device] = True
-    account.undo[undone, 0], account.undo[undone, 1], account.undo[undone, 2] = device, tensor, counted
-    account.copy_until[device, tensor] = until
-    return undone + 1
-
-
-@kernel(inner=True, allocates=False)
-def _charge(instance, account, device_of_unit, unit, device, keep):
-    """Bytes above capacity (below: negative), at the worst time and device, were a unit placed on a device.
-
-    Counts what the unit holds, the copies that it needs of tensors made elsewhere, and the copies that units placed
-    elsewhere need of its tensors. With ``keep`` the unit is placed.
-    """
-    num_buckets = account.used.shape[1]
-    for bucket in range(num_buckets):
-        account.extra[device, bucket] = instance.profile[unit, bucket]
-    account.touched[device] = True
-    undone = 0
-    for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
-        task = instance.unit_task[position]
-        for place in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
-            tensor = instance.input_tensor[place]
-            other = instance.unit_of_task[instance.tensor_task[tensor]]
-            if other != unit and device_of_unit[other] != -1 and device_of_unit[other] != device:
-                undone = _copy(instance, account, device, tensor, instance.bucket[task], undone)
-        for tensor in range(instance.tensor_ptr[task], instance.tensor_ptr[task + 1]):
-            for place in range(instance.reader_ptr[tensor], instance.reader_ptr[tensor + 1]):
-                reader = instance.reader[place]
-                other = instance.unit_of_task[reader]
-                if other != unit and device_of_unit[other] != -1 and device_of_unit[other] != device:
-                    target = device_of_unit[other]
-                    undone = _copy(instance, account, target, tensor, instance.bucket[reader], undone)
-    worst = np.int64(-(2**62))
-    account.added[0] = 0.0
-    for other in range(account.touched.shape[0]):
-        if account.touched[other]:
-            for bucket in range(num_buckets):
-                total = account.used[other, bucket] + account.extra[other, bucket]
-                worst = max(worst, total - account.capacity_bytes[other])
-                account.added[0] += account.extra[other, bucket]
-                if keep:
-                    account.used[other, bucket] = total
-                account.extra[other, bucket] = 0
-            account.touched[other] = False
-    if keep:
-        device_of_unit[unit] = device
-        account.placed[0] += 1
-    else:
-        for row in range(undone - 1, -1, -1):
-            account.copy_until[account.undo[row, 0], account.undo[row, 1]] = account.undo[row, 2]
-    return worst
-
-
-@kernel(inner=True, allocates=False)
-def _least_overflow(instance, account, device_of_unit, unit):
-    best, least = -1, np.int64(2**62)
-    for device in range(account.used.shape[0]):
-        if not instance.allowed[unit, device]:
-            continue
-        overflow = _charge(instance, account, device_of_unit, unit, device, False)
-        if best == -1 or overflow < least:
-            best, least = device, overflow
-    return best
-
-
 # ---- m-TOPO
 
 
-def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0) -> Plan:
+def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0, order: np.ndarray | None = None) -> Plan:
     """m-TOPO: fill one device after the other in topological order (Jeon et al. 2020; m_topo.py of the released code).
 
     A device is full at ``total / D + largest unit`` bytes of parameters, state and outputs, or at its capacity. A unit
@@ -143,49 +34,55 @@ def m_topo(instance: Instance, capacity_bytes: np.ndarray, slack: float = 1.0) -
         instance: what is placed.
         capacity_bytes: int64 [D].
         slack: how much of the largest unit a device may get beyond its even share; 1 is Baechi's, less is ours, for
-            tight memory.
+            tight memory; ``inf`` fills devices to their capacity.
+        order: int [D], in which devices are filled; by index, as in the paper, where left out.
     """
     alone_s = instance.durations_s.sum(axis=1)
     use = instance.allowed.any(axis=0)
     speed = np.where(use, alone_s[use].min() / np.maximum(alone_s, 1e-300), 0.0) if alone_s.min() > 0 else use * 1.0
-    shares = instance.unit_bytes.sum() * speed / speed.sum() + slack * instance.unit_bytes.max()
-    device_of_unit, fits = _m_topo(instance, np.asarray(capacity_bytes, np.int64), shares)
+    extra = slack * max(int(instance.unit_bytes.max()), 1)
+    shares = instance.unit_bytes.sum() * speed / speed.sum() + extra
+    device_of_unit, fits = _m_topo(
+        instance, np.asarray(capacity_bytes, np.int64), shares, np.arange(len(shares)) if order is None else order
+    )
     zeros = np.zeros(instance.is_source.shape[0])  # m-TOPO knows no times
     return Plan(device_of_unit, zeros, zeros, bool(fits))
 
 
 @kernel
-def _m_topo(instance, capacity_bytes, shares):
+def _m_topo(instance, capacity_bytes, shares, order):
     num_devices, num_units = capacity_bytes.shape[0], instance.unit_bytes.shape[0]
-    account = _open_account(instance, capacity_bytes)
+    account = open_account(instance, capacity_bytes)
     device_of_unit = np.full(num_units, -1, np.int32)
-    device, filled, fits = 0, np.int64(0), True
+    turn, filled, fits = 0, np.int64(0), True
     for unit in range(num_units):
         size = instance.unit_bytes[unit]
-        if device < num_devices and not instance.allowed[unit, device]:  # it goes elsewhere, and the filling goes on
-            target = _least_overflow(instance, account, device_of_unit, unit)
-            fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
+        if turn < num_devices and not instance.allowed[unit, order[turn]]:  # it goes elsewhere, and the filling goes on
+            target = least_overflow(instance, account, device_of_unit, unit)
+            fits &= charge(instance, account, device_of_unit, unit, target, True) <= 0
             continue
-        while device < num_devices and (
-            filled + size > shares[device] or _charge(instance, account, device_of_unit, unit, device, False) > 0
+        while turn < num_devices and (
+            filled + size > shares[order[turn]]
+            or charge(instance, account, device_of_unit, unit, order[turn], False) > 0
         ):
-            device, filled = device + 1, np.int64(0)
-        target = device
-        if device == num_devices or not instance.allowed[unit, device]:
-            target = _least_overflow(instance, account, device_of_unit, unit)
-        filled += size if target == device else 0
-        fits &= _charge(instance, account, device_of_unit, unit, target, True) <= 0
+            turn, filled = turn + 1, np.int64(0)
+        if turn < num_devices and instance.allowed[unit, order[turn]]:
+            target = order[turn]
+            filled += size
+        else:
+            target = least_overflow(instance, account, device_of_unit, unit)
+        fits &= charge(instance, account, device_of_unit, unit, target, True) <= 0
     return device_of_unit, fits
 
 
 # ---- m-ETF and m-SCT
 
 
-def m_etf(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf) -> Plan:
+def m_etf(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf, by_finish: bool = False) -> Plan:
     """m-ETF: the (ready task, device) pair that can start first, among devices with the memory (Jeon et al. 2020).
 
     After Hwang et al. 1989. Ties go to the earlier finish, then to the higher upward rank. Memory is counted over the
-    graph's own order, not over the plan's time: parameters, state, outputs and copies, see :func:`_charge`. A unit
+    graph's own order, not over the plan's time: parameters, state, outputs and copies, see :func:`charge`. A unit
     that fits nowhere goes where it overflows least.
 
     Args:
@@ -193,22 +90,25 @@ def m_etf(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf)
         capacity_bytes: int64 [D].
         slack: ours, for tight memory: a unit may only go to devices where it adds at most ``1 + slack`` times the bytes
             that it adds where it adds least. Copies of tensors on several devices are what fills them.
+        by_finish: ours, for devices of unequal speed: the pair that can *finish* first, ties to the earlier start.
     """
-    return _plan_etf(instance, capacity_bytes, np.zeros(0, np.int32), slack)
+    return _plan_etf(instance, capacity_bytes, np.zeros(0, np.int32), slack, by_finish)
 
 
-def m_sct(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf) -> Plan:
+def m_sct(instance: Instance, capacity_bytes: np.ndarray, slack: float = np.inf, by_finish: bool = False) -> Plan:
     """m-SCT: m-ETF, but a device keeps itself free for the favourite child of its last task (Jeon et al. 2020).
 
     After Hanen and Munier 1995. Where the device can start the favourite child earliest, it takes only that, or an
     *urgent* task, which is one whose inputs have arrived on every device. Arguments as of :func:`m_etf`.
     """
-    return _plan_etf(instance, capacity_bytes, favourite_children(instance), slack)
+    return _plan_etf(instance, capacity_bytes, favourite_children(instance), slack, by_finish)
 
 
-def _plan_etf(instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndarray, slack: float) -> Plan:
+def _plan_etf(
+    instance: Instance, capacity_bytes: np.ndarray, favourite: np.ndarray, slack: float, by_finish: bool
+) -> Plan:
     capacity = np.asarray(capacity_bytes, np.int64)
-    device_of_unit, start, finish, fits = _etf(instance, capacity, favourite, float(slack))
+    device_of_unit, start, finish, fits = _etf(instance, capacity, favourite, float(slack), bool(by_finish))
     return Plan(device_of_unit, start, finish, bool(fits))
 
 
@@ -231,7 +131,7 @@ def favourite_children(instance: Instance) -> np.ndarray:
     source, target, transfer_s = source[first], target[first], transfer_s[first]
     x = None
     if 0 < len(source) <= MAX_LP_EDGES:
-        x = _relaxed_favourites(instance.durations_s.mean(axis=0), source, target, transfer_s)
+        x = _relaxed_favourites(instance.mean_s, source, target, transfer_s)
     if x is None:
         x = np.zeros(len(source))
     favourite = np.full(instance.is_source.shape[0], -1, np.int32)
@@ -363,9 +263,9 @@ def _receive(instance, transfers, device_of_unit, finish, task, device, keep):
 
 
 @kernel
-def _etf(instance, capacity_bytes, favourite, slack):
+def _etf(instance, capacity_bytes, favourite, slack, by_finish):
     num_devices, num_tasks = instance.durations_s.shape
-    account = _open_account(instance, capacity_bytes)
+    account = open_account(instance, capacity_bytes)
     device_of_unit = np.full(instance.unit_bytes.shape[0], -1, np.int32)
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
     most_inputs = 0
@@ -390,7 +290,7 @@ def _etf(instance, capacity_bytes, favourite, slack):
         for device in range(num_devices):
             refused[device, unit] = not instance.allowed[unit, device]
         if instance.fixed[unit] != -1:
-            _charge(instance, account, device_of_unit, unit, instance.fixed[unit], True)
+            charge(instance, account, device_of_unit, unit, instance.fixed[unit], True)
     weighed = np.zeros(num_units, np.bool_)  # whether the slack has been applied
     adds = np.zeros(num_devices)
     no_key = np.zeros(num_tasks)
@@ -427,7 +327,7 @@ def _etf(instance, capacity_bytes, favourite, slack):
                 weighed[unit] = True
                 least = np.inf
                 for device in range(num_devices):
-                    refused[device, unit] |= _charge(instance, account, device_of_unit, unit, device, False) > 0
+                    refused[device, unit] |= charge(instance, account, device_of_unit, unit, device, False) > 0
                     adds[device] = account.added[0]
                     if not refused[device, unit]:
                         least = min(least, adds[device])
@@ -485,12 +385,14 @@ def _etf(instance, capacity_bytes, favourite, slack):
                 if child != -1 and is_ready[child] and not done[child]:
                     when = _receive(instance, transfers, device_of_unit, finish, child, device, False)
                     here = max(available[device], when)
+                    mine = here + (instance.durations_s[device, child] if by_finish else 0.0)
                     earliest = _may_run(instance, account, device_of_unit, done, refused, child, device) == 1
                     home = device_of_unit[instance.unit_of_task[child]]
                     for other in range(num_devices):
                         if home == -1 and not refused[other, instance.unit_of_task[child]]:
                             when = _receive(instance, transfers, device_of_unit, finish, child, other, False)
-                            earliest &= here <= max(available[other], when)
+                            theirs = max(available[other], when)
+                            earliest &= mine <= theirs + (instance.durations_s[other, child] if by_finish else 0.0)
                     if earliest:
                         candidate = child
                         while sizes[2, device] > 0:
@@ -503,7 +405,10 @@ def _etf(instance, capacity_bytes, favourite, slack):
             when = _receive(instance, transfers, device_of_unit, finish, candidate, device, False)
             begin = max(available[device], when)
             end = begin + instance.durations_s[device, candidate]
-            better = begin < best_start or (begin == best_start and end < best_finish)
+            if by_finish:
+                better = end < best_finish or (end == best_finish and begin < best_start)
+            else:
+                better = begin < best_start or (begin == best_start and end < best_finish)
             if begin == best_start and end == best_finish:
                 better = instance.rank_s[candidate] > instance.rank_s[best_task]
             if better:
@@ -511,8 +416,8 @@ def _etf(instance, capacity_bytes, favourite, slack):
 
         if forced != -1:  # its unit is refused everywhere: it goes where it overflows least, with its ready tasks
             unit = instance.unit_of_task[forced]
-            home = _least_overflow(instance, account, device_of_unit, unit)
-            fits &= _charge(instance, account, device_of_unit, unit, home, True) <= 0
+            home = least_overflow(instance, account, device_of_unit, unit)
+            fits &= charge(instance, account, device_of_unit, unit, home, True) <= 0
             for position in range(instance.unit_ptr[unit], instance.unit_ptr[unit + 1]):
                 task = instance.unit_task[position]
                 if is_ready[task] and not done[task]:  # it may be in the heaps twice now, which does no harm
@@ -524,7 +429,7 @@ def _etf(instance, capacity_bytes, favourite, slack):
         assert best != -1
         unit = instance.unit_of_task[best_task]
         if device_of_unit[unit] == -1:
-            _charge(instance, account, device_of_unit, unit, best, True)
+            charge(instance, account, device_of_unit, unit, best, True)
         _receive(instance, transfers, device_of_unit, finish, best_task, best, True)
         start[best_task], finish[best_task] = best_start, best_finish
         done[best_task] = True
@@ -540,8 +445,8 @@ def _etf(instance, capacity_bytes, favourite, slack):
                     num_fresh += 1
     for unit in range(device_of_unit.shape[0]):  # sources that nothing reads
         if device_of_unit[unit] == -1:
-            home = _least_overflow(instance, account, device_of_unit, unit)
-            fits &= _charge(instance, account, device_of_unit, unit, home, True) <= 0
+            home = least_overflow(instance, account, device_of_unit, unit)
+            fits &= charge(instance, account, device_of_unit, unit, home, True) <= 0
     return device_of_unit, start, finish, fits
 
 
@@ -557,7 +462,7 @@ def _may_run(instance, account, device_of_unit, done, refused, task, device):
     if not refused[device, unit]:
         if account.fitted[device, unit] == account.placed[0]:
             return 1
-        if _charge(instance, account, device_of_unit, unit, device, False) <= 0:
+        if charge(instance, account, device_of_unit, unit, device, False) <= 0:
             account.fitted[device, unit] = account.placed[0]
             return 1
         refused[device, unit] = True

@@ -1,10 +1,10 @@
-"""What list schedulers for placement read and give, and HEFT, compiled. Baechi's schedulers are in ``baechi``.
+"""What list schedulers for placement read and give, and HEFT and CPOP, compiled. Baechi's are in ``baechi``.
 
-All of them plan with the model of their papers. In HEFT's a tensor arrives ``latency_s + bytes / bytes_per_s`` after
-its producer finishes, and transfers never wait for each other. In Baechi's a link carries one transfer at a time, in
-the order in which consumers were planned, and what a device has received it keeps. The simulator differs from both:
-links carry transfers in order of request, and a device runs its ready tasks first come, first served. So a plan's own
-makespan is a prediction, not the simulated step time.
+All of them plan with the model of their papers. In HEFT's and CPOP's a tensor arrives ``latency_s + bytes /
+bytes_per_s`` after its producer finishes, and transfers never wait for each other. In Baechi's a link carries one
+transfer at a time, in the order in which consumers were planned, and what a device has received it keeps. The simulator
+differs from both: links carry transfers in order of request, and a device runs its ready tasks first come, first
+served. So a plan's own makespan is a prediction, not the simulated step time.
 
 The papers place ops one by one. Here a *unit* is placed whole: a group of the problem, together with the groups of
 nothing but parameters and inputs whose first reader it is (a parameter has no work by which a scheduler could place
@@ -13,11 +13,13 @@ it). The scheduler puts a unit where it puts the unit's first task; the others f
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from graphopt_gym.compiled import kernel
+from graphopt_gym.envs.placement.account import charge, least_overflow, open_account
 from graphopt_gym.envs.placement.groups import storage_lifetimes
 from graphopt_gym.simulator.orders import mean_transfer_s, upward_rank_s
 
@@ -31,6 +33,8 @@ class Instance(NamedTuple):
     """What the schedulers read. D devices, K tasks, T tensors, U units, B buckets; arrays of the simulator's tasks."""
 
     durations_s: np.ndarray  # float64 [D, K]
+    mean_s: np.ndarray  # float64 [K] over devices that are in use
+    sequence: np.ndarray  # int32 [K] tasks in an order in which each follows those that it reads from
     latency_s: np.ndarray  # float64 [D, D], 0 on the diagonal
     bytes_per_s: np.ndarray  # float64 [D, D], inf on the diagonal
     link_of: np.ndarray  # int32 [D, D], -1 on the diagonal
@@ -103,6 +107,8 @@ def make_instance(problem: PlacementProblem) -> Instance:
     profile = np.ascontiguousarray(np.cumsum(change, axis=1)[:, :buckets])
     return Instance(
         durations_s=durations_s,
+        mean_s=durations_s[use].mean(axis=0),
+        sequence=tasks.sequence,
         latency_s=latency_s,
         bytes_per_s=bytes_per_s,
         link_of=np.array(cluster.link_of, np.int32, order="C"),
@@ -169,20 +175,115 @@ def _arrival(instance, device_of_unit, finish, task, device):
     return latest
 
 
-# ---- HEFT
+# ---- HEFT and CPOP
 
 
-def heft(instance: Instance) -> Plan:
-    """HEFT: by falling upward rank, each task where it finishes first, gaps included (Topcuoglu et al. 2002, §4.1)."""
-    order = np.argsort(-instance.rank_s, kind="stable").astype(np.int32)
-    device_of_unit, start, finish = _heft(instance, order)
-    return Plan(device_of_unit, start, finish, True)
+def heft(instance: Instance, capacity_bytes: np.ndarray | None = None) -> Plan:
+    """HEFT: by falling upward rank, each task where it finishes first, gaps included (Topcuoglu et al. 2002, §4.1).
+
+    Args:
+        instance: what is placed.
+        capacity_bytes: int64 [D]; a device that has no memory left for a unit is skipped, and a unit that fits nowhere
+            goes where it overflows least. Without end where left out: the paper knows no memory.
+    """
+    order = instance.sequence[np.argsort(-instance.rank_s[instance.sequence], kind="stable")]
+    return _plan_insertion(instance, order, np.full(len(order), -1, np.int32), capacity_bytes)
+
+
+def cpop(instance: Instance, capacity_bytes: np.ndarray | None = None) -> Plan:
+    """CPOP: a critical path on the device that runs it fastest, other tasks as HEFT does (Topcuoglu et al. 2002, §4.2).
+
+    Of the ready tasks that with the longest path through it is next. A task of the critical path that may not be on its
+    device, for memory or by what is allowed, goes where it finishes first. Arguments as of :func:`heft`.
+    """
+    path = critical_path(instance)
+    units = instance.unit_of_task[path]
+    device = int(np.lexsort((instance.durations_s[:, path].sum(axis=1), (~instance.allowed[units]).sum(axis=0)))[0])
+    preferred = np.full(len(instance.rank_s), -1, np.int32)
+    preferred[path] = device
+    order = _ready_order(instance, instance.rank_s + downward_rank(instance))
+    return _plan_insertion(instance, order, preferred, capacity_bytes)
+
+
+def critical_path(instance: Instance) -> np.ndarray:
+    """int64: the tasks of a longest path over mean times and mean transfers, from an entry to an exit."""
+    computing = instance.sequence[~instance.is_source[instance.sequence]]
+    path = [int(computing[np.argmax(instance.rank_s[computing])])] if len(computing) else []
+    while path:
+        first, end = instance.tensor_ptr[path[-1] : path[-1] + 2]
+        tensor = np.repeat(np.arange(first, end), np.diff(instance.reader_ptr[first : end + 1]))
+        if not len(tensor):
+            break
+        readers = instance.reader[instance.reader_ptr[first] : instance.reader_ptr[end]]
+        path.append(int(readers[np.argmax(instance.mean_transfer_s[tensor] + instance.rank_s[readers])]))
+    return np.array(path, np.int64)
+
+
+def downward_rank(instance: Instance) -> np.ndarray:
+    """float64 [K]: the longest path from an entry up to each task, without it (Topcuoglu et al. 2002, eq. 9)."""
+    return _downward_rank(instance)
 
 
 @kernel
-def _heft(instance, order):
+def _downward_rank(instance):
+    rank = np.zeros(instance.is_source.shape[0])
+    for task in instance.sequence:
+        for position in range(instance.input_ptr[task], instance.input_ptr[task + 1]):
+            tensor = instance.input_tensor[position]
+            producer = instance.tensor_task[tensor]
+            if not instance.is_source[producer]:
+                way = rank[producer] + instance.mean_s[producer] + instance.mean_transfer_s[tensor]
+                rank[task] = max(rank[task], way)
+    return rank
+
+
+def _ready_order(instance: Instance, priority: np.ndarray) -> np.ndarray:
+    """int32 [K]: sources, then of the tasks whose inputs are all taken that of highest priority, then lowest index."""
+    is_input = ~instance.is_source[instance.tensor_task[instance.input_tensor]]
+    waiting = np.diff(np.concatenate([[0], np.cumsum(is_input)])[instance.input_ptr])
+    ends, readers = instance.reader_ptr[instance.tensor_ptr].tolist(), instance.reader.tolist()
+    left, key, order = waiting.tolist(), (-priority).tolist(), np.flatnonzero(instance.is_source).tolist()
+    ready = [(key[task], task) for task in np.flatnonzero((waiting == 0) & ~instance.is_source).tolist()]
+    heapq.heapify(ready)
+    while ready:
+        task = heapq.heappop(ready)[1]
+        order.append(task)
+        for reader in readers[ends[task] : ends[task + 1]]:
+            left[reader] -= 1
+            if not left[reader]:
+                heapq.heappush(ready, (key[reader], reader))
+    return np.array(order, np.int32)
+
+
+def _plan_insertion(
+    instance: Instance, order: np.ndarray, preferred: np.ndarray, capacity_bytes: np.ndarray | None
+) -> Plan:
+    bounded = capacity_bytes is not None
+    capacity = np.asarray(capacity_bytes if bounded else np.zeros(len(instance.durations_s)), np.int64)
+    device_of_unit, start, finish, fits = _by_insertion(instance, order, preferred, capacity, bounded)
+    return Plan(device_of_unit, start, finish, bool(fits))
+
+
+@kernel(inner=True, allocates=False)
+def _has_room(instance, account, device_of_unit, unit, device, bounded):
+    """Whether a unit may be on a device, and the device has the memory for it."""
+    if not instance.allowed[unit, device]:
+        return False
+    return not bounded or charge(instance, account, device_of_unit, unit, device, False) <= 0
+
+
+@kernel
+def _by_insertion(instance, order, preferred, capacity_bytes, bounded):
+    """Tasks in order, each on its preferred device (-1: none) if that has room, else where it finishes first."""
     num_devices, num_tasks = instance.durations_s.shape
-    device_of_unit = instance.fixed.copy()
+    account = open_account(instance, capacity_bytes)
+    device_of_unit = np.full(instance.fixed.shape[0], -1, np.int32)
+    fits = True
+    for unit in range(device_of_unit.shape[0]):
+        if instance.fixed[unit] != -1:
+            if bounded:
+                fits &= charge(instance, account, device_of_unit, unit, instance.fixed[unit], True) <= 0
+            device_of_unit[unit] = instance.fixed[unit]
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
     # busy intervals of each device, in order; those around a gap in which no task fits are one
     begins, ends = np.empty((num_devices, num_tasks)), np.empty((num_devices, num_tasks))
@@ -196,24 +297,36 @@ def _heft(instance, order):
         if instance.is_source[task]:
             continue
         unit = instance.unit_of_task[task]
+        placed = device_of_unit[unit] != -1
+        only = device_of_unit[unit] if placed else preferred[task]
+        if not placed and only != -1 and not _has_room(instance, account, device_of_unit, unit, only, bounded):
+            only = np.int32(-1)
         best, best_start, best_finish = -1, 0.0, np.inf
-        for device in range(num_devices):
-            if device_of_unit[unit] != -1 and device_of_unit[unit] != device:
-                continue
-            if not instance.allowed[unit, device]:
-                continue
-            arrival = _arrival(instance, device_of_unit, finish, task, device)
-            duration = instance.durations_s[device, task]
-            begin = _earliest_gap(begins[device], ends[device], count[device], arrival, duration)
-            if begin + duration < best_finish:
-                best, best_start, best_finish = device, begin, begin + duration
+        while best == -1:
+            for device in range(num_devices):
+                if only != -1 and only != device:
+                    continue
+                if only == -1 and not _has_room(instance, account, device_of_unit, unit, device, bounded):
+                    continue
+                arrival = _arrival(instance, device_of_unit, finish, task, device)
+                duration = instance.durations_s[device, task]
+                begin = _earliest_gap(begins[device], ends[device], count[device], arrival, duration)
+                if begin + duration < best_finish:
+                    best, best_start, best_finish = device, begin, begin + duration
+            if best == -1:  # nothing has room
+                only = np.int32(least_overflow(instance, account, device_of_unit, unit))
+        if bounded and not placed:
+            fits &= charge(instance, account, device_of_unit, unit, best, True) <= 0
         device_of_unit[unit] = best
         start[task], finish[task] = best_start, best_finish
         count[best] = _occupy(begins[best], ends[best], count[best], best_start, best_finish, shortest[best])
     for unit in range(device_of_unit.shape[0]):  # sources that nothing reads
         if device_of_unit[unit] == -1:
-            device_of_unit[unit] = 0
-    return device_of_unit, start, finish
+            home = least_overflow(instance, account, device_of_unit, unit) if bounded else 0
+            if bounded:
+                fits &= charge(instance, account, device_of_unit, unit, home, True) <= 0
+            device_of_unit[unit] = home
+    return device_of_unit, start, finish, fits
 
 
 @kernel(inner=True, allocates=False)

@@ -1,7 +1,8 @@
 """Classical placement methods: each proposes one or a few placements, with its source.
 
 :data:`METHODS` is the table that ``solve`` uses.
-The schedulers are in ``list_scheduling`` and ``baechi``, the partitioners in ``partition``.
+The schedulers are in ``list_scheduling`` and ``baechi``, the partitioners in ``partition``. ``projection`` makes
+placements of groups from plans for single ops.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from graphopt_gym.envs.placement import baechi, partition
+from graphopt_gym.envs.placement import baechi, partition, projection
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.search.evaluator import Evaluator, Method
@@ -46,21 +47,19 @@ def round_robin_decision(problem: PlacementProblem) -> np.ndarray:
     return np.arange(problem.num_groups, dtype=np.int32) % problem.num_devices
 
 
-def heft_decision(problem: PlacementProblem) -> np.ndarray:
-    """int32 [G]: HEFT's placement."""
-    instance = schedulers.make_instance(problem)
-    return schedulers.heft(instance).device_of_unit[instance.unit_of_group]
-
-
 def _placement_problem(evaluator: Evaluator) -> PlacementProblem:
     assert isinstance(evaluator.problem, PlacementProblem)
     return evaluator.problem
 
 
-def _propose(evaluator: Evaluator, devices: np.ndarray) -> bool:
-    """Evaluate groups on devices, int [G] or [B, G]; whether one is valid."""
-    decisions = _placement_problem(evaluator).decision_of(devices)
-    _, valid = evaluator.costs_and_valid(decisions if devices.ndim > 1 else decisions[None])
+def _propose(evaluator: Evaluator, devices: np.ndarray, levels: np.ndarray | None = None) -> bool:
+    """Evaluate groups on devices, int [G] or [B, G]; whether one is valid. With levels, int [G], where decisions state
+    such: of one level first, then of these."""
+    problem, rows = _placement_problem(evaluator), np.atleast_2d(devices)
+    decisions = problem.decision_of(rows)
+    if levels is not None and problem.with_levels:
+        decisions = np.concatenate([decisions, np.stack([rows, np.broadcast_to(levels, rows.shape)], axis=-2)])
+    _, valid = evaluator.costs_and_valid(decisions)
     return bool(valid.any())
 
 
@@ -87,13 +86,29 @@ def on_fastest(problem: PlacementProblem) -> Iterator[PlacementProblem]:
             yield found
 
 
-def _propose_best(evaluator: Evaluator, propose: Callable[[PlacementProblem], Iterable[np.ndarray]]) -> None:
-    """Evaluate, of each choice of devices, proposals until one is valid."""
-    for problem in on_fastest(_placement_problem(evaluator)):
-        for devices in propose(problem):
-            valid = _propose(evaluator, devices)
-            if valid:
-                break
+def unlike(problem: PlacementProblem) -> bool:
+    """Whether ops take longer on some of the devices in use than on others."""
+    return len(np.unique(problem.simulator.device_type[problem.usable])) > 1
+
+
+Proposals = Callable[[PlacementProblem], Iterable[np.ndarray]]
+
+
+def _propose_best(evaluator: Evaluator, published: Proposals, *for_unlike: Proposals) -> None:
+    """Evaluate, of each choice of devices, proposals until one is valid.
+
+    Args:
+        published: the paper's, int [G] or [B, G] each.
+        for_unlike: ours beside it, where devices are unlike. There one device of each kind by itself is tried too.
+    """
+    given = _placement_problem(evaluator)
+    for problem in on_fastest(given):
+        for propose in (published, *for_unlike) if unlike(problem) else (published,):
+            for devices in propose(problem):
+                if _propose(evaluator, devices):
+                    break
+    if unlike(given):
+        _propose(evaluator, single_decisions(given))
 
 
 def _expert(evaluator: Evaluator, rng: np.random.Generator) -> None:
@@ -105,13 +120,35 @@ def _metis(evaluator: Evaluator, rng: np.random.Generator) -> None:
     _propose_best(evaluator, lambda problem: partition.metis(problem, seed))
 
 
-def _heft(evaluator: Evaluator, rng: np.random.Generator) -> None:
-    _propose_best(evaluator, lambda problem: [heft_decision(problem)])
-
-
-def _memory_aware(
-    schedule: Callable[[schedulers.Instance, np.ndarray, float], schedulers.Plan], slacks: Iterable[float]
+def _by_insertion(
+    schedule: Callable[[schedulers.Instance, np.ndarray | None], schedulers.Plan],
 ) -> Callable[[Evaluator, np.random.Generator], None]:
+    """Plans of groups, and plans of single ops projected to groups: blind to memory, and, until valid, within it."""
+
+    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
+        for problem in on_fastest(given := _placement_problem(evaluator)):
+            groups = schedulers.make_instance(problem)
+            by_op = problem.num_groups < problem.simulator.tasks.num_tasks
+            ops = projection.op_instance(problem) if by_op else groups
+            levels = projection.rank_levels(problem, groups) if problem.with_levels else None
+            for share in (None, *BELIEVED_CAPACITIES):
+                capacity = None if share is None else (problem.capacity_bytes * share).astype(np.int64)
+                plan = schedule(groups, capacity)
+                devices = plan.device_of_unit[groups.unit_of_group][None]
+                if by_op:
+                    devices = np.concatenate([devices, projection.project(groups, ops, schedule(ops, capacity))])
+                if _propose(evaluator, devices, levels) or not plan.fits:
+                    break
+        if unlike(given):
+            _propose(evaluator, single_decisions(given))
+
+    return run
+
+
+Schedule = Callable[[schedulers.Instance, np.ndarray, float], schedulers.Plan]
+
+
+def _within_memory(schedule: Schedule, slacks: Iterable[float]) -> Proposals:
     def proposals(problem: PlacementProblem) -> Iterator[np.ndarray]:
         instance = schedulers.make_instance(problem)
         for slack in slacks:
@@ -121,7 +158,20 @@ def _memory_aware(
                 if not plan.fits:  # what does not fit will not fit into less
                     break
 
-    return lambda evaluator, rng: _propose_best(evaluator, proposals)
+    return proposals
+
+
+def _memory_aware(*kinds: Proposals) -> Callable[[Evaluator, np.random.Generator], None]:
+    return lambda evaluator, rng: _propose_best(evaluator, *kinds)
+
+
+def _topo_fastest_first(instance: schedulers.Instance, capacity_bytes: np.ndarray, slack: float) -> schedulers.Plan:
+    order = np.argsort(instance.durations_s.sum(axis=1), kind="stable")
+    return baechi.m_topo(instance, capacity_bytes, slack, order)
+
+
+def _by_finish(schedule: Callable[..., schedulers.Plan]) -> Schedule:
+    return lambda instance, capacity_bytes, slack: schedule(instance, capacity_bytes, slack, by_finish=True)
 
 
 METHODS: dict[str, Method] = {
@@ -144,25 +194,39 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "heft",
-            _heft,
-            "heterogeneous earliest finish time; blind to memory",
+            _by_insertion(schedulers.heft),
+            "heterogeneous earliest finish time, of groups and of single ops",
             "Topcuoglu et al., IEEE TPDS 13(3), 2002, §4.1",
         ),
         Method(
+            "cpop",
+            _by_insertion(schedulers.cpop),
+            "the critical path on one device, of groups and of single ops",
+            "Topcuoglu et al., IEEE TPDS 13(3), 2002, §4.2",
+        ),
+        Method(
             "m_topo",
-            _memory_aware(baechi.m_topo, TOPO_SLACKS),
+            _memory_aware(
+                _within_memory(baechi.m_topo, TOPO_SLACKS),
+                _within_memory(_topo_fastest_first, TOPO_SLACKS),
+                _within_memory(_topo_fastest_first, (np.inf,)),
+            ),
             "devices filled in topological order, within memory",
             BAECHI.format("m_topo"),
         ),
         Method(
             "m_etf",
-            _memory_aware(baechi.m_etf, ETF_SLACKS),
+            _memory_aware(
+                _within_memory(baechi.m_etf, ETF_SLACKS), _within_memory(_by_finish(baechi.m_etf), ETF_SLACKS)
+            ),
             "earliest task first, within memory",
             BAECHI.format("m_etf"),
         ),
         Method(
             "m_sct",
-            _memory_aware(baechi.m_sct, ETF_SLACKS),
+            _memory_aware(
+                _within_memory(baechi.m_sct, ETF_SLACKS), _within_memory(_by_finish(baechi.m_sct), ETF_SLACKS)
+            ),
             "small communication times: earliest task first with favourite children, within memory",
             BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
         ),

@@ -37,19 +37,82 @@ def held_bytes(instance, device_of_unit, num_devices):
     return held
 
 
-def heft(instance):
-    """(device_of_unit, start, finish) by the paper's words, over lists of busy intervals."""
+def has_room(instance, device_of_unit, unit, device, capacity_bytes):
+    """Whether placing a unit on a device leaves within capacity all devices on which it changes anything."""
+    trial = device_of_unit.copy()
+    trial[unit] = device
+    before = held_bytes(instance, device_of_unit, len(capacity_bytes))
+    after = held_bytes(instance, trial, len(capacity_bytes))
+    touched = (after != before).any(axis=1)
+    touched[device] = True
+    return (after <= np.asarray(capacity_bytes)[:, None])[touched].all()
+
+
+def heft(instance, capacity_bytes=None):
+    """(device_of_unit, start, finish) by the paper's words, or None where some unit fits nowhere."""
+    order = sorted(range(len(instance.rank_s)), key=lambda task: (-instance.rank_s[task], task))
+    return insertion(instance, order, {}, capacity_bytes)
+
+
+def cpop(instance, capacity_bytes=None):
+    """CPOP by the paper's words: ranks down, the critical path from the entry, a queue of ready tasks."""
+    computing = [task for task in range(len(instance.rank_s)) if not instance.is_source[task]]
+    down: dict[int, float] = {}
+
+    def rank_d(task):
+        if task not in down:
+            ways = [0.0]
+            for tensor in inputs(instance, task):
+                producer = int(instance.tensor_task[tensor])
+                if not instance.is_source[producer]:
+                    ways.append(rank_d(producer) + instance.mean_s[producer] + instance.mean_transfer_s[tensor])
+            down[task] = max(ways)
+        return down[task]
+
+    entries = [task for task in computing if rank_d(task) == 0.0]
+    path = [max(entries, key=lambda task: (instance.rank_s[task], -task))]
+    while True:
+        ways = [
+            (instance.mean_transfer_s[tensor] + instance.rank_s[reader], -tensor, -reader)
+            for tensor in range(instance.tensor_ptr[path[-1]], instance.tensor_ptr[path[-1] + 1])
+            for reader in readers(instance, tensor)
+        ]
+        if not ways:
+            break
+        path.append(-max(ways)[2])
+    on = min(range(len(instance.durations_s)), key=lambda device: (instance.durations_s[device, path].sum(), device))
+    order, done = [], set(range(len(instance.rank_s))) - set(computing)
+    while len(order) < len(computing):
+        ready = [
+            task
+            for task in computing
+            if task not in done and all(int(instance.tensor_task[t]) in done for t in inputs(instance, task))
+        ]
+        order.append(max(ready, key=lambda task: (instance.rank_s[task] + rank_d(task), -task)))
+        done.add(order[-1])
+    return insertion(instance, order, dict.fromkeys(path, on), capacity_bytes)
+
+
+def insertion(instance, order, preferred, capacity_bytes):
+    """Tasks in order, over lists of busy intervals; each on its preferred device, or where it finishes first."""
     num_devices, num_tasks = instance.durations_s.shape
     device_of_unit = np.full(len(instance.unit_bytes), -1)
     start, finish = np.zeros(num_tasks), np.zeros(num_tasks)
     busy = [[] for _ in range(num_devices)]
-    for task in sorted(range(num_tasks), key=lambda task: (-instance.rank_s[task], task)):
+    for task in order:
         if instance.is_source[task]:
             continue
-        unit, options = instance.unit_of_task[task], []
-        for device in range(num_devices):
-            if device_of_unit[unit] not in (-1, device):
-                continue
+        unit = instance.unit_of_task[task]
+        may = [int(device_of_unit[unit])]
+        if may == [-1]:
+            may = [
+                device
+                for device in range(num_devices)
+                if capacity_bytes is None or has_room(instance, device_of_unit, unit, device, capacity_bytes)
+            ]
+            may = [device for device in may if device == preferred.get(task)] or may
+        options = []
+        for device in may:
             begin = 0.0
             for tensor in inputs(instance, task):
                 producer = instance.tensor_task[tensor]
@@ -61,12 +124,14 @@ def heft(instance):
                     break
                 begin = max(begin, right)
             options.append((begin + instance.durations_s[device, task], device, begin))
+        if not options:
+            return None
         finish[task], device_of_unit[unit], start[task] = min(options)
         busy[device_of_unit[unit]] = sorted([*busy[device_of_unit[unit]], (start[task], finish[task])])
     return device_of_unit, start, finish
 
 
-def etf(instance, capacity_bytes, favourite):
+def etf(instance, capacity_bytes, favourite, by_finish=False):
     """(device_of_unit, start, finish), or None where some unit fits nowhere. ``favourite`` empty: m-ETF."""
     num_devices, num_tasks = instance.durations_s.shape
     device_of_unit = np.full(len(instance.unit_bytes), -1)
@@ -101,13 +166,11 @@ def etf(instance, capacity_bytes, favourite):
         unit = instance.unit_of_task[task]
         if device_of_unit[unit] != -1:
             return device_of_unit[unit] == device
-        trial = device_of_unit.copy()
-        trial[unit] = device
-        before = held_bytes(instance, device_of_unit, num_devices)
-        after = held_bytes(instance, trial, num_devices)
-        touched = (after != before).any(axis=1)
-        touched[device] = True
-        return (after <= np.asarray(capacity_bytes)[:, None])[touched].all()
+        return has_room(instance, device_of_unit, unit, device, capacity_bytes)
+
+    def reached(task, device):
+        """When a task is under way (or, by finish, over) on a device."""
+        return max(available[device], arrival(task, device)) + instance.durations_s[device, task] * by_finish
 
     while len(done) < num_tasks:
         ready = [
@@ -130,14 +193,16 @@ def etf(instance, capacity_bytes, favourite):
             begins = {task: max(available[device], arrival(task, device)) for task in mine}
             task = min(mine, key=lambda task: (begins[task], -instance.rank_s[task], task))
             child = favourite[last[device]] if len(favourite) and last[device] != -1 else -1
-            if child in mine and begins[child] == min(max(available[d], arrival(child, d)) for d in allowed[child]):
+            if child in mine and reached(child, device) == min(reached(child, d) for d in allowed[child]):
                 task = min(mine, key=lambda task: (everywhere[task], -instance.rank_s[task], task))
                 if max(available[device], everywhere[task]) > begins[child]:
                     task = child
             begin = begins[task]
-            key = (begin, begin + instance.durations_s[device, task], -instance.rank_s[task], device)
-            best = min(best, (key, task)) if best else (key, task)
-        (start[best[1]], finish[best[1]], _, device), task = best
+            end = begin + instance.durations_s[device, task]
+            key = (end, begin) if by_finish else (begin, end)
+            found = ((*key, -instance.rank_s[task], device), task, begin, end)
+            best = min(best, found) if best else found
+        (*_, device), task, start[best[1]], finish[best[1]] = best
         device_of_unit[instance.unit_of_task[task]] = device
         arrival(task, device, keep=True)
         available[device], last[device] = finish[task], task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt_gym.catalog import catalogs
-from graphopt_gym.envs.placement import TASK, baechi, methods, partition
+from graphopt_gym.envs.placement import TASK, baechi, methods, partition, projection
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.groups import make_group_graph
 from graphopt_gym.envs.placement.problem import PlacementProblem
@@ -98,18 +98,111 @@ def test_constructive__valid_decisions_on_nasty_graphs(name, seed):
 # ---- the schedulers against plain twins
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_heft__agrees_with_the_plain_twin(seed):
-    rng = np.random.default_rng(seed)
-    graph = layered_dag(int(rng.integers(5, 70)), seed=seed, zeros=0.1, colocated=float(rng.choice([0.0, 0.7])))
-    problem = PlacementProblem(graph, random_cluster(rng), cost_model=Times(rng.integers(0, 5, graph.num_ops) * 1e12))
-    instance = schedulers.make_instance(problem)
-    ours = schedulers.heft(instance)
-    device_of_unit, start, finish = plain.heft(instance)
+def same_plan(ours, theirs):
+    """Where all units that compute are, and when tasks run; lone sources may be anywhere."""
+    device_of_unit, start, finish = theirs
     placed = device_of_unit >= 0
     assert np.array_equal(ours.device_of_unit[placed], device_of_unit[placed])
     assert np.array_equal(ours.start_s, start)
     assert np.array_equal(ours.finish_s, finish)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("name", ["heft", "cpop"])
+def test_heft_and_cpop__agree_with_the_plain_twin(name, seed):
+    rng = np.random.default_rng(seed)
+    graph = layered_dag(int(rng.integers(5, 70)), seed=seed, zeros=0.1, colocated=float(rng.choice([0.0, 0.7])))
+    problem = PlacementProblem(graph, random_cluster(rng), cost_model=Times(rng.integers(0, 5, graph.num_ops) * 1e12))
+    for instance in (schedulers.make_instance(problem), projection.op_instance(problem)):
+        same_plan(getattr(schedulers, name)(instance), getattr(plain, name)(instance))
+        total = int(plain.held_bytes(instance, np.zeros(len(instance.unit_bytes), int), 1).max())
+        for share in (2.0, 0.5):
+            capacity = np.full(problem.num_devices, int(total * share) + 1)
+            ours, theirs = (getattr(room, name)(instance, capacity) for room in (schedulers, plain))
+            if theirs is None:
+                assert not ours.fits
+            else:
+                same_plan(ours, theirs)
+
+
+# The example of the HEFT paper: seconds of ten tasks on three processors, and of what they send (Fig. 2).
+PAPER_S = [[14, 16, 9], [13, 19, 18], [11, 13, 19], [13, 8, 17], [12, 13, 10], [13, 16, 9], [7, 15, 11], [5, 11, 14],
+           [18, 12, 20], [21, 7, 16]]  # fmt: skip
+PAPER_SENDS = [(1, 2, 18), (1, 3, 12), (1, 4, 9), (1, 5, 11), (1, 6, 14), (2, 8, 19), (2, 9, 16), (3, 7, 23),
+               (4, 8, 27), (4, 9, 23), (5, 9, 13), (6, 8, 15), (7, 10, 17), (8, 10, 11), (9, 10, 13)]  # fmt: skip
+
+
+def paper_problem(**arguments) -> PlacementProblem:
+    base = chain(10)
+    graph = ComputationGraph(
+        "paper",
+        kinds=base.kinds,
+        modules=base.modules,
+        columns={name: getattr(base, name) for name in COLUMNS},
+        edges=np.array([(a - 1, b - 1) for a, b, _ in PAPER_SENDS]),
+    )
+    sends = [(a - 1, b - 1, seconds) for a, b, seconds in PAPER_SENDS]
+    return PlacementProblem(
+        graph, cluster_of([1.0] * 3), grouping="op", op_times_s=np.array(PAPER_S, float), transfer_s=sends, **arguments
+    )
+
+
+@pytest.mark.parametrize(("schedule", "makespan_s"), [(schedulers.heft, 80), (schedulers.cpop, 86)])
+def test_heft_and_cpop__the_example_of_the_paper(schedule, makespan_s):
+    instance = projection.op_instance(paper_problem())
+    assert schedule(instance).finish_s.max() == makespan_s
+    ranks = [108.0, 77.0, 80.0, 80.0, 69.0, 63.333, 42.667, 35.667, 44.333, 14.667]
+    assert np.round(instance.rank_s, 3).tolist() == ranks
+    assert np.round(schedulers.downward_rank(instance), 3).tolist() == [
+        0.0, 31.0, 25.0, 22.0, 24.0, 27.0, 62.333, 66.667, 63.667, 93.333]  # fmt: skip
+    assert schedulers.critical_path(instance).tolist() == [0, 1, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["heft", "cpop"])
+def test_heft_and_cpop__keep_to_allowed_devices(name):
+    allowed = np.ones((10, 3), bool)
+    allowed[1, 1] = allowed[8, 1] = False
+    instance = schedulers.make_instance(paper_problem(allowed_devices=allowed))
+    plan = getattr(schedulers, name)(instance)
+    assert instance.allowed[np.arange(10), plan.device_of_unit].all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_project__to_where_most_of_the_time_is(seed):
+    rng = np.random.default_rng(seed)
+    graph = layered_dag(60, seed=seed, colocated=0.7)
+    problem = PlacementProblem(graph, random_cluster(rng), cost_model=Times(rng.integers(1, 9, graph.num_ops) * 1e12))
+    groups, ops = schedulers.make_instance(problem), projection.op_instance(problem)
+    plan = schedulers.heft(ops)
+    most, longest = projection.project(groups, ops, plan)
+    device_of_task = plan.device_of_unit[ops.unit_of_task]
+    for unit in range(len(groups.unit_bytes)):
+        tasks = groups.unit_task[groups.unit_ptr[unit] : groups.unit_ptr[unit + 1]]
+        if ops.mean_s[tasks].any():
+            mine = np.flatnonzero(groups.unit_of_group == unit)
+            time_s = np.bincount(device_of_task[tasks], ops.mean_s[tasks], problem.num_devices)
+            assert time_s[most[mine]] == pytest.approx(time_s.max())
+            assert (longest[mine] == device_of_task[tasks[np.argmax(ops.mean_s[tasks])]]).all()
+
+
+@pytest.mark.parametrize("name", ["heft", "cpop"])
+def test_heft_and_cpop__are_within_memory_where_the_blind_plan_is_not(name):
+    problem = PlacementProblem("gpt2_small", "v100x2")  # takes three quarters of the memory of both
+    assert solve(problem, name).outcome.valid
+
+
+def test_heft__its_ranks_are_levels_where_the_decision_has_such():
+    graph = layered_dag(60, seed=3, colocated=0.5)
+    problem = PlacementProblem(graph, cluster_of([1.0, 1.0]), order="priority", cost_model=Times(graph.flops + 1.0))
+    evaluator = Evaluator(problem, 100)
+    methods.METHODS["heft"].run(evaluator, np.random.default_rng(0))
+    assert evaluator.evaluations == 6  # three placements, of one level and by rank
+    instance = schedulers.make_instance(problem)
+    levels = projection.rank_levels(problem, instance)
+    assert (levels.min(), levels.max()) == (0, problem.priority_levels - 1)
+    mean = [instance.rank_s[(problem.group_of_task == g) & ~instance.is_source] for g in range(problem.num_groups)]
+    mean = np.array([rank.mean() if len(rank) else 0.0 for rank in mean])
+    assert (np.diff(levels[np.argsort(mean, kind="stable")]) >= 0).all()
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -165,18 +258,42 @@ def test_etf_and_sct__agree_with_the_plain_twin(seed):
     total = int(plain.held_bytes(instance, np.zeros(len(instance.unit_bytes), int), 1).max())
     favourites = baechi.favourite_children(instance)
     for favourite, scheduler in ((np.zeros(0, np.int32), baechi.m_etf), (favourites, baechi.m_sct)):
-        for share in (2.0, 0.7):
+        for share, by_finish in itertools.product((2.0, 0.7), (False, True)):
             capacity = np.full(problem.num_devices, int(total * share) + 1)
-            expected = plain.etf(instance, capacity, favourite)
-            plan = scheduler(instance, capacity)
+            expected = plain.etf(instance, capacity, favourite, by_finish)
+            plan = scheduler(instance, capacity, by_finish=by_finish)
             if expected is None:
                 assert share < 1
                 continue
-            device_of_unit, start, finish = expected
-            placed = device_of_unit >= 0
-            assert np.array_equal(plan.device_of_unit[placed], device_of_unit[placed])
-            assert np.array_equal(plan.start_s, start)
-            assert np.array_equal(plan.finish_s, finish)
+            same_plan(plan, expected)
+
+
+def test_etf__by_finish_a_task_goes_to_the_fast_device_that_is_busy():
+    """Two free ops: the slow device could start the second at once, and takes ten times as long."""
+    base = chain(2)
+    columns = {name: getattr(base, name) for name in COLUMNS}
+    graph = ComputationGraph(
+        "two", kinds=base.kinds, modules=base.modules, columns=columns, edges=np.zeros((0, 2), int)
+    )
+    problem = PlacementProblem(graph, cluster_of([10.0, 1.0]), grouping="op", cost_model=Times([10.0, 10.0]))
+    instance = schedulers.make_instance(problem)
+    for by_finish, makespan_s in ((False, 10.0), (True, 2.0)):
+        for scheduler in (baechi.m_etf, baechi.m_sct):
+            assert scheduler(instance, problem.capacity_bytes, by_finish=by_finish).finish_s.max() == makespan_s
+
+
+def test_m_topo__fills_devices_in_the_order_given():
+    problem = PlacementProblem(
+        chain(12, output_bytes=10), cluster_of([1.0, 4.0]), grouping="op", cost_model=Times(np.ones(12))
+    )
+    instance = schedulers.make_instance(problem)
+    size = int(instance.unit_bytes.sum())
+    full = baechi.m_topo(instance, np.array([size, size]), np.inf, np.array([1, 0]))
+    assert (full.device_of_unit == 1).all()
+    by_index, turned = (baechi.m_topo(instance, np.array([size, size]), 0.0, np.array(o)) for o in ([0, 1], [1, 0]))
+    assert (np.diff(by_index.device_of_unit) >= 0).all()
+    assert (np.diff(turned.device_of_unit) <= 0).all()
+    assert set(turned.device_of_unit.tolist()) == {0, 1}
 
 
 def frugal_etf(instance, capacity_bytes):
@@ -478,3 +595,40 @@ def test_on_devices__keeps_to_what_may_be():
     assert (narrowed.allowed == [False, True, False]).all()
     assert problem.allowed[:, 0].all()  # the problem itself is as it was
     assert (narrowed.sample(np.random.default_rng(0)) == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("name", [name for name in CONSTRUCTIVE if name not in ("single", "round_robin")])
+def test_methods__on_unlike_devices_no_worse_than_one_that_fits(name, seed):
+    rng = np.random.default_rng(seed)
+    graph = layered_dag(int(rng.integers(20, 90)), seed=seed, colocated=0.5, phases=True)
+    speeds = rng.choice([1e11, 4e11, 1e12], 4)
+    speeds[:2] = 1e12, 1e11
+    rate = float(rng.choice([1e8, 1e10]))
+    allowed = None
+    if seed % 3 == 0:  # some ops may not be on some devices; all may be on one device of each kind but the first
+        allowed = np.ones((graph.num_ops, 4), bool)
+        allowed[rng.integers(0, graph.num_ops, 5), 0] = False
+    ample = PlacementProblem(graph, cluster_of(speeds, rate), cost_model=Times(graph.flops), allowed_devices=allowed)
+    peak = max(ample.evaluate(np.full(ample.num_groups, 1)).metrics["peak_bytes"])
+    memory = int(peak * rng.choice([0.7, 3.0]))
+    problem = PlacementProblem(
+        graph,
+        cluster_of(speeds, rate, memory_bytes=memory),
+        cost_model=Times(graph.flops),
+        allowed_devices=allowed,
+    )
+    found, alone = solve(problem, name, seed=seed).outcome, solve(problem, "single").outcome
+    if memory > peak:
+        assert found.valid
+    if alone.valid:
+        assert found.cost <= alone.cost
+    assert not any("not allowed" in reason for reason in found.reasons)
+
+
+def test_expert_and_metis__shares_in_proportion_to_speed():
+    graph = layered_dag(1200, width=12, seed=2, equal=True)
+    problem = PlacementProblem(graph, cluster_of([3e12, 1e12], 1e9), grouping="op", cost_model=Times(graph.flops + 1.0))
+    for decision in (next(partition.expert(problem)), next(partition.metis(problem))):
+        share = np.bincount(decision, make_group_graph(problem).work_s[0], 2)
+        assert share[0] / share.sum() == pytest.approx(0.75, abs=0.04)
