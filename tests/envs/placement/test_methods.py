@@ -290,7 +290,7 @@ def test_m_topo__fills_devices_in_the_order_given():
     size = int(instance.unit_bytes.sum())
     full = baechi.m_topo(instance, np.array([size, size]), np.inf, np.array([1, 0]))
     assert (full.device_of_unit == 1).all()
-    by_index, turned = (baechi.m_topo(instance, np.array([size, size]), 0.0, np.array(o)) for o in ([0, 1], [1, 0]))
+    by_index, turned = (baechi.m_topo(instance, np.array([size, size]), 0.5, np.array(o)) for o in ([0, 1], [1, 0]))
     assert (np.diff(by_index.device_of_unit) >= 0).all()
     assert (np.diff(turned.device_of_unit) <= 0).all()
     assert set(turned.device_of_unit.tolist()) == {0, 1}
