@@ -27,9 +27,10 @@ MOST_AT_ONCE = 16
 PART_S = 0.05
 PARTS_OF_SECONDS = 400
 # Annealing: the first temperature accepts the median deterioration with this probability, the last one is this much
-# colder. After Johnson et al., Operations Research 37(6), 1989, who calibrate by the initial acceptance.
-FIRST_ACCEPTANCE = 0.003
-COOLING = 1e-2
+# colder: far enough that the small ones of uneven costs count in the end. After Johnson et al., Operations Research
+# 37(6), 1989, who calibrate by the initial acceptance.
+FIRST_ACCEPTANCE = 0.1
+COOLING = 1e-4
 CALIBRATION_MOVES = 32
 CALIBRATION_SHARE = 0.02  # of the budget, at most, spent on calibration
 # A budget of several times this many moves an entry of the decision is spent in several cycles, each from the best.
@@ -190,7 +191,9 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
         problem = evaluator.problem
         decision, cost = start(evaluator, rng)
         tries = int(np.clip(CALIBRATION_SHARE * evaluator.budget, 2, CALIBRATION_MOVES))
-        rises = evaluator.costs(np.stack([problem.neighbour(decision, rng) for _ in range(tries)])) - cost
+        costs, valid = evaluator.costs_and_valid(np.stack([problem.neighbour(decision, rng) for _ in range(tries)]))
+        # the price of what breaks a rule says nothing of the costs of those that break none
+        rises = (costs - cost)[valid if valid.any() else slice(None)]
         rises = rises[(rises > 0) & np.isfinite(rises)]
         rise = float(np.median(rises)) if len(rises) else abs(cost) * 0.01
         first = math.log(max(rise, 1e-300) / -math.log(FIRST_ACCEPTANCE))

@@ -22,6 +22,7 @@ class Walk:
         best, best_cost, best_valid: the best decision of all, a valid one always before an invalid one.
         valid: valid decisions among those looked at.
         improvements: (step, cost) of each new best that was valid, since they were last taken away.
+        looked: an array [S, *decision_shape] that the next S decisions looked at are written to, or None.
     """
 
     decision: Any
@@ -37,3 +38,4 @@ class Walk:
     idle: int = 0
     valid: int = 0
     improvements: list[tuple[int, float]] = field(default_factory=list)
+    looked: Any = None

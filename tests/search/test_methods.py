@@ -140,6 +140,45 @@ def test_local_search__beats_random_search(name):
     assert median(name) < 0.9 * median("random")
 
 
+class Loads(Knapsack):
+    """Items of uneven sizes on four devices, which a planted partition fills evenly: the least load is 1. A device
+    takes a limited number of items; more are priced far above."""
+
+    env_id = "Loads-v0"
+    num_choices = 4
+
+    def __init__(self, per_device: int = 20, spread: float = 2.0, room: int = 1000, seed: int = 0) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        size = rng.lognormal(0.0, spread, (4, per_device))
+        self.size = rng.permutation((size / size.sum(axis=1, keepdims=True)).ravel())
+        self.room, self.decision_shape = room, (4 * per_device,)
+
+    def costs(self, decisions):
+        on = np.asarray(decisions)[:, :, None] == np.arange(4)
+        over = np.maximum(on.sum(axis=1) - self.room, 0).sum(axis=1)
+        return (on * self.size[:, None]).sum(axis=1).max(axis=1) + np.where(over, 100.0 * (1 + over), 0.0), over == 0
+
+    def sample(self, rng):
+        return rng.permutation(np.arange(len(self.size)) % 4).astype(np.int32)
+
+    def neighbour(self, decision, rng):
+        changed, entries = decision.copy(), rng.integers(0, decision.size, 2)
+        if rng.random() < 0.5:
+            changed[entries] = changed[entries[::-1]]
+        else:
+            changed[entries[0]] = (changed[entries[0]] + rng.integers(1, 4)) % 4
+        return changed
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 3.0])
+@pytest.mark.parametrize("room", [1000, 20])
+def test_annealing__is_near_the_optimum_where_costs_are_uneven(spread, room):
+    for seed in range(3):
+        problem = Loads(spread=spread, room=room, seed=seed)
+        assert solve(problem, METHODS["annealing_random"], budget=10_000, seed=seed).outcome.cost < 1.01
+
+
 class Ordered(Knapsack):
     """Entries that are not free of each other: no ``num_choices``."""
 

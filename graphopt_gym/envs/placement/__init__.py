@@ -24,6 +24,10 @@ TASK = Task(
     benchmarks={
         "env": Benchmark(f"{_ROOM}.benchmarks:env_report", "steps a second of Placement-v0, scalar and vector"),
         "order": Benchmark(f"{_ROOM}.benchmarks:order_report", "the same placements under each order of a step"),
+        "search": Benchmark(
+            f"{_ROOM}.benchmarks:search_report",
+            "what searches take beside the engine, and what they reach with each set of moves",
+        ),
         "agent": Benchmark(
             "graphopt_agents.benchmark:agent_report",
             "seconds and memory of the GDP network, up to 80,000 ops",

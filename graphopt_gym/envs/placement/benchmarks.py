@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from graphopt_gym.benchmarks import timing
+from graphopt_gym.envs.placement.moves import SETS
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.search.solve import solve
+from graphopt_gym.search.walk import Walk
 from graphopt_gym.simulator.orders import ORDERS
 from graphopt_gym.simulator.simulator import cores
 
@@ -79,3 +82,59 @@ def order_report(say: Callable[[str], object] = str) -> dict[str, Any]:
         rows.append({"graph": graph, "cluster": own_cluster(graph), **{f"{o}_s": costs[o] for o in orders}, **gain})
     notes = ["step times of the expert's placement; empty: it does not fit in memory under this order"]
     return {"title": "The order of a step", "columns": list(rows[0]), "rows": rows, "notes": notes}
+
+
+SEARCHED = (("inception_v3_b32", "p100x2"), ("bert_base", "v100x4"), ("gnmt_2layer", "p100x2"))
+SEARCHES = ("annealing", "hill_climbing", "evolution")
+SEARCH_BUDGET, SEARCH_SEEDS = 4000, 2
+
+
+class _Recorded(PlacementProblem):
+    """A problem that keeps the decisions of its walks."""
+
+    looked: list[np.ndarray]
+
+    def walk(self, state: Walk, steps: int, most_idle: int) -> None:
+        state.looked, before = np.empty((steps, *self.decision_shape), np.int32), state.step
+        super().walk(state, steps, most_idle)
+        self.looked.append(state.looked[: state.step - before])
+
+
+def search_report(say: Callable[[str], object] = str) -> dict[str, Any]:
+    """Searches on three graphs: processor time beside the engine's, and costs with each set of moves.
+
+    ``around_percent``: of a whole search's processor time, what is not the engine's on the same decisions, which are
+    run through it a second time without anything else. ``mean_s``: step times, over seeds.
+    """
+    overhead, reached = [], []
+    for graph, cluster in SEARCHED:
+        problem, plain = _Recorded(graph, cluster), PlacementProblem(graph, cluster)
+        for name in ("annealing", "hill_climbing"):
+            say(f"{graph}, {name}: processor time")
+            problem.looked = []
+            solve(problem, name, budget=SEARCH_BUDGET)
+            decisions = np.concatenate(problem.looked)
+            shares = []
+            for _ in range(timing.ROUNDS):
+                started = time.process_time()
+                solution = solve(plain, name, budget=SEARCH_BUDGET)
+                search_s = time.process_time() - started
+                started = time.process_time()
+                for part in np.split(decisions, range(256, len(decisions), 256)):
+                    problem.costs(part)
+                engine_s = (time.process_time() - started) * solution.evaluations / len(decisions)
+                shares.append((search_s, engine_s))
+            search_s, engine_s = (min(column) for column in zip(*shares, strict=True))
+            row = {"graph": graph, "method": name, "evaluations": SEARCH_BUDGET, "search_s": search_s}
+            overhead.append({**row, "engine_s": engine_s, "around_percent": 100 * (1 - engine_s / search_s)})
+        for name in SEARCHES:
+            means = {}
+            for moves in SETS:
+                say(f"{graph}, {name}, moves={moves}")
+                runs = [
+                    solve(plain, name, budget=SEARCH_BUDGET, seed=seed, options={"moves": moves}).outcome.cost
+                    for seed in range(SEARCH_SEEDS)
+                ]
+                means[f"{moves}_mean_s"] = float(np.mean(runs))
+            reached.append({"graph": graph, "cluster": cluster, "method": name, "evaluations": SEARCH_BUDGET, **means})
+    return {"around_the_engine": overhead, "moves": reached}

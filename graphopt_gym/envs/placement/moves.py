@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
 
 # What is drawn: the chance of each kind of move, by name of a set.
-KINDS = ("group", "run", "stretch", "module", "border", "swap", "exchange")
-GROUP, RUN, STRETCH, MODULE, BORDER, SWAP, EXCHANGE = range(len(KINDS))
+KINDS = ("group", "run", "region", "stretch", "module", "border", "swap", "exchange")
+GROUP, RUN, REGION, STRETCH, MODULE, BORDER, SWAP, EXCHANGE = range(len(KINDS))
 SETS = {
-    "all": (0.30, 0.25, 0.10, 0.10, 0.15, 0.04, 0.06),
-    "runs": (0.50, 0.50, 0.0, 0.0, 0.0, 0.0, 0.0),  # single groups and runs of them alone
+    "all": (0.30, 0.15, 0.15, 0.07, 0.10, 0.13, 0.04, 0.06),
+    "runs": (0.50, 0.50, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),  # single groups and runs of them alone
 }
 BY_WORK = 0.5  # share of moves that draw their group by its work, so that heavy ones move more often
 NEAR = 0.8  # share of moves to the device of a group with which the group exchanges tensors
@@ -201,7 +201,7 @@ def _stretch(at, groups, stream):
 
 
 @kernel(inner=True, allocates=False)
-def _move_devices(devices, moves, stream):
+def _move_devices(devices, moves, queue, stream):
     """One move of a drawn kind, in place. Returns how many groups it changed."""
     groups = moves.work.shape[0]
     draw, kind = uniform(stream), 0
@@ -223,6 +223,20 @@ def _move_devices(devices, moves, stream):
             return 0
         changed = _put(devices, group, target, moves.allowed)
         return changed + _put(devices, other, home, moves.allowed)
+    if kind == REGION:  # what is around it by tensors that are exchanged, breadth first, all or on its device alone
+        whole = uniform(stream) < 0.5
+        many = length(stream, max(2, groups // 4))
+        queue[0], changed = group, _put(devices, group, target, moves.allowed)
+        done, found = 0, changed
+        while done < found < many:
+            member = queue[done]
+            done += 1
+            for position in range(moves.neighbour_ptr[member], moves.neighbour_ptr[member + 1]):
+                other = moves.neighbour[position]
+                if found < many and (whole or devices[other] == home) and _put(devices, other, target, moves.allowed):
+                    queue[found] = other
+                    found += 1
+        return found
     if kind == MODULE:
         which, whole = below(stream, moves.members.shape[0]), uniform(stream) < 0.5
         for position in range(moves.begin[which, group], moves.end[which, group]):
@@ -283,8 +297,11 @@ def _move_levels(levels, moves, stream):
 
 
 @kernel(inner=True, allocates=False)
-def propose(decision, moves, stream):
-    """Change a decision, int32 [1 or 2, G], in place by one move. It stays as it is only where nothing can move."""
+def propose(decision, moves, queue, stream):
+    """Change a decision, int32 [1 or 2, G], in place by one move. It stays as it is only where nothing can move.
+
+    ``queue``: int32 [G], to write on.
+    """
     if decision.shape[0] == 2 and moves.levels > 1 and uniform(stream) < LEVEL_MOVES:
         _move_levels(decision[1], moves, stream)
         return
@@ -293,7 +310,7 @@ def propose(decision, moves, stream):
     if count == 1:
         return
     for _ in range(TRIES):
-        if _move_devices(devices, moves, stream) > 0:
+        if _move_devices(devices, moves, queue, stream) > 0:
             return
     at, turn = below(stream, groups), below(stream, count - 1)
     for position in range(groups):
@@ -309,7 +326,7 @@ def move(decision, moves, seed):
     """:func:`propose` for one decision, with the random numbers of a seed, uint64."""
     stream = np.empty(1, np.uint64)
     stream[0] = mixed(seed)
-    propose(decision, moves, stream)
+    propose(decision, moves, np.empty(decision.shape[1], np.int32), stream)
 
 
 def draw_block(moves: Moves, rng: np.random.Generator) -> np.ndarray:

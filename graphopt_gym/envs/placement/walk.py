@@ -31,6 +31,7 @@ def walk(
     best,  # int32 [R, G]
     steps_of_gains,  # int64 [I]
     gains,  # float64 [I]
+    looked,  # int32 [S, R, G], filled: the decisions that were looked at; [0, R, G] where nobody asks
     moves,  # Moves
     unit_of_task,  # int32 [K]
     rank,  # float64 [K], [0] where the order needs none
@@ -61,7 +62,7 @@ def walk(
 ):
     """Take steps from ``current``. Returns how many were taken. Costs are those of ``PlacementProblem.price``."""
     tasks, devices, groups = unit_of_task.shape[0], capacity_bytes.shape[0], current.shape[1]
-    candidate = current.copy()
+    candidate, queue = current.copy(), np.empty(groups, np.int32)
     placements, priorities = np.empty((1, tasks), np.uint32), np.empty((1, rank.shape[0]))
     priorities[0] = rank
     times = np.empty(0)  # nothing is recorded
@@ -74,7 +75,9 @@ def walk(
         step = first + taken
         stream[0] = mixed(seed + np.uint64(step) * GAMMA)
         candidate[:] = current
-        propose(candidate, moves, stream)
+        propose(candidate, moves, queue, stream)
+        if taken < looked.shape[0]:
+            looked[taken] = candidate
         for task in range(tasks):
             placements[0, task] = candidate[0, unit_of_task[task]]
         if current.shape[0] == 2:
@@ -127,10 +130,11 @@ def run_walk(problem: PlacementProblem, state: Walk, steps: int, most_idle: int)
     counts = np.array([state.idle, state.best_valid, 0, 0], np.int64)
     at, gains = np.empty(MOST_IMPROVEMENTS, np.int64), np.empty(MOST_IMPROVEMENTS)
     rank = simulator.priorities
+    looked = np.empty((0, *shape), np.int32) if state.looked is None else state.looked.reshape(-1, *shape)
     taken = walk(
         np.uint64(state.seed), state.step, steps, state.log_temperature, state.slope, most_idle, numbers, counts,
-        current, best, at, gains, problem.move_tables, problem.group_of_task, rank, rank.max(initial=0.0) + 1.0,
-        problem.capacity_bytes, problem.serial_s, *simulator.columns,
+        current, best, at, gains, looked, problem.move_tables, problem.group_of_task, rank,
+        rank.max(initial=0.0) + 1.0, problem.capacity_bytes, problem.serial_s, *simulator.columns,
     )  # fmt: skip
     state.decision, state.best = (one.reshape(problem.decision_shape) for one in (current, best))
     state.cost, state.least, state.best_cost = numbers.tolist()

@@ -86,14 +86,16 @@ class PlainMoves:
 
     def move_devices(self, devices, stream):
         tables, before = self.tables, list(devices)
-        kind = min(int(np.searchsorted(tables.chances, stream.uniform(), side="right")), 6)
+        kind = min(int(np.searchsorted(tables.chances, stream.uniform(), side="right")), 7)
         group = self.draw_group(stream)
         home, target = devices[group], self.draw_target(devices, group, stream)
         if kind == 0:
             self.put(devices, group, target)
-        elif kind == 6:
+        elif kind == 7:
             self.exchange(devices, group, stream)
-        elif kind == 3:
+        elif kind == 2:
+            self.move_region(devices, group, target, stream)
+        elif kind == 4:
             which, whole = stream.below(len(tables.members)), stream.uniform() < 0.5
             for member in tables.members[which, tables.begin[which, group] : tables.end[which, group]].tolist():
                 if whole or before[member] == home:
@@ -101,7 +103,7 @@ class PlainMoves:
         else:
             order = tables.orders[stream.below(len(tables.orders))].tolist()
             at = order.index(group)
-            if kind == 4:
+            if kind == 5:
                 self.shift_border(devices, order, at, stream)
                 return
             if kind == 1:
@@ -111,10 +113,23 @@ class PlainMoves:
                 many = stream.length(self.groups)
                 first = at - stream.below(many)
             for member in order[max(0, first) : max(0, first + many)]:
-                if before[member] == home or kind == 2:
+                if before[member] == home or kind == 3:
                     self.put(devices, member, target)
-                elif before[member] == target and kind == 5:
+                elif before[member] == target and kind == 6:
                     self.put(devices, member, home)
+
+    def move_region(self, devices, group, target, stream):
+        whole, home = stream.uniform() < 0.5, devices[group]
+        many = stream.length(max(2, self.groups // 4))
+        self.put(devices, group, target)
+        queue = [group] * (devices[group] == target)
+        for member in queue:
+            low, high = self.tables.neighbour_ptr[member : member + 2]
+            for other in self.tables.neighbour[low:high].tolist():
+                wanted = devices[other] != target if whole else devices[other] == home
+                if len(queue) < many and wanted:
+                    self.put(devices, other, target)
+                    queue += [other] * (devices[other] == target)
 
     def exchange(self, devices, group, stream):
         home, other = devices[group], stream.below(self.groups)

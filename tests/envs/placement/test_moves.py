@@ -74,6 +74,12 @@ def test_walk__is_the_plain_twins(seed, order):
     )  # fmt: skip
     for steps in (1, 70, 129):  # in parts, as searches take it
         problem.walk(state, steps, idle)
+    first = PlainMoves(problem).propose(decision, Stream(seed))
+    parts = Walk(decision, float(cost[0]), seed, decision, float(cost[0]), bool(valid[0]), least=float(cost[0]))
+    parts.looked = np.full((2, *decision.shape), -1, np.int32)
+    problem.walk(parts, 1, idle)
+    assert parts.looked.tolist() == [first.tolist(), parts.looked[1].tolist()]
+    assert (parts.looked[1] == -1).all()
     assert state.decision.tolist() == expected[0].tolist()
     assert state.cost == expected[1]
     assert state.best.tolist() == expected[2].tolist()
