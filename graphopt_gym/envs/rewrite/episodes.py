@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,9 @@ from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+KEPT = 256  # programs that episodes came by lately, with what is seen of them: 22 MB on squeezenet
 
 
 class _View(NamedTuple):
@@ -48,6 +53,10 @@ class RewriteEpisodes(Episodes[Instance]):
         self.steps = np.zeros(count, np.int64)
         self.best_s = np.zeros(count)
         self._first: dict[int, _View] = {}  # of each instance's original
+        self._kept: OrderedDict[tuple[Rewritten, Match], tuple[Rewritten, _View]] = OrderedDict()  # the latest last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": OrderedDict()}
 
     # -- episodes --------------------------------------------------------------------------------------------------
 
@@ -75,9 +84,16 @@ class RewriteEpisodes(Episodes[Instance]):
 
     def rewrite(self, row: int, match: Match) -> None:
         """Apply a match, which need not be among those that are shown. It takes no step."""
-        after = self.state(row).apply(match)
-        self.states[row], self.views[row] = after, None
-        self.best_s[row] = min(self.best_s[row], after.cost)
+        key = self.state(row), match
+        found = self._kept.pop(key, None)
+        if found is None:
+            after = key[0].apply(match)
+            found = after, self._look(self.instance(row), after)
+            if len(self._kept) >= KEPT:
+                self._kept.popitem(last=False)
+        self._kept[key] = found
+        self.states[row], self.views[row] = found
+        self.best_s[row] = min(self.best_s[row], found[0].cost)
 
     def shown(self, row: int) -> list[Match]:
         """The matches of actions 1, 2, …"""
@@ -102,12 +118,14 @@ class RewriteEpisodes(Episodes[Instance]):
     def _look(self, instance: Instance, state: Rewritten) -> _View:
         roster, original_s = self.roster, instance.original_s
         n, e = len(state.program), count_edges(state)
-        fitting = [
-            match
-            for match in state.matches
-            if n + instance.new_nodes[match.rule] <= roster.max_nodes
-            and e + instance.new_edges[match.rule] <= roster.max_edges
-        ]
+        fitting: Sequence[Match] = state.matches
+        if n + max(instance.new_nodes) > roster.max_nodes or e + max(instance.new_edges) > roster.max_edges:
+            fitting = [
+                match
+                for match in fitting
+                if n + instance.new_nodes[match.rule] <= roster.max_nodes
+                and e + instance.new_edges[match.rule] <= roster.max_edges
+            ]
         matches = shown(fitting, roster.max_matches)
         m = len(matches)
         features, edges, operand = node_features(state, original_s)
@@ -135,7 +153,7 @@ class RewriteEpisodes(Episodes[Instance]):
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         views = [self._view(row) for row in rows.tolist()]
         out = {
-            name: np.stack([view.arrays[name] for view in views])
+            name: np.array([view.arrays[name] for view in views])
             for name in self.observation_shapes
             if name != "progress"
         }

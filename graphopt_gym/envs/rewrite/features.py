@@ -69,8 +69,8 @@ _OP_COLUMN = {op: column for column, op in enumerate(OPS)}
 
 
 @lru_cache(maxsize=1 << 16)
-def _kind_features(op: str, params: Params, shape: Shape) -> tuple[float, ...]:
-    """The features of a node that depend on it alone, after the first :data:`_OWN`."""
+def _kind_features(op: str, params: Params, shape: Shape) -> bytes:
+    """The features of a node that depend on it alone, after the first :data:`_OWN`: float32, as they lie in memory."""
     out = [0.0] * (len(NODE_FEATURES) - _OWN)
     out[0] = min(1.0, math.log2(1 + math.prod(shape)) / 32)
     out[1] = min(1.0, math.log2(shape[-1]) / 16) if shape and shape[-1] else 0.0
@@ -80,7 +80,16 @@ def _kind_features(op: str, params: Params, shape: Shape) -> tuple[float, ...]:
     if "act" in names and params[names.index("act")] != "none":
         out[3 + acts.index(params[names.index("act")])] = 1.0
     out[3 + len(acts) + _OP_COLUMN[op]] = 1.0
-    return tuple(out)
+    return np.array(out, np.float32).tobytes()
+
+
+def _kind_rows(state: Rewritten) -> np.ndarray:
+    """float32 [n, F - _OWN]: :func:`_kind_features` of a program's nodes in its order; worked out once a node."""
+    kinds, nodes, order = state.kinds, state.program.nodes, state.program.order
+    for node in nodes.keys() - kinds.keys():
+        op, params, _, shape = nodes[node]
+        kinds[node] = _kind_features(op, params, shape)
+    return np.frombuffer(b"".join([kinds[node] for node in order]), np.float32).reshape(len(order), -1)
 
 
 def node_features(state: Rewritten, original_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,18 +100,19 @@ def node_features(state: Rewritten, original_s: float) -> tuple[np.ndarray, np.n
     """
     program = state.program
     nodes, position = program.nodes, program.position
-    own = [nodes[node] for node in program.order]
-    n = len(own)
+    order = program.order
+    n = len(order)
     features = np.empty((n, len(NODE_FEATURES)), np.float32)
-    features[:, _OWN:] = [_kind_features(one.op, one.params, one.shape) for one in own]
+    features[:, _OWN:] = _kind_rows(state)
     seconds = state.node_costs
-    features[:, 0] = _root_share([seconds.get(node, 0.0) for node in program.order], original_s)
-    features[:, 1] = [program.is_static(node) for node in program.order]
+    features[:, 0] = _root_share([seconds.get(node, 0.0) for node in order], original_s)
+    features[:, 1] = list(map(program.is_static, order))
     features[:, 2] = 0.0
     features[[position[output] for output in program.outputs], 2] = 1.0
     features[:, 3] = np.arange(n) / max(1, n - 1)
-    operands = np.array([len(one.inputs) for one in own])
-    sources = np.array([position[source] for one in own for source in one.inputs], np.int32)
+    inputs = [nodes[node][2] for node in order]
+    operands = np.array(list(map(len, inputs)))
+    sources = np.array([position[source] for read in inputs for source in read], np.int32)
     readers = np.bincount(sources, minlength=n)
     features[:, 4] = operands / (1.0 + operands)
     features[:, 5] = readers / (1.0 + readers)
@@ -148,9 +158,8 @@ def shown(matches: Sequence[Match], most: int) -> list[Match]:
     """At most ``most`` of the matches, in their order: where there are more, as evenly from each rule as it goes."""
     if len(matches) <= most:
         return list(matches)
-    turn: dict[int, int] = {}
-    ranked = []
-    for match in matches:
-        turn[match.rule] = turn.get(match.rule, -1) + 1
-        ranked.append((turn[match.rule], match))
-    return sorted(match for _, match in sorted(ranked)[:most])
+    rules = np.array([match[0] for match in matches])
+    first = np.flatnonzero(np.append(True, rules[1:] != rules[:-1]))
+    turn = np.arange(len(rules)) - np.repeat(first, np.diff(np.append(first, len(rules))))
+    chosen = np.sort(np.argsort(turn, kind="stable")[:most])
+    return [matches[at] for at in chosen.tolist()]

@@ -67,6 +67,7 @@ class Rewritten:
     traced: bool = True
     last: Step | None = field(default=None, repr=False)
     _pending: tuple[MatchSet, Any] | None = field(default=None, repr=False)
+    kinds: dict[int, bytes] = field(default_factory=dict, repr=False)  # features of nodes that no rewrite changes
 
     @cached_property
     def match_set(self) -> MatchSet:
@@ -89,7 +90,9 @@ class Rewritten:
         cost = problem.total(program, node_costs)
         roots = tuple([position[root] for root in match.roots])
         last = Step(self.last, problem.matcher.rules[match.rule].name, roots, cost)
-        return Rewritten(problem, program, node_costs, cost, self.valid, self.traced, last, (self.match_set, change))
+        kinds = {node: kind for node, kind in self.kinds.items() if node not in change.removed}
+        pending = self.match_set, change
+        return Rewritten(problem, program, node_costs, cost, self.valid, self.traced, last, pending, kinds)
 
     @property
     def trace(self) -> Trace:

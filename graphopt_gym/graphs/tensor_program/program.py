@@ -96,22 +96,21 @@ class TensorProgram:
     def order(self) -> tuple[int, ...]:
         """Ids in topological order: depth first from the outputs, so equal programs list equal ops."""
         order: list[int] = []
-        done: set[int] = set()
+        seen: set[int] = set()
         nodes = self._nodes
-        for output in self.outputs:
-            stack = [output]
-            while stack:
-                node = stack[-1]
-                if node in done:
-                    stack.pop()
-                    continue
-                waiting = [source for source in nodes[node].inputs if source not in done]
-                if waiting:
-                    stack.extend(reversed(waiting))
+        stack = list(reversed(self.outputs))
+        while stack:
+            node = stack.pop()
+            if node < 0:  # ~node: all that it depends on is there
+                order.append(~node)
+            elif node not in seen:
+                seen.add(node)
+                inputs = nodes[node][2]
+                if inputs:
+                    stack.append(~node)
+                    stack += inputs[::-1]
                 else:
-                    done.add(node)
                     order.append(node)
-                    stack.pop()
         return tuple(order)
 
     @cached_property

@@ -14,8 +14,10 @@ def test_rewrite_env_benchmark__one_and_several(monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0.01)
     monkeypatch.setattr(benchmarks, "VECTOR_ENVS", 2)
     report = benchmarks.env_report(("small_fire",))
-    assert [row["envs"] for row in report["rows"]] == [1, 2]
-    assert all(row["steps_per_s"] > 0 for row in report["rows"])
+    assert [(row["actions"], row["envs"]) for row in report["rows"]] == [
+        ("random", 1), ("random", 2), ("repeated", 1), ("repeated", 2)
+    ]  # fmt: skip
+    assert all(row["steps_per_s"] > 0 and set(row) == set(report["columns"]) for row in report["rows"])
 
 
 def test_saturation_benchmark__a_row_for_each_engine(monkeypatch):

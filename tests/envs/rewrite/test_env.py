@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from graphopt_gym.envs.core.vector import EpisodeVectorEnv
 from graphopt_gym.envs.rewrite import env as env_module
+from graphopt_gym.envs.rewrite import episodes as episodes_module
 from graphopt_gym.envs.rewrite.env import RewriteOrderEnv
 from graphopt_gym.envs.rewrite.features import MATCH_FEATURES, NODE_FEATURES, PROGRESS_FEATURES, shown
 from graphopt_gym.envs.rewrite.rules.matching import Match
@@ -167,6 +168,68 @@ def test_shown__takes_evenly_from_each_rule():
     assert shown(matches, 100) == matches
     assert [match[:2] for match in shown(matches, 5)] == [(0, (0,)), (0, (1,)), (1, (0,)), (2, (0,)), (2, (5,))]
     assert [match.rule for match in shown(matches, 3)] == [0, 1, 2]
+
+
+def plain_shown(matches, most):
+    """The first matches of all rules, the second ones, …, until there are enough."""
+    ranked = [(sum(other.rule == one.rule for other in matches[:at]), one) for at, one in enumerate(matches)]
+    return sorted(one for _, one in sorted(ranked)[:most])
+
+
+def test_shown__agrees_with_the_plain_twin():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        places = {(int(rule), int(root)) for rule, root in rng.integers(0, 8, (30, 2))}
+        matches = [Match(rule, (root,), ()) for rule, root in sorted(places)]
+        for most in range(1, len(matches) + 2):
+            assert shown(matches, most) == plain_shown(matches, most)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda one: one.name)
+def test_step__of_a_kept_program_is_as_of_a_new_one(program, monkeypatch):
+    """Whether programs are kept, pushed out, or searched anew: the same is seen."""
+    kept, fresh = RewriteOrderEnv(program, max_steps=12), RewriteOrderEnv(program, max_steps=12)
+    taken = 0
+    for seed in (0, 1, 0, 2, 0):
+        rng = np.random.default_rng(seed)
+        observation, _ = kept.reset(seed=0)
+        fresh.reset(seed=0)
+        done = False
+        while not done:
+            fresh.episodes._kept.clear()
+            action = legal(kept, rng)
+            found = kept.step(action), fresh.step(action)
+            for name in observation:
+                assert_same(found[0][0][name], found[1][0][name], name)
+            assert found[0][1:] == found[1][1:]
+            state = kept.episodes.state(0)
+            assert state.matches == kept.problem.matcher.find(state.program).matches
+            assert list(state.program.order) == plain_order(state.program)
+            done = found[0][2]
+            taken += 1
+    assert len(kept.episodes._kept) < taken
+    monkeypatch.setattr(episodes_module, "KEPT", 3)
+    for seed in (0, 3):
+        rng = np.random.default_rng(seed)
+        small = RewriteOrderEnv(program, max_steps=12)
+        small.reset(seed=0)
+        while not small.step(legal(small, rng))[2]:
+            assert len(small.episodes._kept) <= 3
+
+
+def plain_order(program):
+    """Operands first, in their order."""
+    out = []
+
+    def visit(node):
+        for source in program.nodes[node].inputs:
+            visit(source)
+        if node not in out:
+            out.append(node)
+
+    for output in program.outputs:
+        visit(output)
+    return out
 
 
 def test_reset__draws_from_lists_and_takes_options():

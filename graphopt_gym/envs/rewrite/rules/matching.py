@@ -141,10 +141,7 @@ def _compile_condition(rule: Rule) -> Callable[..., bool]:
     if rule.condition is not None:
         tests.insert(0, f"({rule.condition.source(names)})")
         read.update(rule.condition.names)
-    unchanged = [
-        _unchanged(target, source, f"roots[{index}]", names)
-        for index, (source, target) in enumerate(zip(rule.source, rule.target, strict=True))
-    ]
+    unchanged = _unchanged_tests(rule, names)
     if all(found is not None for found in unchanged):
         same = [test for found in unchanged for test in found or ()]
         tests.append(f"not ({' and '.join(same) or 'True'})")
@@ -152,6 +149,19 @@ def _compile_condition(rule: Rule) -> Callable[..., bool]:
     lines.extend(f" s_{name} = nodes[v_{name}][3]" for name in rule.tensors if name in read)
     lines.append(f" return {' and '.join(tests) or 'True'}")
     return compile_lines(lines)
+
+
+def _unchanged_tests(rule: Rule, names: Mapping[str, str]) -> list[list[str] | None]:
+    return [
+        _unchanged(target, source, f"roots[{index}]", names)
+        for index, (source, target) in enumerate(zip(rule.source, rule.target, strict=True))
+    ]
+
+
+def may_be_unchanged(rule: Rule) -> bool:
+    """Whether a rule's targets may be its roots themselves; then its condition reads nodes below what it matches."""
+    names = {name: name for name in (*rule.tensors, *rule.params)}
+    return all(found is not None for found in _unchanged_tests(rule, names))
 
 
 def _unchanged(
@@ -240,11 +250,13 @@ class MatchSet:
         single: dict[int, tuple[Match, ...]],
         filed: dict[int, tuple[tuple[int, Binding, Binding], ...]],
         files: dict[tuple[int, Binding], dict[int, Binding]],
+        paired: dict[tuple[int, Binding], tuple[Match, ...]],
     ) -> None:
         self.matcher, self.program = matcher, program
         self._single = single  # root -> matches of single-pattern rules
         self._filed = filed  # root -> (half, shared, binding) of each half that matches there
         self._files = files  # (half, shared) -> root -> binding
+        self._paired = paired  # (first half, shared) -> its pairs, cycles or not, where they have been asked for
 
     @cached_property
     def matches(self) -> tuple[Match, ...]:
@@ -254,23 +266,38 @@ class MatchSet:
         return tuple(sorted(found))
 
     def _pairs(self) -> Iterator[Match]:
-        nodes = self.program.nodes
-        pairs_of = self.matcher.pairs_of
-        for (half, shared), first in self._files.items():
-            for pair in pairs_of.get(half, ()):
-                second = first if pair.halves[1] == half else self._files.get((pair.halves[1], shared))
-                if second is None:
-                    continue
-                holds = self.matcher.compiled[pair.rule].holds
-                for root, binding in first.items():
-                    for other, other_binding in second.items():
-                        if root == other or (pair.symmetric and root > other):
-                            continue
-                        halves = (binding, other_binding)
-                        joined = tuple([halves[half_][place] for half_, place in pair.take])
-                        match = Match(pair.rule, (root, other), joined)
-                        if holds(nodes, match.roots, *joined) and not self.matcher.cyclic(self.program, match):
-                            yield match
+        pairs_of, position, tensors_of = self.matcher.pairs_of, self.program.position, self.matcher.tensors_of
+        for key, first in self._files.items():
+            if key[0] not in pairs_of:
+                continue
+            found = self._paired.get(key)
+            if found is None:
+                found = self._paired[key] = tuple(self._paired_at(key, first))
+            for match in found:
+                rule, (root, other), binding = match
+                least = min(position[root], position[other])
+                for tensor in binding[: tensors_of[rule]]:
+                    if position[tensor] >= least and self.matcher.cyclic(self.program, match):
+                        break
+                else:
+                    yield match
+
+    def _paired_at(self, key: tuple[int, Binding], first: dict[int, Binding]) -> Iterator[Match]:
+        """The pairs of the first halves filed under a key, whether or not they would make the program cyclic."""
+        nodes, (half, shared) = self.program.nodes, key
+        for pair in self.matcher.pairs_of[half]:
+            second = first if pair.halves[1] == half else self._files.get((pair.halves[1], shared))
+            if second is None:
+                continue
+            holds = self.matcher.compiled[pair.rule].holds
+            for root, binding in first.items():
+                for other, other_binding in second.items():
+                    if root == other or (pair.symmetric and root > other):
+                        continue
+                    halves = (binding, other_binding)
+                    joined = tuple([halves[half_][place] for half_, place in pair.take])
+                    if holds(nodes, (root, other), *joined):
+                        yield Match(pair.rule, (root, other), joined)
 
     def __len__(self) -> int:
         return len(self.matches)
@@ -290,6 +317,9 @@ class Matcher:
         self._halves: list[_Half] = []
         self._halves_of: dict[str, list[int]] = {}
         self.pairs_of: dict[int, list[_Pair]] = {}
+        self.tensors_of = tuple(len(rule.tensors) for rule in self.rules)
+        self._firsts_of: dict[int, set[int]] = {}  # the first halves that a second one is paired with
+        self._lasting = True  # whether pairs stay while their halves do: conditions read no more than halves match
         known: dict[str, int] = {}
         for index, compiled in enumerate(self.compiled):
             if compiled.rule.multi:
@@ -326,10 +356,12 @@ class Matcher:
         )
         pair = _Pair(index, (halves[0], halves[1]), take, rule.symmetric)
         self.pairs_of.setdefault(halves[0], []).append(pair)
+        self._firsts_of.setdefault(halves[1], set()).add(halves[0])
+        self._lasting &= not may_be_unchanged(rule)
 
     def find(self, program: TensorProgram) -> MatchSet:
         """All matches in a program, searched from nothing."""
-        return self._search(MatchSet(self, program, {}, {}, {}), program, program.nodes, ())
+        return self._search(MatchSet(self, program, {}, {}, {}, {}), program, program.nodes, ())
 
     def update(self, before: MatchSet, program: TensorProgram, change: Change) -> MatchSet:
         """All matches in a program that an edit made, searching only where it changed, and what reads that.
@@ -386,10 +418,14 @@ class Matcher:
                     entries.append((half, shared, binding))
             if entries:
                 filed[root] = tuple(entries)
+        paired = dict(before._paired) if self._lasting else {}
         for key in own:
             if not files[key]:
                 del files[key]
-        return MatchSet(self, program, single, filed, files)
+            paired.pop(key, None)
+            for half in self._firsts_of.get(key[0], ()):
+                paired.pop((half, key[1]), None)
+        return MatchSet(self, program, single, filed, files, paired)
 
     def cyclic(self, program: TensorProgram, match: Match) -> bool:
         """Whether something that a match reads depends on a node that it replaces."""
