@@ -102,6 +102,11 @@ class Problem(ABC):
         return self.task.words if self.task else Words()
 
     @property
+    def starts(self) -> tuple[str, ...]:
+        """The names of the cheap methods that searches begin from: its task's."""
+        return self.task.starts if self.task else ()
+
+    @property
     def graph_name(self) -> str:
         """Of its graph; empty where it has none."""
         return getattr(getattr(self, "graph", None), "name", "")

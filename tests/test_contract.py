@@ -77,8 +77,15 @@ QUICK = {
 
 @pytest.mark.parametrize("env_id", QUICK)
 def test_methods__keep_to_budget_and_seed(env_id):
-    names = [name for name in gg.methods(env_id) if not method_table(env_id)[name].small]
-    check_problem(gg.make_problem(env_id, **QUICK[env_id]), names, samples=2, budget=6)
+    problem = gg.make_problem(env_id, **QUICK[env_id])
+    names = [name for name in gg.methods(problem) if not method_table(env_id)[name].small]
+    check_problem(problem, names, samples=2, budget=6)
+
+
+def test_problem__with_the_objective_throughput_keeps_the_contract():
+    problem = gg.make_problem("Placement-v0", **PROBLEMS[0][1], objective="throughput", overlap=False)
+    names = [name for name in gg.methods(problem) if name != "cp_sat"]  # takes as long as it is told
+    check_problem(problem, names, samples=2, budget=6)
 
 
 class Steps(Problem):

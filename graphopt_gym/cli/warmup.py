@@ -16,6 +16,7 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.registration import env_ids, make_problem, task_of
 
 BUDGET = 32  # evaluations of a method on a toy
+SECONDS = 1.0  # of methods that take as long as they are told
 
 
 def warmup(
@@ -73,9 +74,10 @@ def _play(env_id: str, toy: Mapping[str, Any]) -> None:
 def _solve(env_id: str, name: str) -> None:
     import inspect
 
-    from graphopt_gym.search.solve import solve
+    from graphopt_gym.search.solve import find_method, solve
 
-    task = task_of(env_id)
+    task, method = task_of(env_id), find_method(env_id, name)
     known = inspect.signature(task.problem_class()).parameters
     toy = {argument: value for argument, value in task.toys[0].items() if argument in known}
-    solve(make_problem(env_id, **toy), name, budget=BUDGET)
+    options = {"time_limit_s": SECONDS} if "time_limit_s" in method.options else {}
+    solve(make_problem(env_id, **toy, **method.rules), name, budget=BUDGET, options=options)

@@ -69,9 +69,9 @@ def convergence_figure(solutions: Sequence[Solution], *, width_in: float = 12.0)
     if not any(len(solution.history) > 1 for solution in solutions):
         return None
     problem = solutions[0].problem
-    scale, unit = {"s": (1e3, "ms"), "B": (2.0**-20, "MiB"), "bytes": (2.0**-20, "MiB")}.get(
-        problem.unit, (1.0, problem.unit)
-    )
+    mebibytes = (2.0**-20, "MiB")
+    known = {"s": (1e3, "ms"), "s/sample": (1e3, "ms/sample"), "B": mebibytes, "bytes": mebibytes}
+    scale, unit = known.get(problem.unit, (1.0, problem.unit))
     figure = Figure(figsize=(width_in, 3.8), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()

@@ -215,7 +215,10 @@ def comparison_table(solutions: Sequence[Solution], title: str = "") -> Table:
 
 def cost_column(problem: Problem, name: str = "") -> str:
     """The column of a problem's costs, with their unit: by the task's word where no name is given."""
-    name, suffix = name or problem.words.cost, {"s": "_s", "B": "_bytes", "bytes": "_bytes"}.get(problem.unit)
+    name, suffix = (
+        name or problem.words.cost,
+        {"s": "_s", "s/sample": "_s", "B": "_bytes", "bytes": "_bytes"}.get(problem.unit),
+    )
     return f"{name.replace(' ', '_')}{suffix}" if suffix else f"{name} ({problem.unit})" if problem.unit else name
 
 

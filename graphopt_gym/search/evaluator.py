@@ -31,7 +31,7 @@ class Method:
     entries are free of each other (a problem with ``num_choices``). ``small``: whether it refuses large instances.
     ``options``: what the method can be told, with what it takes where it is not told; ``run`` finds them in
     ``evaluator.options``, and raises InputError for a value that it cannot take. ``needs``: modules without which it
-    does not run.
+    does not run. ``rules``: those that a problem must have, of :attr:`Problem.rules`; others are refused.
     """
 
     name: str
@@ -43,6 +43,11 @@ class Method:
     small: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
+
+    def suits(self, problem: Problem) -> bool:
+        """Whether the problem has the rules that it needs."""
+        return not self.rules or all(problem.rules.get(name) == rule for name, rule in self.rules.items())
 
 
 class Evaluator:
@@ -127,6 +132,10 @@ class Evaluator:
         if self.left <= 0:
             raise BudgetSpent("budget")
         return float(self._take(np.asarray(decision)[None])[0][0])
+
+    def count(self, evaluations: int) -> None:
+        """Counts evaluations that a method did by itself, as those of a compiled loop."""
+        self.evaluations += evaluations
 
     def note(self, **details: Any) -> None:
         """Keeps JSON-able facts of the run for ``Solution.details``; a later one of a name stands for it."""

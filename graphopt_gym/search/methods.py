@@ -71,13 +71,13 @@ def random_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.nda
 def good_start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """(decision, cost): the best that the task's cheap heuristics propose, or a random decision where it has none.
 
-    The heuristics are those that the task names as its ``starts``; their evaluations count.
+    The heuristics are those that the problem names as its ``starts``; their evaluations count.
     """
     task = evaluator.problem.task
     if task is None:
         return random_start(evaluator, rng)
     methods = task.method_table()
-    for name in task.starts:
+    for name in evaluator.problem.starts:
         methods[name].run(evaluator, rng)
     if evaluator.best is None:
         return random_start(evaluator, rng)

@@ -69,11 +69,16 @@ def find_method(env_id: str, name: str) -> Method:
 def methods(env_id: str | Problem) -> list[str]:
     """The names of this package's methods for an environment, or a problem; ``solve`` takes those of others by name.
 
-    Those that need decisions whose entries are free of each other are left out where they are not.
+    Those that need decisions whose entries are free of each other are left out where they are not, and those that a
+    problem's rules do not suit; an environment's name stands for all rules.
     """
     owner, known = (task_of(env_id).problem_class(), env_id) if isinstance(env_id, str) else (env_id, env_id.env_id)
     free = hasattr(owner, "num_choices")
-    return [name for name, method in method_table(known).items() if free or not method.free_entries]
+    return [
+        name
+        for name, method in method_table(known).items()
+        if (free or not method.free_entries) and (isinstance(env_id, str) or method.suits(env_id))
+    ]
 
 
 def method_options(method: Method, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -123,6 +128,9 @@ def solve(
     whole("seed", seed)
     told = method_options(chosen, options)
     need(*chosen.needs, what=f"method {chosen.name!r}")
+    if not chosen.suits(problem):
+        asked = ", ".join(f"{name}={rule!r}" for name, rule in chosen.rules.items())
+        raise InputError(f"method {chosen.name!r} is for problems with {asked}; make the problem with that")
     evaluator = Evaluator(problem, int(budget), seconds, progress, told)
     stopped_by = "finished"
     try:

@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files
 
 import graphopt_gym as gg
 from graphopt_gym.registration import env_ids
+from graphopt_gym.search.evaluator import Method
 from graphopt_gym.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,12 +37,17 @@ API = {  # page -> modules
 }
 
 
+def _asked(method: Method) -> str:
+    return "; with " + ", ".join(f"`{name}={rule!r}`" for name, rule in method.rules.items()) if method.rules else ""
+
+
 def environment_page(task: Task, env_id: str) -> str:
     """What an environment's docstring says, and the methods of its task."""
     env = task.env_class(env_id)
     source = env.__module__.replace(".", "/") + ".py"
     methods = "\n".join(
-        f"| `{method.name}` | {method.summary} | {method.source} |" for method in task.method_table().values()
+        f"| `{method.name}` | {method.summary}{_asked(method)} | {method.source} |"
+        for method in task.method_table().values()
     )
     summary = task.variants[env_id].summary
     return f"""# {env_id}

@@ -28,6 +28,9 @@ TASK = Task(
             f"{_ROOM}.benchmarks:search_report",
             "what searches take beside the engine, and what they reach with each set of moves",
         ),
+        "throughput": Benchmark(
+            f"{_ROOM}.benchmarks:throughput_report", "periods of pipelines, by method", needs=("ortools",)
+        ),
         "agent": Benchmark(
             "graphopt_agents.benchmark:agent_report",
             "seconds and memory of the GDP network, up to 80,000 ops",

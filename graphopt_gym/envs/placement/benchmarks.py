@@ -138,3 +138,37 @@ def search_report(say: Callable[[str], object] = str) -> dict[str, Any]:
                 means[f"{moves}_mean_s"] = float(np.mean(runs))
             reached.append({"graph": graph, "cluster": cluster, "method": name, "evaluations": SEARCH_BUDGET, **means})
     return {"around_the_engine": overhead, "moves": reached}
+
+
+def throughput_report(say: Callable[[str], object] = str) -> dict[str, Any]:
+    """Periods of four training graphs as pipelines, by method, beside a bound that none beats.
+
+    Simulated; one sample is the graph's whole batch. ``cp_sat`` has 20 s and one thread.
+    """
+    from graphopt_gym.graphs.zoo.registry import own_cluster
+
+    methods: dict[str, dict[str, Any]] = {
+        "expert": {},
+        "dp": {"options": {"ideals": 20_000}},
+        "annealing": {"budget": 5_000},
+        "load_annealing": {"budget": 300_000, "options": {"ideals": 20_000}},
+        "cp_sat": {"budget": 300_000, "options": {"ideals": 20_000, "time_limit_s": 20.0, "workers": 1}},
+    }
+    rows = []
+    for graph in ("bert_base", "gpt2_small", "resnet50", "gnmt_2layer"):
+        problem = PlacementProblem(graph, own_cluster(graph), objective="throughput")
+        row: dict[str, Any] = {"graph": graph, "cluster": problem.cluster.name, "groups": problem.num_groups}
+        bound = max(problem.bounds().values())
+        for name, arguments in methods.items():
+            say(f"{graph}: {name}")
+            solution = solve(problem, name, **arguments)
+            row[f"{name}_s"] = solution.outcome.cost if solution.outcome.valid else None
+            bound = max(bound, solution.details.get("lower_bound_s", 0.0))
+            if name == "expert":
+                row["one_sample_s"] = solution.outcome.metrics["step_time_s"]
+        rows.append({**row, "lower_bound_s": bound})
+    notes = [
+        "seconds a sample, with overlap and direct transfers; one_sample_s: one by itself (expert, fifo)",
+        "empty: it does not fit in memory with the samples in flight",
+    ]
+    return {"title": "Pipelines", "columns": list(rows[0]), "rows": rows, "notes": notes}

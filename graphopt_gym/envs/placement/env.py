@@ -103,10 +103,12 @@ class PlacementEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
-      which brings its cluster.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; `v100x4` where left out.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
     * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
+    * `objective`: `"step"`, or `"throughput"`: costs and rewards are of a pipeline's period in place of the step time,
+      with its rules `overlap` and `transfers`, see `docs/throughput.md`.
     * `reward`: `"improvement"` or `"terminal"`.
     * `start`: `"single"`, `"expert"`, `"random"`, or one device a group (with one graph and one cluster).
     * `observation`: `"step"` or `"graph"`.
@@ -139,10 +141,13 @@ class PlacementEnv(EpisodeEnv):
     def __init__(
         self,
         graph: GraphLike | Sequence[GraphLike] = "bert_base",
-        cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
+        cluster: ClusterLike | Sequence[ClusterLike] | None = None,
         *,
         grouping: str = "colocation",
         order: str = "fifo",
+        objective: str = "step",
+        overlap: bool | None = None,
+        transfers: str | None = None,
         reward: str = "improvement",
         start: str | Sequence[int] | np.ndarray = "single",
         observation: str = "step",
@@ -163,7 +168,10 @@ class PlacementEnv(EpisodeEnv):
             "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
             "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
         }  # fmt: skip
-        roster = PlacementRoster(graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own)
+        rules = {"objective": objective, "overlap": overlap, "transfers": transfers}
+        roster = PlacementRoster(
+            graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own, rules
+        )
         episodes = partial(StepEpisodes, roster, start=start, reward=reward, observation=observation)
         super().__init__(episodes, render_mode, info)
 
@@ -221,10 +229,12 @@ class PlacementOneShotEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
-      which brings its cluster.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; `v100x4` where left out.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
     * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
+    * `objective`: `"step"`, or `"throughput"`: costs and rewards are of a pipeline's period in place of the step time,
+      with its rules `overlap` and `transfers`, see `docs/throughput.md`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
     * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
       `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
@@ -252,10 +262,13 @@ class PlacementOneShotEnv(EpisodeEnv):
     def __init__(
         self,
         graph: GraphLike | Sequence[GraphLike] = "bert_base",
-        cluster: ClusterLike | Sequence[ClusterLike] = "v100x4",
+        cluster: ClusterLike | Sequence[ClusterLike] | None = None,
         *,
         grouping: str = "colocation",
         order: str = "fifo",
+        objective: str = "step",
+        overlap: bool | None = None,
+        transfers: str | None = None,
         max_devices: int | None = None,
         max_groups: int | None = None,
         max_edges: int | None = None,
@@ -273,5 +286,8 @@ class PlacementOneShotEnv(EpisodeEnv):
             "op_times_s": op_times_s, "missing_op_times": missing_op_times, "tensor_bytes": tensor_bytes,
             "transfer_s": transfer_s, "allowed_devices": allowed_devices, "static_bytes": static_bytes,
         }  # fmt: skip
-        roster = PlacementRoster(graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own)
+        rules = {"objective": objective, "overlap": overlap, "transfers": transfers}
+        roster = PlacementRoster(
+            graph, cluster, grouping, order, cost_model, max_devices, max_groups, max_edges, own, rules
+        )
         super().__init__(partial(OneShotEpisodes, roster), render_mode, info)

@@ -86,19 +86,11 @@ class PlacementEpisodes(Episodes[Instance]):
     def _simulate(self, instance: Instance, rows: np.ndarray) -> None:
         """Price the complete placements of ``rows``, in one batch on all cores."""
         problem, state = instance.problem, self.state
-        if len(rows) == 1:
-            row = rows[0]
-            makespan_s, peak = problem.simulator.cost(state.task_device[row, : instance.num_tasks])
-            cost, valid = problem.price(
-                np.array([makespan_s]), peak[None], state.decision[row : row + 1, : instance.num_groups]
-            )
-            state.cost[row], state.valid[row] = cost[0], valid[0]
-            state.peak_bytes[row, : instance.num_devices] = peak
-        elif len(rows):
-            batch = problem.simulator.run_many(state.task_device[rows, : instance.num_tasks])
+        if len(rows):
+            seconds, peak = problem.simulated(state.task_device[rows, : instance.num_tasks])
             decisions = state.decision[rows, : instance.num_groups]
-            state.cost[rows], state.valid[rows] = problem.price(batch.makespan_s, batch.peak_bytes, decisions)
-            state.peak_bytes[rows, : instance.num_devices] = batch.peak_bytes
+            state.cost[rows], state.valid[rows] = problem.price(seconds, peak, decisions)
+            state.peak_bytes[rows, : instance.num_devices] = peak
 
     def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
         """The papers' reward of complete placements: -sqrt(step time), or -10 where they do not fit."""

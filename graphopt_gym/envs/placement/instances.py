@@ -20,6 +20,7 @@ from graphopt_gym.envs.placement.features import (
 )
 from graphopt_gym.envs.placement.moves import module_of_group, module_partitions
 from graphopt_gym.envs.placement.problem import PlacementProblem
+from graphopt_gym.envs.placement.workload import is_workload
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.simulator.own_costs import read_cost_files
@@ -120,9 +121,9 @@ class Instance:
                 from graphopt_gym.search.solve import solve
 
                 decision = solve(self.problem, start, budget=1000).decision
-            makespan_s, peak = self.problem.simulator.cost(self.problem.lowering.placement(decision))
-            cost, valid = self.problem.price(np.array([makespan_s]), peak[None], decision[None])
-            self._starts[key] = (decision, float(cost[0]), bool(valid[0]), peak)
+            seconds, peak = self.problem.simulated(self.problem.lowering.placement(decision[None]))
+            cost, valid = self.problem.price(seconds, peak, decision[None])
+            self._starts[key] = (decision, float(cost[0]), bool(valid[0]), peak[0])
         return self._starts[key]
 
     def _build(self) -> Tables:
@@ -280,7 +281,8 @@ class PlacementRoster(Roster[Instance]):
 
     Args:
         graph, cluster: see :class:`Roster`.
-        grouping, order, cost_model, own: see :class:`PlacementProblem`; ``own`` are own costs by argument.
+        grouping, order, cost_model, own, rules: see :class:`PlacementProblem`; ``own`` are own costs by argument,
+            ``rules`` objective, overlap and transfers.
         max_devices, max_groups, max_edges: sizes to pad to, None: the largest of the roster.
 
     Raises:
@@ -290,7 +292,7 @@ class PlacementRoster(Roster[Instance]):
     def __init__(
         self,
         graph: GraphLike | Sequence[GraphLike],
-        cluster: ClusterLike | Sequence[ClusterLike],
+        cluster: ClusterLike | Sequence[ClusterLike] | None,
         grouping: str,
         order: str,
         cost_model: str | CostModel | None,
@@ -298,15 +300,18 @@ class PlacementRoster(Roster[Instance]):
         max_groups: int | None,
         max_edges: int | None,
         own: Mapping[str, Any] = MappingProxyType({}),
+        rules: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         # what is not given is left out, so that it is the same instance as one that was asked for without
         stated = {name: value for name, value in own.items() if value is not None}
         if stated == {"missing_op_times": "refuse"}:
             stated = {}
-        super().__init__(
-            PlacementProblem, Instance, graph, cluster, grouping=grouping, order=order,
-            cost_model=cost_model, **read_cost_files(stated),
-        )  # fmt: skip
+        of = {"grouping": grouping, "order": order, "cost_model": cost_model, **read_cost_files(stated)}
+        of |= {name: value for name, value in rules.items() if value not in (None, "step")}
+        its: Any = graph
+        if is_workload(graph):
+            its = PlacementProblem(its, cluster, **of)  # type: ignore[arg-type]
+        super().__init__(PlacementProblem, Instance, its, "v100x4" if cluster is None else cluster, **of)
         flat = self.flat
         self.max_tasks = max(one.num_tasks for one in flat)
         self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from graphopt_gym.envs.placement import baechi, partition, projection
+from graphopt_gym.envs.placement import baechi, balancing, contiguous, optimal, partition, projection
 from graphopt_gym.envs.placement import list_scheduling as schedulers
 from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.search.evaluator import Evaluator, Method
@@ -26,6 +26,8 @@ ETF_SLACKS = (np.inf, 0.5, 0.1, 0.0)
 # Devices are of unequal speed where one takes this much longer for the graph than the next; so many kinds at most.
 SLOWER, MOST_KINDS = 1.05, 4
 
+PIPELINE = {"objective": "throughput"}
+TARNAWSKI = "Tarnawski et al., Efficient Algorithms for Device Placement of DNN Graph Operators, NeurIPS 2020"
 BAECHI = "Jeon et al., Baechi, SoCC 2020, and placer/{}.py of its released code"
 
 
@@ -229,6 +231,33 @@ METHODS: dict[str, Method] = {
             ),
             "small communication times: earliest task first with favourite children, within memory",
             BAECHI.format("m_sct") + ", after Hanen and Munier, 1995",
+        ),
+        Method(
+            "dp",
+            contiguous.dp,
+            "the best contiguous pipeline, by dynamic programming over ideals",
+            TARNAWSKI + ", §5.1.1",
+            options={"ideals": contiguous.IDEALS},
+            rules=PIPELINE,
+        ),
+        Method(
+            "load_annealing",
+            balancing.load_annealing,
+            "annealing of the loads of a pipeline in a compiled loop, from dp's",
+            "Kirkpatrick et al., Science 220, 1983, over a p-norm of the loads",
+            random=True,
+            options={"ideals": contiguous.IDEALS},
+            rules=PIPELINE,
+        ),
+        Method(
+            "cp_sat",
+            optimal.cp_sat,
+            "the best pipeline, contiguous or not, by an integer program",
+            TARNAWSKI + ", §5.1.2, by OR-tools' CP-SAT",
+            random=True,
+            options={"ideals": contiguous.IDEALS, "time_limit_s": optimal.SECONDS, "workers": 0},
+            rules=PIPELINE,
+            needs=("ortools",),
         ),
     )
 }

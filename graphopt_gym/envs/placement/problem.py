@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ import numpy as np
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.placement.moves import SETS, Moves, make_moves, move
 from graphopt_gym.envs.placement.walk import run_walk
-from graphopt_gym.fields import check_integers, choice, whole
+from graphopt_gym.envs.placement.workload import Workload, is_workload, read_workload
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import check_integers, choice, flag, whole
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.lowering import Lowering
-from graphopt_gym.simulator.own_costs import OwnCosts
+from graphopt_gym.simulator.own_costs import ARGUMENTS, OwnCosts
+from graphopt_gym.simulator.pipeline import Pipeline
+from graphopt_gym.task import Words
 from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
@@ -27,18 +32,24 @@ if TYPE_CHECKING:
     from graphopt_gym.search.walk import Walk
 
 WALKED = ("neighbour", "costs", "price")  # what the compiled walk stands for
+OBJECTIVES = ("step", "throughput")
 
 
 class PlacementProblem(Problem):
     """Place the ops of a training step on the devices of a cluster, for the least step time within memory.
+
+    With ``objective="throughput"`` the cost is the period of a pipeline, the load that one sample puts on the busiest
+    device or link, in place of the step time: see :mod:`graphopt_gym.simulator.pipeline`.
 
     A decision is an int array [G]: the device of each group, groups in the order of their first op. With
     ``order="priority"`` it is int [2, G]: the devices, and below them the level of each group, higher first; within a
     level the op with the longest way to the end is first. Devices alone, int [G], are then taken too: all of one level.
 
     Args:
-        graph: a zoo name, a path (with an ONNX file's open sizes: ``model.onnx@batch=1``), or a graph of N ops.
-        cluster: a catalog name, a path, or a cluster of D devices.
+        graph: a zoo name, a path (with an ONNX file's open sizes: ``model.onnx@batch=1``), or a graph of N ops; or a
+            workload, or the path of its ``.json`` file, which brings devices and costs: see
+            :mod:`graphopt_gym.envs.placement.workload`.
+        cluster: a catalog name, a path, or a cluster of D devices; left out: ``v100x4``, or the workload's.
         grouping: ``"colocation"`` places the graph's colocation groups (a module call with its backward ops,
             parameters and updates); ``"phase"`` the forward pass of each, the gradients of its inputs, and those of its
             parameters with their update, by themselves (:func:`parts_of_tasks` in the simulator's ``lowering`` says
@@ -47,6 +58,11 @@ class PlacementProblem(Problem):
             captured order; ``"program"``, of the ready ones the first in captured order; ``"rank"``, the one with the
             longest way to the end; ``"priority"``, as the decision says. See ``graphopt_gym.simulator.orders``.
         priority_levels: how many levels a decision chooses from, with ``order="priority"``.
+        objective: ``"step"``, the time of a step, or ``"throughput"``, the period of a pipeline, which has no order.
+        overlap: whether devices send and receive while they compute, with ``objective="throughput"``; left out: yes,
+            or as the workload says.
+        transfers: how tensors go from device to device, with ``objective="throughput"``: ``"direct"`` or through the
+            memory of the ``"host"``; left out: directly, or as the workload says.
         cost_model: prices the ops: an object with ``op_times``, or how a step is run (``"eager"``, ``"back_to_back"``,
             ``"graph"``, or with TF32, ``"eager, tf32 all"``); the fitted roofline, eager, where left out.
         op_times_s, missing_op_times, tensor_bytes, transfer_s, allowed_devices, static_bytes: costs of one's own, in
@@ -63,12 +79,15 @@ class PlacementProblem(Problem):
 
     def __init__(
         self,
-        graph: str | os.PathLike[str] | ComputationGraph = "bert_base",
-        cluster: str | os.PathLike[str] | Cluster = "v100x4",
+        graph: str | os.PathLike[str] | ComputationGraph | Workload = "bert_base",
+        cluster: str | os.PathLike[str] | Cluster | None = None,
         *,
         grouping: str = "colocation",
         order: str = "fifo",
         priority_levels: int = 16,
+        objective: str = "step",
+        overlap: bool | None = None,
+        transfers: str | None = None,
         cost_model: str | CostModel | None = None,
         op_times_s: Any = None,
         missing_op_times: str = "refuse",
@@ -81,27 +100,44 @@ class PlacementProblem(Problem):
         from graphopt_gym.hardware.cluster import load_cluster
         from graphopt_gym.hardware.cost_model import run_of
 
-        self.graph = load_graph(graph)
-        self.cluster = load_cluster(cluster)
         self.grouping, self.order = grouping, order
         self.priority_levels = whole("priority_levels", priority_levels, 1)
-        self.own = OwnCosts.of(
-            self.graph,
-            self.cluster,
-            op_times_s=op_times_s,
-            missing_op_times=missing_op_times,
-            tensor_bytes=tensor_bytes,
-            transfer_s=transfer_s,
-            allowed_devices=allowed_devices,
-            static_bytes=static_bytes,
-        )
-        self.config = {
-            "graph": stored_name(graph, self.graph),
-            "cluster": stored_name(cluster, self.cluster),
+        self.objective = choice("objective", objective, OBJECTIVES)
+        stated = (op_times_s, missing_op_times, tensor_bytes, transfer_s, allowed_devices, static_bytes)
+        own = dict(zip(ARGUMENTS, stated, strict=True))
+        given = {"overlap": overlap, "transfers": transfers}
+        pipeline: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if objective == "step" and pipeline:
+            name = next(iter(pipeline))
+            raise InputError(
+                f"{name} is {pipeline[name]!r}, a rule of objective 'throughput'; leave it out, or give that"
+            )
+        if objective == "throughput" and order == "priority":
+            raise InputError(
+                "order 'priority' decides on the order of a step; objective 'throughput' has none: leave it out"
+            )
+        if overlap is not None:
+            flag("overlap", overlap)
+        if is_workload(graph):
+            work = read_workload(graph)
+            self._check_alone(work, cluster, cost_model, own)
+            self.graph, self.cluster, own = work.graph, work.cluster, own | dict(work.costs)
+            pipeline = dict(work.pipeline) | pipeline
+            self.config = {"graph": work.stored}
+        else:
+            self.graph = load_graph(graph)  # type: ignore[arg-type]
+            self.cluster = load_cluster("v100x4" if cluster is None else cluster)
+            self.config = {
+                "graph": stored_name(graph, self.graph),
+                "cluster": stored_name("v100x4" if cluster is None else cluster, self.cluster),
+            }
+        self.own = OwnCosts.of(self.graph, self.cluster, **own)
+        self.config |= {
             "grouping": grouping,
             "order": order,
             **({"priority_levels": self.priority_levels} if order == "priority" else {}),
-            **(self.own.given if self.own else {}),
+            **({"objective": objective, **pipeline} if objective != "step" else {}),
+            **(self.own.given if self.own and not is_workload(graph) else {}),
         }
         self.lowering = Lowering(self.graph, self.cluster, grouping, cost_model, self.own, order)
         if (run := run_of(self.lowering.simulator.cost_model)) not in (None, "eager"):
@@ -115,8 +151,30 @@ class PlacementProblem(Problem):
         self.capacity_bytes = self.simulator.capacity_bytes
         # every op one after the other on the slowest device: what a violation is priced by
         self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
-        if self.own:  # stated transfers may take longer than all ops: then these too, so that no valid step costs more
+        if self.own or objective != "step":
+            # transfers may take longer than all ops: then these too, so that no valid decision costs more
             self.serial_s += self._all_transfers_s()
+        self.pipeline: Pipeline | None = None
+        if objective == "throughput":
+            self.unit = "s/sample"  # type: ignore[misc]
+            self.pipeline = Pipeline(self.simulator, **pipeline)
+
+    def _check_alone(self, work: Workload, cluster: Any, cost_model: Any, own: Mapping[str, Any]) -> None:
+        """Raises InputError for what a workload brings and was given beside it."""
+        given = {"cluster": cluster, "cost_model": cost_model, **own, "missing_op_times": None}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(
+                    f"{name} is given, but workload {work.graph.name!r} brings its devices and costs: leave it out"
+                )
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        return super().starts if self.pipeline is None else (*super().starts, "dp")
+
+    @property
+    def words(self) -> Words:
+        return super().words if self.pipeline is None else replace(super().words, cost="period")
 
     def _all_transfers_s(self) -> float:
         """Seconds of all transfers that any placement can have, one after the other, each over the slowest link."""
@@ -153,7 +211,13 @@ class PlacementProblem(Problem):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        return {"order": self.order, "grouping": self.grouping}
+        if self.pipeline is None:
+            return {"order": self.order, "grouping": self.grouping}
+        overlap = "yes" if self.pipeline.overlap else "no"
+        return {
+            "objective": self.objective, "overlap": overlap, "transfers": self.pipeline.transfers,
+            "grouping": self.grouping,
+        }  # fmt: skip
 
     @property
     def group_of_op(self) -> np.ndarray:
@@ -195,11 +259,25 @@ class PlacementProblem(Problem):
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
         timeline = self.lowering.timeline(self.devices_of(decision), self.levels_of(decision))
-        reasons = self.reasons(decision, timeline.peak_bytes, timeline.peak_time_s)
+        cost, peak_bytes = timeline.makespan_s, timeline.peak_bytes
+        peak_time_s: np.ndarray | None = timeline.peak_time_s
+        metrics: dict[str, Any] = {}
+        if self.pipeline is not None:  # the timeline is that of one sample by itself
+            loads = self.pipeline.loads(timeline.task_device)
+            cost, peak_bytes, peak_time_s = loads.period_s, loads.peak_bytes, None
+            metrics = {
+                "period_s": loads.period_s,
+                "compute_s": loads.compute_s.tolist(),
+                "sent_s": loads.sent_s.tolist(),
+                "received_s": loads.received_s.tolist(),
+                "busiest_link_s": float(loads.link_s.max(initial=0.0)),
+                "samples_in_flight": loads.samples.tolist(),
+            }
+        reasons = self.reasons(decision, peak_bytes, peak_time_s)
         transfers = timeline.transfer_bytes
-        metrics = {
+        metrics |= {
             "step_time_s": timeline.makespan_s,
-            "peak_bytes": timeline.peak_bytes.tolist(),
+            "peak_bytes": peak_bytes.tolist(),
             "capacity_bytes": self.capacity_bytes.tolist(),
             "busy_s": timeline.busy_s.tolist(),
             "transfers": len(transfers),
@@ -207,8 +285,7 @@ class PlacementProblem(Problem):
             "ops_per_device": np.bincount(timeline.op_device, minlength=self.num_devices).tolist(),
         }
         valid = not reasons
-        cost = timeline.makespan_s if valid else float("inf")
-        return Outcome(valid, cost, self.unit, reasons, metrics, timeline)
+        return Outcome(valid, cost if valid else float("inf"), self.unit, reasons, metrics, timeline)
 
     def reasons(
         self, decision: np.ndarray, peak_bytes: np.ndarray, time_s: np.ndarray | None = None
@@ -307,21 +384,34 @@ class PlacementProblem(Problem):
         return tuple(reasons)
 
     def costs(self, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batch = self.lowering.costs(self.devices_of(decisions), self.levels_of(decisions))
-        return self.price(batch.makespan_s, batch.peak_bytes, decisions)
+        levels = self.levels_of(decisions)
+        placements = self.lowering.placement(self.devices_of(decisions))
+        seconds, peak_bytes = self.simulated(placements, self.lowering.priorities(levels))
+        return self.price(seconds, peak_bytes, decisions)
+
+    def simulated(self, placements: np.ndarray, priorities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(seconds float64 [B], peak_bytes int64 [B, D]) of placements of tasks, int [B, K]: the makespan of a step, or
+        the period, as the objective asks; of priorities float64 [B, K], where the decision states them."""
+        if self.pipeline is not None:
+            return self.pipeline.costs(placements)
+        if len(placements) == 1:
+            seconds, peak = self.simulator.cost(placements[0], None if priorities is None else priorities[0])
+            return np.array([seconds]), peak[None]
+        batch = self.simulator.run_many(placements, priorities)
+        return batch.makespan_s, batch.peak_bytes
 
     def price(
-        self, makespan_s: np.ndarray, peak_bytes: np.ndarray, decisions: np.ndarray
+        self, seconds: np.ndarray, peak_bytes: np.ndarray, decisions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(cost float64 [B], valid bool [B]) of simulated steps: makespans float64 [B], peaks int64 [B, D]."""
+        """(cost float64 [B], valid bool [B]) of simulated decisions: seconds float64 [B], peaks int64 [B, D]."""
         valid = np.asarray((peak_bytes <= self.capacity_bytes).all(axis=-1))
         beyond = self.overflow(peak_bytes)
         if self.allowed is not None:
             wrong = self.misplaced(self.devices_of(np.asarray(decisions))).mean(axis=-1)
             valid, beyond = valid & (wrong == 0), beyond + wrong
         if valid.all():
-            return makespan_s, valid
-        return np.where(valid, makespan_s, makespan_s + self.serial_s * (1 + beyond)), valid
+            return seconds, valid
+        return np.where(valid, seconds, seconds + self.serial_s * (1 + beyond)), valid
 
     def overflow(self, peak_bytes: np.ndarray) -> np.ndarray:
         """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
@@ -351,8 +441,10 @@ class PlacementProblem(Problem):
 
     @property
     def has_walk(self) -> bool:
-        """Not where a subclass changes what the compiled walk does too."""
-        return all(getattr(type(self), name) is getattr(PlacementProblem, name) for name in WALKED)
+        """Not where a subclass changes what the compiled walk does too, and not for pipelines."""
+        return self.pipeline is None and all(
+            getattr(type(self), name) is getattr(PlacementProblem, name) for name in WALKED
+        )
 
     def walk(self, state: Walk, steps: int, most_idle: int) -> None:
         run_walk(self, state, steps, most_idle)
@@ -371,16 +463,20 @@ class PlacementProblem(Problem):
         return make_moves(self)
 
     def bounds(self) -> dict[str, float]:
-        """Step times that no placement can beat, in seconds.
+        """Step times, or periods, that no placement can beat, in seconds.
 
         ``critical_path_s``: the longest path with each task on the fastest device that it may be on and no transfer.
         ``work_s``: the times of all tasks, each on its fastest device, spread evenly over the devices.
+        ``group_s``: of a period, in place of the path: the longest group, on the fastest device that it may be on.
         """
         tasks = self.simulator.tasks
         durations = self.simulator.device_durations_s()
         if self.allowed is not None:
             durations = np.where(self.allowed.T[:, self.group_of_task], durations, np.inf)
         fastest = durations.min(axis=0)
+        if self.pipeline is not None:
+            alone = self._group_s if self.allowed is None else np.where(self.allowed.T, self._group_s, np.inf)
+            return {"group_s": float(alone.min(axis=0).max()), "work_s": float(fastest.sum() / self.num_devices)}
         finish = fastest.copy()
         for task in range(tasks.num_tasks):
             inputs = tasks.tensor_task[tasks.input_tensor[tasks.input_ptr[task] : tasks.input_ptr[task + 1]]]
