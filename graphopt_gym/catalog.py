@@ -21,10 +21,14 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Any, Generic, SupportsIndex, TypeVar
+
+import numpy as np
 
 from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
 from graphopt_gym.files import read_text
+from graphopt_gym.generator import Called, Generator
 
 T = TypeVar("T")
 HOME = "GRAPHOPT_HOME"
@@ -64,6 +68,7 @@ class Catalog(Generic[T]):
         keep: whether a shipped thing is made once.
         several: reads what a file holds where that may be more than one thing, for :meth:`table`.
         sized: endings of files whose readers take ``dims``, sizes by name.
+        generators: what draws things anew, by the word that its text begins with: see :meth:`generator`.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Catalog(Generic[T]):
     keep: bool = True
     several: Callable[[Path], Sequence[T]] | None = None
     sized: Sequence[str] = ()
+    generators: Callable[[], Mapping[str, type[Generator[T]]]] = lambda: MappingProxyType({})
     _kept: dict[str, T] = field(default_factory=dict, init=False, repr=False)
     _references: weakref.WeakKeyDictionary[Any, str] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
@@ -101,6 +107,10 @@ class Catalog(Generic[T]):
                 name = getattr(given, "name", type(given).__name__)
                 raise InputError(f"dims are sizes of a file; {self.noun} {name!r} is loaded already")
             return given
+        if (drawn := self.generator(given)) is not None:
+            if dims:
+                raise InputError(f"dims are sizes of a file; {drawn.text!r} is drawn")
+            return self._one_of(drawn)
         if isinstance(given, Mapping) and hasattr(self.holds, "from_json"):  # as a solution stores it
             return self.holds.from_json(given)  # type: ignore[attr-defined, no-any-return]
         if not isinstance(given, str | os.PathLike):
@@ -116,6 +126,54 @@ class Catalog(Generic[T]):
         thing = self._read(source, dims=dims, **options)
         self._references[thing] = with_dims(base, dims)
         return thing
+
+    def generator(self, given: Any) -> Generator[T] | Called[T] | None:
+        """What draws things anew, where that is ``given``: by its text, ``random:num_ops=64-300``, itself, or a
+        function that takes a generator of random numbers; None for all else.
+
+        Raises:
+            InputError: a text that says what its generator does not know; a generator of other things.
+        """
+        if isinstance(given, Generator):
+            if not isinstance(given, tuple(self.generators().values())):
+                raise InputError(f"{given.text!r} draws no {self.noun}; give one that does")
+            return given
+        if callable(given) and not isinstance(given, self.holds | type):
+            return Called(given)
+        if not isinstance(given, str):
+            return None
+        word = given.partition(":")[0]
+        known = self.generators()
+        if word not in known or given in self or os.path.exists(given):
+            return None
+        return known[word].parse(given)
+
+    def _one_of(self, drawn: Generator[T] | Called[T]) -> T:
+        """The one thing that a generator's text names."""
+        if isinstance(drawn, Called):
+            raise InputError(f"{self.noun} is a function; environments draw by it, all else needs a {self.noun}")
+        if drawn.only is None:
+            raise InputError(
+                f"{self.noun} {drawn.text!r} stands for many, which environments draw from; give one of them by its "
+                f"seed: {drawn.name_of(drawn.low)!r}"
+            )
+        return drawn.make(drawn.only)
+
+    def drawn(self, drawn: Generator[T] | Called[T], rng: np.random.Generator) -> tuple[T, str | None]:
+        """A thing that a generator draws, and the name that it can be loaded by, where it has one.
+
+        Raises:
+            InputError: a function returned something else.
+        """
+        if isinstance(drawn, Called):
+            thing = drawn.draw(rng)
+            if not isinstance(thing, self.holds):
+                raise InputError(
+                    f"{self.noun}: {drawn.text} returned a {type(thing).__name__}; return a {self.holds.__name__}"
+                )
+            return thing, None
+        seed = drawn.draw_seed(rng)
+        return drawn.make(seed), drawn.name_of(seed)
 
     def split_dims(self, given: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], dict[str, int]]:
         """A name or path without the sizes that follow it, and those: ``model.onnx@batch=1`` is ``model.onnx`` with
@@ -171,6 +229,8 @@ class Catalog(Generic[T]):
         Raises:
             InputError: no such name.
         """
+        if self.generator(given) is not None:
+            return None
         found = self._find(self.split_dims(given)[0])
         source = self._shipped[found] if isinstance(found, str) else found
         return source if isinstance(source, Path) else None
@@ -182,7 +242,7 @@ class Catalog(Generic[T]):
         Raises:
             InputError: an empty list.
         """
-        one = isinstance(given, str | os.PathLike | self.holds) or not isinstance(given, Iterable)
+        one = isinstance(given, str | os.PathLike | self.holds) or not isinstance(given, Iterable) or callable(given)
         listed: list[Any] = []
         for item in [given] if one else given:
             if isinstance(item, str) and item in self.splits and item not in self:
@@ -223,6 +283,9 @@ class Catalog(Generic[T]):
         columns = [self.noun, *self.columns, "file"]
         if all(row[-1] is None for row in rows):
             columns, rows = columns[:-1], [row[:-1] for row in rows]
+        if self.generators():
+            words = ", ".join(self.generators())
+            notes.append(f"Drawn anew by environments: {words}; with a seed, as in random:seed=0, one of them.")
         if self.splits:
             notes.append(f"Splits, which stand for several {self.name}: {', '.join(self.splits)}.")
         return columns, rows, [*self.notes, *notes]
@@ -287,7 +350,8 @@ class Catalog(Generic[T]):
                 raise InputError(f"{what}; give one of them: {members}")
             if not ending and not there:
                 hint = f"(or give the path of {self._files})"
-                raise unknown_name(self.noun, text, [*self._shipped, *own, *self.splits], hint)
+                known = [*self._shipped, *own, *self.splits, *self.generators()]
+                raise unknown_name(self.noun, text, known, hint)
         return Path(text)
 
     def _read(self, path: Path, **options: Any) -> T:

@@ -752,7 +752,7 @@ ENV_MUTANTS = {
         "an option that is ignored": (PLACEMENT, [(Roster, "check", lambda self, options: None)]),
         "a name that is ignored": (
             PLACEMENT,
-            [(Roster, "draw", lambda self, generator, _, plain=Roster.draw: plain(self, generator, None))],
+            [(Roster, "draw", lambda self, generator, *_, plain=Roster.draw: plain(self, generator, None))],
         ),
         "a generator that moves": (
             (CHIPLET[0], {**CHIPLET[1], "graph": [SMALL, LARGER]}),

@@ -31,7 +31,7 @@ HEAVY = (
 
 # the rooms from the top of the house down; a module imports its own room and those above, never one below
 ROOMS = (
-    ("errors", "extras", "data", "fields", "files", "task", "units", "compiled", "catalog", "agent"),
+    ("errors", "extras", "data", "fields", "files", "task", "units", "compiled", "catalog", "generator", "agent"),
     ("registration",),
     ("graphs",),
     ("hardware",),

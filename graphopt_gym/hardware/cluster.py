@@ -45,6 +45,7 @@ import numpy as np
 from graphopt_gym.catalog import Catalog, read_toml, stored_whole
 from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, plain, positive, rate
+from graphopt_gym.generator import Generator
 from graphopt_gym.graphs.graph import DTYPES
 
 T = TypeVar("T")
@@ -495,6 +496,12 @@ def counted(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(names).items())
 
 
+def _generators() -> dict[str, type[Generator[Cluster]]]:
+    from graphopt_gym.hardware.random_clusters import PerturbedClusters, RandomClusters
+
+    return {one.word: one for one in (RandomClusters, PerturbedClusters)}
+
+
 DEVICES = Catalog(
     "devices",
     "device",
@@ -527,6 +534,7 @@ CLUSTERS = Catalog(
     row=lambda _, one: (counted(device.name for device in one.devices), len(set(one.hosts)),
                         sum(device.memory_bytes for device in one.devices), counted(link.type for link in one.links),
                         one.about),
+    generators=_generators,
 )  # fmt: skip
 load_cluster, cluster_names = CLUSTERS.load, CLUSTERS.names
 load_device, device_names = DEVICES.load, DEVICES.names

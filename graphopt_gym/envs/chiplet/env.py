@@ -112,7 +112,8 @@ class ChipletPartitionEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
-      which brings its cluster.
+      which brings its cluster; in modes `"fix"` and `"sample"` also what draws graphs anew at each reset,
+      `"random:train=no"` or a function of a generator of random numbers, see `docs/generators.md`.
     * `cluster`: a package: a catalog name, a path, a `Package`, or a list of those.
     * `mode`: `"fix"`, `"sample"` or `"step"`.
     * `memory_rule`: whether the solver keeps to the chips' memory.

@@ -113,7 +113,7 @@ class ChipletEpisodes(Episodes[Instance]):
 
     def _chip_mask(self, rows: np.ndarray) -> np.ndarray:
         """bool [rows, max_chips]: the chips that are there."""
-        chips = np.array([one.num_chips for one in self.instances])[self.instance_of[rows]]
+        chips = self.of_instances(rows, "num_chips")
         return np.arange(self.roster.max_chips) < chips[:, None]
 
     def figure(self, row: int) -> Figure:
@@ -186,7 +186,7 @@ class OneShotEpisodes(ChipletEpisodes):
         return out
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
-        ops = np.array([one.num_ops for one in self.instances])[self.instance_of[rows]]
+        ops = self.of_instances(rows, "num_ops")
         return one_shot_masks(self._chip_mask(rows), ops, self.roster.max_ops)
 
 
@@ -225,6 +225,8 @@ class StepEpisodes(ChipletEpisodes):
     table = STEP
 
     def __init__(self, roster: ChipletRoster, count: int, info: str = "full") -> None:
+        if roster.draws:
+            raise InputError("mode 'step' draws no graphs and packages anew; give mode 'fix' or 'sample', or a list")
         super().__init__(roster, count, info)
         self.action_space = spaces.Discrete(roster.max_chips)
         self.longest = roster.max_ops

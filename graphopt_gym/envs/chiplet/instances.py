@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from graphopt_gym.envs.chiplet.methods import greedy_decision
 from graphopt_gym.envs.chiplet.problem import ChipletProblem
 from graphopt_gym.envs.chiplet.propagator import State, begin, make_state
 from graphopt_gym.envs.chiplet.walk import Tables, make_tables
-from graphopt_gym.envs.core.roster import Roster, padded_size
+from graphopt_gym.envs.core.roster import Roster
 from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class ChipletRoster(Roster[Instance]):
         InputError: as :class:`Roster`, or a size smaller than what is there.
     """
 
+    measures = MappingProxyType({"max_ops": "num_ops", "max_chips": "num_chips", "max_edges": "num_edges"})
+
     def __init__(
         self,
         graph: GraphLike | Sequence[GraphLike],
@@ -130,8 +133,7 @@ class ChipletRoster(Roster[Instance]):
         max_edges: int | None,
     ) -> None:
         super().__init__(ChipletProblem, Instance, graph, cluster, memory_rule=memory_rule)
-        flat = self.flat
-        self.max_ops = padded_size("max_ops", max_ops, max(one.num_ops for one in flat))
-        self.max_chips = padded_size("max_chips", max_chips, max(one.num_chips for one in flat))
-        self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
+        self.max_ops = self.room("max_ops", max_ops, "graph", "ops")
+        self.max_chips = self.room("max_chips", max_chips, "cluster", "devices")
+        self.max_edges = self.room("max_edges", max_edges, "graph", "edges")
         self.sizes = {"N": self.max_ops, "C": self.max_chips, "E": self.max_edges}

@@ -80,7 +80,7 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
     @property
     def problem(self) -> Problem:
         """The problem of the current episode; before the first, that of an environment which has only one."""
-        return (self.episodes if len(self.episodes.instances) == 1 else self._begun()).instance(0).problem
+        return self.episodes.only_problem or self._begun().instance(0).problem
 
     @property
     def decision(self) -> Any:
@@ -90,6 +90,10 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
     def outcome(self) -> Outcome:
         """The outcome of what is decided now."""
         return self._begun().outcome(0)
+
+    def set_stage(self, stage: int) -> None:
+        """Go to a stage of the curriculum, from the next reset on. Raises InputError where there is none such."""
+        self.episodes.set_stage(stage)
 
     def static_observation(self) -> dict[str, np.ndarray]:
         """The current graph and cluster as padded arrays, new copies; shapes as the class describes."""
@@ -113,7 +117,8 @@ class EpisodeEnv(gym.Env[dict[str, np.ndarray], Any]):
 
         Args:
             seed: of the generator that draws graph, cluster and all else that is random.
-            options: ``{"graph": name, "cluster": name}``, either or both, to choose in place of drawing.
+            options: ``{"graph": name, "cluster": name}``, either or both, to choose in place of drawing; ``"stage"``,
+                a stage of the curriculum for this episode.
 
         Raises:
             InputError: an option or a name that is not known, or a seed that is none; nothing is changed.

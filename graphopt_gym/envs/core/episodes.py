@@ -21,7 +21,7 @@ from graphopt_gym.fields import choice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from graphopt_gym.problem import Outcome
+    from graphopt_gym.problem import Outcome, Problem
 
 
 INFOS = ("full", "light")
@@ -57,7 +57,9 @@ class Episodes(ABC, Generic[InstanceT]):
         choice("info", info, INFOS)
         self.roster = roster
         self.light = info == "light"
-        self.instances = roster.flat
+        # those that are there, and behind them the one that is drawn for each row
+        self.instances: list[InstanceT] = [*roster.flat, *([None] * count if roster.draws else [])]  # type: ignore[list-item]
+        self.stage = 0  # of a curriculum
         self.count = count
         self._all = np.arange(count)
         self.instance_of = np.zeros(count, np.int64)
@@ -134,6 +136,22 @@ class Episodes(ABC, Generic[InstanceT]):
     def instance(self, row: int) -> InstanceT:
         return self.instances[self.instance_of[row]]
 
+    @property
+    def only_problem(self) -> Problem | None:
+        """The problem of all episodes; None where there are several."""
+        return None if self.roster.draws or len(self.instances) > 1 else self.instances[0].problem
+
+    def of_instances(self, rows: np.ndarray, what: str) -> np.ndarray:
+        """int64 [rows]: a number that the instances of rows have, by its name."""
+        indices = self.instance_of[rows]
+        if len(self.instances) == 1:
+            return np.full(len(rows), getattr(self.instances[0], what))
+        return np.array([getattr(self.instances[index], what) for index in indices.tolist()], np.int64)
+
+    def set_stage(self, stage: int) -> None:
+        """Episodes that begin from now on are of this stage of the curriculum. Raises InputError for what is none."""
+        self.stage = self.roster.check_stage(stage)
+
     def outcome(self, row: int) -> Outcome:
         """The outcome of what is decided now."""
         return self.instance(row).problem.evaluate(self.decision(row))
@@ -143,7 +161,12 @@ class Episodes(ABC, Generic[InstanceT]):
     ) -> None:
         """Start an episode in each of ``rows``, with its own generator, drawn or chosen by checked ``options``."""
         for row, generator in zip(rows.tolist(), generators, strict=True):
-            self.instance_of[row] = self.roster.draw(generator, options)
+            index, instance = self.roster.draw(generator, options, self.stage)
+            if index < 0:
+                index = len(self.roster.flat) + row
+                self.instances[index] = instance
+                self._static.pop(index, None)
+            self.instance_of[row] = index
             self.generators[row] = generator
         self._begin(rows)
 

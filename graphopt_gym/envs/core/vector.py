@@ -104,7 +104,7 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
 
     def problem(self, row: int) -> Problem:
         """The problem of a sub-environment's current episode; before the first, that of the only one there is."""
-        return (self.episodes if len(self.episodes.instances) == 1 else self._begun()).instance(row).problem
+        return self.episodes.only_problem or self._begun().instance(row).problem
 
     def decision(self, row: int) -> Any:
         """int32, a copy: what is decided in a sub-environment now; see its scalar class for the undecided."""
@@ -113,6 +113,11 @@ class EpisodeVectorEnv(VectorEnv[Observations, Any, np.ndarray]):
     def outcome(self, row: int) -> Outcome:
         """The outcome of what is decided in a sub-environment now."""
         return self._begun().outcome(row)
+
+    def set_stage(self, stage: int) -> None:
+        """Go to a stage of the curriculum, from each sub-environment's next reset on. Raises InputError where there is
+        none such."""
+        self.episodes.set_stage(stage)
 
     def static_observation(self, row: int) -> dict[str, np.ndarray]:
         """The current graph and cluster of a sub-environment as padded arrays, new copies."""

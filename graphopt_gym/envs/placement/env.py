@@ -103,8 +103,10 @@ class PlacementEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
-      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; `v100x4` where left out.
+      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`; or what draws graphs anew
+      at each reset, `"random"` or a function of a generator of random numbers, see `docs/generators.md`.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; or what draws them, `"random"`; `v100x4` where
+      left out.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
     * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
     * `objective`: `"step"`, or `"throughput"`: costs and rewards are of a pipeline's period in place of the step time,
@@ -113,7 +115,7 @@ class PlacementEnv(EpisodeEnv):
     * `start`: `"single"`, `"expert"`, `"random"`, or one device a group (with one graph and one cluster).
     * `observation`: `"step"` or `"graph"`.
     * `max_devices`, `max_groups`, `max_edges`: sizes to pad to, for a policy that is to meet larger clusters and
-      graphs; the largest given where left out.
+      graphs; the largest given, or that may be drawn, where left out. What is drawn and is larger is an error.
     * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
       `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
     * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your
@@ -229,13 +231,16 @@ class PlacementOneShotEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem,
-      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; `v100x4` where left out.
+      which brings its cluster; so does a workload's `.json` file, see `docs/throughput.md`; or what draws graphs anew
+      at each reset, `"random"` or a function of a generator of random numbers, see `docs/generators.md`.
+    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those; or what draws them, `"random"`; `v100x4` where
+      left out.
     * `grouping`: `"colocation"`, `"phase"` or `"op"`.
     * `order`: what a free device takes next: `"fifo"`, `"stream"`, `"program"` or `"rank"`, see `docs/rules.md`.
     * `objective`: `"step"`, or `"throughput"`: costs and rewards are of a pipeline's period in place of the step time,
       with its rules `overlap` and `transfers`, see `docs/throughput.md`.
-    * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given where left out.
+    * `max_devices`, `max_groups`, `max_edges`: sizes to pad to; the largest given, or that may be drawn, where left
+      out.
     * `cost_model`: prices the ops: an object with `op_times`, or how a step is run (`"eager"`, `"back_to_back"`,
       `"graph"`, or with TF32, `"eager, tf32 all"`); the fitted roofline, eager, where left out.
     * `op_times_s`, `missing_op_times`, `tensor_bytes`, `transfer_s`, `allowed_devices`, `static_bytes`: costs of your

@@ -53,7 +53,7 @@ class PlacementEpisodes(Episodes[Instance]):
     ) -> None:
         super().__init__(roster, count, info)
         self.reward = reward
-        self.start = _check_start(start, self.instances)
+        self.start = _check_start(start, None if self.only_problem is None else self.instances[0])
         self.state = new_state(count, roster.max_groups, roster.max_tasks, roster.max_devices)
         self.groups_of = np.zeros(count, np.int64)
 
@@ -62,6 +62,7 @@ class PlacementEpisodes(Episodes[Instance]):
         return self.state.decision[row, : self.groups_of[row]].copy()
 
     def _begin(self, rows: np.ndarray) -> None:
+        self._make_room(rows)
         state, start = self.state, self.start
         at_random = isinstance(start, str) and start == "random"
         starts: dict[int, np.ndarray] = {}
@@ -82,6 +83,15 @@ class PlacementEpisodes(Episodes[Instance]):
                     state.cost[part], state.valid[part] = cost, valid
                     state.peak_bytes[part, : instance.num_devices] = peak
             state.start_cost[part] = state.cost[part]
+
+    def _make_room(self, rows: np.ndarray) -> None:
+        """For the tasks of graphs that are drawn: how many there may be is not known before."""
+        had = self.state.task_device.shape[1]
+        needed = max((self.instance(row).num_tasks for row in rows.tolist()), default=0)
+        if needed > had:
+            wider = np.zeros((self.count, max(needed, 2 * had)), np.int32)
+            wider[:, :had] = self.state.task_device
+            self.state = self.state._replace(task_device=wider)
 
     def _simulate(self, instance: Instance, rows: np.ndarray) -> None:
         """Price the complete placements of ``rows``, in one batch on all cores."""
@@ -132,7 +142,7 @@ class PlacementEpisodes(Episodes[Instance]):
         return out
 
     def _device_mask(self, rows: np.ndarray) -> np.ndarray:
-        devices = np.array([one.num_devices for one in self.instances])[self.instance_of[rows]]
+        devices = self.of_instances(rows, "num_devices")
         return np.arange(self.roster.max_devices) < devices[:, None]
 
     def describe(self, row: int) -> str:
@@ -261,10 +271,10 @@ class OneShotEpisodes(PlacementEpisodes):
         return masks
 
 
-def _check_start(start: str | Sequence[int] | np.ndarray, instances: list[Instance]) -> str | np.ndarray:
+def _check_start(start: str | Sequence[int] | np.ndarray, instance: Instance | None) -> str | np.ndarray:
     if isinstance(start, str):
         choice("start", start, STARTS)
         return start
-    if len(instances) > 1:
+    if instance is None:
         raise InputError("start is an array, which fits one graph on one cluster only; name a start instead")
-    return instances[0].problem.check(start)
+    return instance.problem.check(start)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.envs.core.roster import Roster, instance_of, padded_size
+from graphopt_gym.envs.core.roster import Roster, instance_of
 from graphopt_gym.envs.placement.features import (
     EXCHANGED,
     GROUP_COLUMNS,
@@ -286,8 +286,10 @@ class PlacementRoster(Roster[Instance]):
         max_devices, max_groups, max_edges: sizes to pad to, None: the largest of the roster.
 
     Raises:
-        InputError: as :class:`Roster`, or a size smaller than what is there.
+        InputError: as :class:`Roster`, or a size smaller than what is there; own costs of graphs that are drawn.
     """
+
+    measures = MappingProxyType({"max_devices": "num_devices", "max_groups": "num_groups", "max_edges": "num_edges"})
 
     def __init__(
         self,
@@ -312,10 +314,13 @@ class PlacementRoster(Roster[Instance]):
         if is_workload(graph):
             its = PlacementProblem(its, cluster, **of)  # type: ignore[arg-type]
         super().__init__(PlacementProblem, Instance, its, "v100x4" if cluster is None else cluster, **of)
-        flat = self.flat
-        self.max_tasks = max(one.num_tasks for one in flat)
-        self.max_devices = padded_size("max_devices", max_devices, max(one.num_devices for one in flat))
-        self.max_groups = padded_size("max_groups", max_groups, max(one.num_groups for one in flat))
-        self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in flat)))
-        self.restricted = any(one.problem.allowed is not None for one in flat)
+        if self.draws and stated:
+            name = next(name for name in stated if name != "missing_op_times")
+            raise InputError(f"{name} is of one graph on one cluster, but they are drawn; leave it out")
+        groups, edges = ("groups", "group_edges") if grouping == "colocation" else ("ops", "edges")
+        self.max_devices = self.room("max_devices", max_devices, "cluster", "devices")
+        self.max_groups = self.room("max_groups", max_groups, "graph", groups)
+        self.max_edges = self.room("max_edges", max_edges, "graph", edges)
+        self.max_tasks = max((one.num_tasks for one in self.flat), default=1)  # of those that are there
+        self.restricted = any(one.problem.allowed is not None for one in self.flat)
         self.sizes = {"G": self.max_groups, "D": self.max_devices, "E": self.max_edges}

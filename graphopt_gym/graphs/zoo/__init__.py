@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt_gym.catalog import Catalog
+from graphopt_gym.generator import Generator
 from graphopt_gym.graphs.graph import ComputationGraph
 from graphopt_gym.graphs.io import read_graph
 from graphopt_gym.graphs.zoo.registry import ENTRIES, SPLITS, held_out, own_cluster
@@ -18,6 +19,12 @@ def _read_onnx(path: Path, dims: Mapping[str, int] | None = None) -> Computation
     from graphopt_gym.graphs.onnx_import import import_onnx
 
     return import_onnx(path, dims=dims)
+
+
+def _generators() -> dict[str, type[Generator[ComputationGraph]]]:
+    from graphopt_gym.graphs.random_graphs import RandomGraphs
+
+    return {one.word: one for one in (RandomGraphs,)}
 
 
 def _row(name: str | None, graph: ComputationGraph) -> tuple[Any, ...]:
@@ -44,6 +51,7 @@ GRAPHS = Catalog(
            "table 1, as P100s.",),
     keep=False,  # a graph's arrays are large
     sized=(".onnx",),
+    generators=_generators,
 )  # fmt: skip
 
 load_graph = GRAPHS.load
