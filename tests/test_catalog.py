@@ -281,6 +281,7 @@ def test_own__folders_by_the_environment_variable(tmp_path, monkeypatch, graphop
     assert notes == [
         f"Left out: '{homes[1]}/clusters/both.toml', since '{homes[0]}/clusters/both.toml' comes first",
         f"Left out: '{homes[2]}' of GRAPHOPT_HOME is no folder",
+        "Drawn anew by environments: random, perturbed; with a seed, as in random:seed=0, one of them.",
     ]
     monkeypatch.setenv("GRAPHOPT_HOME", "/" + "x" * 300)
     assert "v100x4" in gg.cluster_names()
