@@ -61,7 +61,7 @@ def microbatched(graph: ComputationGraph, count: int, schedule: str = "gpipe", s
         raise InputError(f"graph {graph.name!r} is no training step; micro-batches need a backward pass and updates")
     if count == 1:
         return graph
-    shared, gradients = _shared(graph), _gradients(graph)
+    shared, gradients = shared_ops(graph), _gradients(graph)
     update = graph.phase == _UPDATE
     # an update, and whatever only it leads to, is once
     once = shared | update
@@ -128,7 +128,7 @@ def microbatched(graph: ComputationGraph, count: int, schedule: str = "gpipe", s
     )
 
 
-def _shared(graph: ComputationGraph) -> np.ndarray:
+def shared_ops(graph: ComputationGraph) -> np.ndarray:
     """bool [N]: parameters, buffers and constants of the forward pass that no batch is in, and views of these alone."""
     names = np.array([kind != "input" for kind in graph.kinds])[graph.kind]
     sources = (graph.op_class == SOURCE) & names & (graph.phase != _BACKWARD)
@@ -148,7 +148,7 @@ def _columns(
     """The columns of the ops ``of`` the graph, each its share."""
     parts = graph.op_class[of]
     columns: dict[str, Any] = {column: getattr(graph, column)[of].copy() for column in COLUMNS}
-    fixed = _of_parameters(graph)  # bytes of the output that do not depend on the batch
+    fixed = of_parameters(graph)  # bytes of the output that do not depend on the batch
     read_fixed = np.zeros(graph.num_ops, np.int64)
     np.add.at(read_fixed, graph.edge_dst, fixed[graph.edge_src])
     split = ~once[of] & ~is_sum
@@ -176,13 +176,13 @@ def _columns(
     return columns
 
 
-def _of_parameters(graph: ComputationGraph) -> np.ndarray:
+def of_parameters(graph: ComputationGraph) -> np.ndarray:
     """int64 [N]: bytes of each output that no batch is in: parameters, and gradients of these.
 
     What is shared is so in full. A gradient is told by the update that reads it: the chain of views before it, and of
     what makes it, as much as the gradients that it makes.
     """
-    shared = _shared(graph)
+    shared = shared_ops(graph)
     fixed = np.where(shared, graph.output_bytes, 0)
     gradients = _gradients(graph)
     fixed[gradients] = graph.output_bytes[gradients]

@@ -23,8 +23,9 @@ def _read_onnx(path: Path, dims: Mapping[str, int] | None = None) -> Computation
 
 def _generators() -> dict[str, type[Generator[ComputationGraph]]]:
     from graphopt_gym.graphs.random_graphs import RandomGraphs
+    from graphopt_gym.graphs.variations import GraphVariations
 
-    return {one.word: one for one in (RandomGraphs,)}
+    return {one.word: one for one in (RandomGraphs, GraphVariations)}
 
 
 def _row(name: str | None, graph: ComputationGraph) -> tuple[Any, ...]:
