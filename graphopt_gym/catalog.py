@@ -32,6 +32,7 @@ from graphopt_gym.generator import Called, Generator
 
 T = TypeVar("T")
 HOME = "GRAPHOPT_HOME"
+MOST_EACH = 4096  # things that a range of numbers stands for by their names
 ENTRY_POINTS = "graphopt_gym.catalogs"  # the group of other packages' catalogs
 _OURS = {
     "graphs": "graphopt_gym.graphs.zoo:GRAPHS",
@@ -252,6 +253,26 @@ class Catalog(Generic[T]):
         if not listed:
             raise InputError(f"{argument or self.noun} is an empty list; give at least one {argument or self.noun}")
         return tuple(listed)
+
+    def each(self, given: Any, argument: str = "") -> tuple[Any, ...]:
+        """As :meth:`expand`, with a generator of few numbers (``random:seed=0-9``) as the names of all that it draws.
+
+        Raises:
+            InputError: as :meth:`expand`; more than :data:`MOST_EACH`.
+        """
+        found: list[Any] = []
+        for one in self.expand(given, argument):
+            drawn = self.generator(one)
+            if not isinstance(drawn, Generator) or drawn.seed is None:
+                found.append(one)
+                continue
+            low, high = drawn.seed
+            if high - low >= MOST_EACH:
+                raise InputError(
+                    f"{argument or self.noun} {drawn.text!r} is {high - low + 1}; give {MOST_EACH} at most"
+                )
+            found += [drawn.name_of(seed) for seed in range(low, high + 1)]
+        return tuple(found)
 
     def table(self, given: Any = None) -> tuple[list[str], list[list[Any]], list[str]]:
         """(columns, rows, notes) on what is ``given``, see :meth:`expand`, or on all of :meth:`names`.

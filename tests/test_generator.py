@@ -120,3 +120,12 @@ def test_generator__is_only_of_its_catalog() -> None:
 def test_curriculum__needs_stages() -> None:
     with pytest.raises(InputError, match="no stages"):
         Curriculum()
+
+
+def test_each__is_a_name_a_number() -> None:
+    assert GRAPHS.each(["bert_base", "random:num_ops=64:seed=3-5"]) == (
+        "bert_base", "random:num_ops=64:seed=3", "random:num_ops=64:seed=4", "random:num_ops=64:seed=5",
+    )  # fmt: skip
+    assert GRAPHS.each("random") == ("random",)
+    with pytest.raises(InputError, match="is 5001; give 4096 at most"):
+        GRAPHS.each("random:seed=0-5000")

@@ -6,6 +6,11 @@
 Each update collects whole episodes from fresh ones, with random numbers of its own, drawn from the seed and the
 update's number: so a run that was stopped goes on exactly as if it had not been. What is trained is the plain
 ``MultiInputPolicy``; the best decision that any episode ends with is the solution.
+
+Where the environment draws its graphs (``--graph random``), episodes are of ever new ones. Beside them stands a fixed
+set, drawn from the same generators by seeds of its own, the same in every run: the policy decides these by its
+likeliest actions, in the first update, every ``checkpoint_every`` updates and in the last. What it reaches there is the
+curve's ``evaluated_cost``, and the best decision of each is a solution.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from graphopt_gym.wrappers import SB3VecEnv
 
 LONGEST = 256  # steps of an episode, where the environment does not say how many it has at most
 NETWORK_KEY, UPDATES_KEY = 2, 3  # of the random numbers that the network is made with, and each update
+EVALUATED_KEY = 4  # of those that the graphs are drawn with that a policy is evaluated on
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,13 @@ class Args:
     entropy: float = 0.01
     width: int = 64  # of the two hidden layers of policy and value
     checkpoint_every: int = 10  # updates
+    evaluated: int = 8  # graphs that the policy is evaluated on, where the environment draws them
 
     def __post_init__(self) -> None:
         task_of(self.env)
         whole("seed", self.seed, 0, run.MOST_SEED)
-        ones = ("steps", "num_envs", "episodes_per_rollout", "epochs", "minibatches", "width", "checkpoint_every")
+        ones = ("steps", "num_envs", "episodes_per_rollout", "epochs", "minibatches", "width", "checkpoint_every",
+                "evaluated")  # fmt: skip
         check_fields(
             self,
             dict.fromkeys(ones, 1),
@@ -86,6 +94,7 @@ class EnvTask(run.Task):
     """The problem of an environment. Its trials are the steps taken."""
 
     envs: ScaledRewards
+    drawn_by: int | None = None  # the seed of the reset that drew it, where the environment draws
 
 
 class Trainer(run.Trainer):
@@ -116,8 +125,18 @@ class Trainer(run.Trainer):
     @classmethod
     def make_tasks(cls, args: Args) -> list[EnvTask]:
         envs = cls.make_envs(args)
-        problem = envs.get_attr("episodes")[0].instances[0].problem
-        return [EnvTask(problem=problem, price=problem.costs, envs=envs)]
+        problem = envs.get_attr("episodes")[0].only_problem
+        if problem is not None:
+            return [EnvTask(problem=problem, price=problem.costs, envs=envs)]
+        env: Any = gym.make(args.env, **args.arguments()).unwrapped
+        found: dict[str, EnvTask] = {}
+        for seed in np.random.SeedSequence(EVALUATED_KEY).generate_state(4 * args.evaluated).tolist():
+            env.reset(seed=seed)
+            task = EnvTask(problem=env.problem, price=env.problem.costs, envs=envs, drawn_by=seed)
+            found.setdefault(task.name, task)  # a generator of few may draw one twice
+            if len(found) == args.evaluated:
+                break
+        return list(found.values())
 
     @classmethod
     def task_of(cls, problem: Any, args: Any = None, price: Any = None) -> Any:
@@ -128,14 +147,18 @@ class Trainer(run.Trainer):
         """The native vector environment as SB3 takes it.
 
         Raises:
-            InputError: bad arguments of the environment; several graphs; actions that the algorithm cannot take.
+            InputError: bad arguments of the environment; a list of several graphs; actions that the algorithm cannot
+                take.
         """
         envs: Any = gym.make_vec(
             args.env, num_envs=args.num_envs, vectorization_mode="vector_entry_point", autoreset_mode="SameStep",
             **args.arguments(),
         )  # fmt: skip
-        if len(envs.episodes.instances) > 1:
-            raise InputError(f"{cls.agent} trains on one graph on one cluster, not {len(envs.episodes.instances)}")
+        if envs.episodes.only_problem is None and not envs.episodes.roster.draws:
+            raise InputError(
+                f"{cls.agent} trains on one graph on one cluster, not {len(envs.episodes.instances)}; or on ever new "
+                "ones, such as graph random"
+            )
         if cls is not Trainer and isinstance(envs.single_action_space, spaces.Box):
             raise InputError(f"{cls.agent} masks choices, and an action of {args.env} is numbers here; train ppo")
         return ScaledRewards(SB3VecEnv(envs), reward_scale(envs, args.seed))
@@ -172,7 +195,8 @@ class Trainer(run.Trainer):
 
     def update(self) -> list[dict[str, Any]]:
         """A rollout of whole episodes, and what PPO learns from it."""
-        args, model, (task,) = self.args, self.model, self.tasks
+        args, model = self.args, self.model
+        task = None if self.draws else self.tasks[0]
         share_left = 1 - self.done / args.steps
         model.lr_schedule = lambda _: args.learning_rate * share_left
         track = Track(task, self.envs, lambda: self.wall_s)
@@ -180,13 +204,47 @@ class Trainer(run.Trainer):
         with seeded(args.seed, UPDATES_KEY, self.updates):
             self.envs.seed(int(np.random.randint(2**31)))
             model.learn(model.n_steps * args.num_envs, callback=track, reset_num_timesteps=False)
-        task.trials = self.done
         if not track.costs:
             raise InputError(
                 f"no episode of {args.env} ended within {model.n_steps} steps; give more episodes_per_rollout"
             )
-        row = self.row(task, *(np.array(part) for part in (track.costs, track.valid, track.returns)))
+        if task is not None:
+            task.trials = self.done
+        row = self.row(task or self.tasks[0], *(np.array(part) for part in (track.costs, track.valid, track.returns)))
+        if self.draws:
+            roster = self.envs.get_attr("episodes")[0].roster
+            row |= {"graph": ", ".join(roster.graph_names), "cluster": ", ".join(roster.cluster_names)}
+            last = self.done >= args.steps
+            due = last or self.updates == 0 or (self.updates + 1) % args.checkpoint_every == 0
+            row |= {"evaluations": self.done, "best_cost": None, "evaluated_cost": self.try_out() if due else None}
         return self.finish_update([{"steps": self.done, **row}])
+
+    @property
+    def draws(self) -> bool:
+        """Whether the environment draws its graphs."""
+        return self.tasks[0].drawn_by is not None
+
+    def try_out(self) -> float:
+        """Decide the graphs of the fixed set by the likeliest actions; the mean cost, infinite where one is invalid."""
+        args = self.args
+        env: Any = gym.make(args.env, **args.arguments()).unwrapped
+        costs = []
+        for task in self.tasks:
+            decision = self.decided(env, task.drawn_by)
+            cost, valid = task.evaluate(np.asarray(decision)[None], self.wall_s)
+            task.trials += 1
+            costs.append(float(cost[0]) if valid[0] else math.inf)
+        return float(np.mean(costs))
+
+    def decided(self, env: Any, seed: int) -> Any:
+        """What the policy decides in an episode by its likeliest actions."""
+        observation, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            masks = {} if type(self) is Trainer else {"action_masks": env.action_masks()}
+            action, _ = self.model.predict(observation, deterministic=True, **masks)
+            observation, _, done, _, _ = env.step(action)
+        return env.decision
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "steps": self.done}
@@ -228,13 +286,8 @@ class Trainer(run.Trainer):
         if env.observation_space != self.envs.observation_space or env.action_space != self.envs.action_space:
             small = ", ".join(f"{name}={had}, not {needs}" for name, (had, needs) in sizes.items() if needs > had)
             raise InputError(f"{self.agent} was trained with {small}, which this graph or cluster needs; train anew")
-        observation, _ = env.reset(seed=args.seed)
-        done = False
-        while not done:
-            masks = {} if type(self) is Trainer else {"action_masks": env.action_masks()}
-            action, _ = self.model.predict(observation, deterministic=True, **masks)
-            observation, _, done, _, _ = env.step(action)
-        problem, decision = env.problem, env.decision
+        decision = self.decided(env, args.seed)
+        problem = env.problem
         outcome = problem.evaluate(decision)
         return Solution(problem, self.agent, args.seed, decision, outcome, 1, time.perf_counter() - started)
 

@@ -147,7 +147,8 @@ def train(
     if result.done < total:
         what = f"go on: {again}" if out else "there is no --out to go on from"
         common.warn(f"stopped after {result.done:,} of {total:,} {spec.length}; {what}")
-    _finish(result.solutions(), out, as_json, several=spec.transfers)
+    solutions = result.solutions()
+    _finish(solutions, out, as_json, several=spec.transfers or len(solutions) > 1)
 
 
 def evaluate(

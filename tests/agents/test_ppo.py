@@ -242,3 +242,44 @@ def test_command__takes_any_environment_and_its_arguments(graphopt, tmp_path):
         code, out, err = graphopt(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert message in err
+
+
+DRAWN = {"graph": "random:num_ops=64-96", "cluster": "random:devices=2-3", "num_envs": 4, "epochs": 2, "width": 16}
+
+
+def test_train__on_drawn_graphs_learns_and_solves_a_fixed_set(tmp_path):
+    args = Args(**{**DRAWN, "epochs": 4, "width": 32}, steps=6000, checkpoint_every=3, evaluated=4)
+    result = Trainer.train(args, tmp_path / "run")
+    rewards = np.array([row["mean_reward"] for row in result.curve])
+    third = len(rewards) // 3
+    assert rewards[-third:].mean() > 0.5 * rewards[:third].mean()  # they are negative: half of it is left, at most
+    tried = [row["update"] for row in result.curve if row["evaluated_cost"] is not None]
+    assert tried == sorted({1, *range(3, result.updates + 1, 3), result.updates})
+    assert {row["graph"] for row in result.curve} == {DRAWN["graph"]}
+    solutions = result.solutions()
+    assert len({solution.problem.graph_name for solution in solutions}) == 4
+    assert all(validate(path).ok for path in (tmp_path / "run").glob("solution_*.json"))
+    other = Trainer.make_tasks(Args(**DRAWN, seed=5, evaluated=4))
+    assert [task.name for task in other] == [task.name for task in result.tasks]  # whatever the run's seed is
+    place = Trainer.evaluate(tmp_path / "run", graph="random:num_ops=80:seed=3", cluster="v100x2")
+    assert place.problem.graph_name == "random:num_ops=80:seed=3"
+
+
+def test_train__on_drawn_graphs_goes_on_exactly(tmp_path):
+    args = Args(**DRAWN, steps=600, checkpoint_every=1, evaluated=2)
+    whole = Trainer.train(args, tmp_path / "whole")
+
+    def interrupt(row):
+        if row["update"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert Trainer.train(args, tmp_path / "parts", progress=interrupt).interrupted
+    parts = Trainer.train(args, tmp_path / "parts", resume=True)
+    assert parts.updates == whole.updates > 1
+    for mine, theirs in zip(parts.curve, whole.curve, strict=True):
+        assert {**mine, "wall_s": 0} == {**theirs, "wall_s": 0}
+
+
+def test_train__refuses_a_list_of_graphs():
+    with pytest.raises(InputError, match="on one graph on one cluster, not 2; or on ever new ones"):
+        Trainer.make_envs(Args(graph=["random:num_ops=64:seed=1", "random:num_ops=64:seed=2"], cluster="v100x2"))

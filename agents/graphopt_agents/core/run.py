@@ -57,7 +57,9 @@ class TrainArgs:
     config_class: ClassVar[type[Any]]
     default_cluster: ClassVar[str]  # of all graphs where none is named
 
-    graphs: tuple[str, ...] = ()  # names, paths, and splits of the zoo, which become their graphs' names
+    graphs: tuple[
+        str, ...
+    ] = ()  # names, paths, splits of the zoo and random:seed=0-9, which become their graphs' names
     clusters: tuple[str, ...] = ()  # one for all graphs, or one for each
     seed: int = 0
     updates: int = 100
@@ -83,8 +85,8 @@ class TrainArgs:
             object.__setattr__(self, name, names(name, getattr(self, name)))
         if not self.graphs:
             raise InputError("graphs is an empty list; name at least one graph")
-        # a split's graphs stand in the place of its name
-        graphs = catalogs()[task_of(self.env_id).catalogs["graph"]].expand(self.graphs)
+        # a split's graphs stand in the place of its name, and those of a range of numbers in that of a generator's text
+        graphs = catalogs()[task_of(self.env_id).catalogs["graph"]].each(self.graphs, "graphs")
         object.__setattr__(self, "graphs", graphs)
         if not self.clusters:
             object.__setattr__(self, "clusters", self.own_clusters(self.graphs))

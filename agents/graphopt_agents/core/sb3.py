@@ -355,7 +355,10 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 class Track(BaseCallback):
-    """Offers what a rollout's episodes end with to the task, and keeps their costs, and returns."""
+    """Offers what a rollout's episodes end with to the task, and keeps their costs, and returns.
+
+    ``task`` is None where each episode is of another graph.
+    """
 
     def __init__(self, task: Any, envs: ScaledRewards, wall_s: Callable[[], float]) -> None:
         super().__init__()
@@ -373,6 +376,8 @@ class Track(BaseCallback):
                 self.valid.append(info["valid"])
                 self.returns.append(float(self.sums[row]))
                 self.sums[row] = 0.0
+                if self.task is None:
+                    continue
                 self.task.trials = self.num_timesteps  # each is at most one evaluation
                 cost, valid = np.array(self.costs[-1:]), np.array(self.valid[-1:])
                 self.task.offer([exact(self.task.problem, info["decision"])], cost, valid, self.wall_s(), -1)
