@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -295,10 +294,7 @@ def test_solve__compiling_is_not_charged(monkeypatch, capfd):
 
 
 def test_warmup__compiles_all_kernels__each_in_one_form():
-    """In a process of its own, so that what other tests call does not count.
-
-    But for the engine: the walk of the searches calls it too, with constants of its own, where it is compiled anew.
-    """
+    """In a process of its own, so that what other tests call does not count."""
     program = """
         import sys
         from graphopt_gym.cli import main
@@ -315,11 +311,8 @@ def test_warmup__compiles_all_kernels__each_in_one_form():
     )
     table, forms = done.stdout.splitlines()
     assert {row["environment"] for row in json.loads(table)["rows"]} == set(env_ids())
-    counts = [int(count) for count in re.findall(r"\b\d+\b", forms)]
-    assert re.search(r"\[('run')?\]$", forms), forms
-    assert sorted(counts)[-2] == 1
-    assert max(counts) <= 2
-    assert len(counts) > 15
+    assert set(forms.split()) == {"1", "[]"}
+    assert len(forms.split()) > 15
 
 
 def test_warmup__an_environment__only_its_kernels(graphopt):

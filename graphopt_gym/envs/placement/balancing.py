@@ -23,6 +23,7 @@ AT_ONCE = 20_000  # moves between two evaluations
 CYCLES = 3
 # of the period: the first and the last temperature of a cycle
 FIRST, LAST = 6e-2, 1e-3
+LEAST_PERIOD_S = 1e-300  # of the temperature, where all is free
 NORM = 3  # the loads are taken to the power of 2**3
 
 
@@ -97,7 +98,7 @@ def make_tables(problem: PlacementProblem) -> Tables:
     )
 
 
-@kernel
+@kernel(inner=True)
 def _carry(tables, bundle, source, target, sign, loads):
     """Adds ``sign`` times what sending a bundle from one device to another takes; directly, or out of the host."""
     devices = len(tables.capacity_bytes)
@@ -113,7 +114,7 @@ def _carry(tables, bundle, source, target, sign, loads):
         loads[target] += seconds
 
 
-@kernel
+@kernel(inner=True)
 def _leave(tables, bundle, source, sign, loads):
     """Adds ``sign`` times what writing a bundle to the host takes."""
     if tables.host:
@@ -121,7 +122,7 @@ def _leave(tables, bundle, source, sign, loads):
         loads[at] += sign * tables.out_s[source, bundle]
 
 
-@kernel
+@kernel(inner=True)
 def _put(tables, placement, group, target, readers, held, loads):
     """Moves a group to another device, with loads, memory held and readers int [T, D] (of each bundle by device)."""
     devices = len(tables.capacity_bytes)
@@ -168,7 +169,7 @@ def _put(tables, placement, group, target, readers, held, loads):
     placement[group] = target
 
 
-@kernel
+@kernel(inner=True)
 def count_up(tables, placement, readers, held, loads):
     """Fills readers int64 [T, D], held float64 [D] and loads float64 [R] from a placement int [G]."""
     readers[:], held[:], loads[:] = 0, 0.0, 0.0
@@ -188,7 +189,7 @@ def count_up(tables, placement, readers, held, loads):
             _leave(tables, bundle, at, 1.0, loads)
 
 
-@kernel
+@kernel(inner=True)
 def _norm(loads, scale):
     total = 0.0
     for load in loads:
@@ -220,7 +221,7 @@ def anneal(tables, placement, seed, moves, first, last, capacity, readers, held,
     count_up(tables, placement, readers, held, loads)
     least = loads.max()
     best[:] = placement
-    scale = least
+    scale = least if least > 0 else 1.0
     now = _norm(loads, scale)
     old, back = np.zeros(groups + 1, np.int64), np.zeros(groups + 1, np.int64)
     stamp = np.full(groups, -1, np.int64)
@@ -302,7 +303,7 @@ def anneal(tables, placement, seed, moves, first, last, capacity, readers, held,
                 _put(tables, placement, old[index], back[index], readers, held, loads)
         if move % 4096 == 4095:  # what adding and taking away left
             count_up(tables, placement, readers, held, loads)
-            scale = loads.max()
+            scale = loads.max() if loads.max() > 0 else 1.0
             now = _norm(loads, scale)
     return least
 
@@ -339,6 +340,7 @@ def run(evaluator: Evaluator, rng: np.random.Generator, moves: int, seconds: flo
             if evaluator.best_valid
             else problem.pipeline.costs(problem.lowering.placement(placement[None]))[0][0]
         )
+        period = max(period, LEAST_PERIOD_S)
         first, last = (period * FIRST * (LAST / FIRST) ** at for at in (cool, next_cool))
         anneal(tables, placement, int(rng.integers(2**31)), at_once, first, last,
                tables.capacity_bytes * BELIEVED_CAPACITIES[share], readers, held, loads, best)  # fmt: skip

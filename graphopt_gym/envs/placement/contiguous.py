@@ -624,6 +624,8 @@ def _dp(evaluator: Evaluator, parts: Parts, limit: int) -> tuple[int, int]:
 
     def run(ideals: Ideals, share: float) -> bool | None:
         """Whether the best chain is valid; None where it takes more pairs than allowed."""
+        if evaluator.best_valid and evaluator.best_cost <= 0:  # nothing is cheaper
+            return True
         chains = Chains(parts, ideals, share, evaluator.best_cost if evaluator.best_valid else np.inf)
         while not chains.finished:
             if evaluator.best is not None:

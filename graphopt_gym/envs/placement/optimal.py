@@ -9,6 +9,7 @@ in less memory.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 FIRST_SHARE = 0.2  # of the time: annealing, before the solver
 UNITS = 2**26  # in the cost of the best plan that is known
+MOST_UNITS = 8 * UNITS  # of a load; what takes longer alone is put there by no plan that is sought
 MOST_TERMS = 400_000  # variables; more than that no solver reads in minutes
 
 
@@ -73,7 +75,7 @@ class Model:
         terms: list[list[tuple[int, Any]]] = [[] for _ in devices]  # of each device's load
         for device in devices:
             for one in range(groups):
-                if units := int(problem._group_s[device, one] / unit_s):
+                if units := _units(problem._group_s[device, one], unit_s):
                     terms[device].append((units, self.on[one][device]))
         readers = {one: read[read[:, 0] == one, 1].tolist() for one in sends}
         by_link: dict[int, list[tuple[int, Any]]] = {}
@@ -91,9 +93,9 @@ class Model:
                     leaves = model.new_bool_var("")
                     for other in readers[one]:
                         model.add_implication(its[device], self.on[other][device]).only_enforce_if(~leaves)
-                    if units := int(out_s[device, one] / unit_s):
+                    if units := _units(out_s[device, one], unit_s):
                         sent[device].append((units, leaves))
-                    if units := int(in_s[device, one] / unit_s):
+                    if units := _units(in_s[device, one], unit_s):
                         received[device].append((units, comes[device]))
                 continue
             for source in devices:
@@ -104,14 +106,13 @@ class Model:
                     stated = tasks.transfer_s[one]
                     by = problem.cluster.links[link]
                     seconds = stated if stated >= 0 else by.latency_s + tasks.tensor_bytes[one] / by.bytes_per_s
-                    if units := int(seconds / unit_s):
+                    if units := _units(seconds, unit_s):
                         goes = model.new_bool_var("")
                         model.add_bool_or([~its[source], ~comes[device], goes])
                         sent[source].append((units, goes))
                         received[device].append((units, goes))
                         by_link.setdefault(link, []).append((units, goes))
-        most = 8 * UNITS
-        self.load = model.new_int_var(0, most, "")
+        self.load = model.new_int_var(0, MOST_UNITS, "")
         loads = list(by_link.values())
         if pipeline.overlap:
             loads += terms
@@ -149,6 +150,11 @@ class Model:
         return np.array([[solver.value(one) for one in row] for row in self.on]).argmax(axis=1).astype(np.int32), bound
 
 
+def _units(seconds: float, unit_s: float) -> int:
+    """Rounded down, so that the bound stays one."""
+    return int(min(seconds / unit_s, MOST_UNITS + 1))
+
+
 def cp_sat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """The method: the best contiguous pipeline, annealed, and the solver from there."""
     problem: Any = evaluator.problem
@@ -164,9 +170,10 @@ def cp_sat(evaluator: Evaluator, rng: np.random.Generator) -> None:
         left = limit - (evaluator.wall_s - begun)
         if evaluator.seconds is not None:
             left = min(left, evaluator.seconds - evaluator.wall_s)
-        if left <= 0:
+        unit_s = evaluator.best_cost / UNITS
+        if left <= 0 or unit_s < sys.float_info.min:  # all is free, or next to nothing
             break
-        model = Model(problem, evaluator.best_cost / UNITS, share)
+        model = Model(problem, unit_s, share)
         found, bound = model.solve(known, left, workers, int(rng.integers(2**31)))
         if share == 1.0:
             lower_s = bound
@@ -176,7 +183,8 @@ def cp_sat(evaluator: Evaluator, rng: np.random.Generator) -> None:
         if valid[0]:
             break
     lower_s = max(lower_s, *problem.bounds().values())
-    gap = evaluator.best_cost / lower_s - 1 if lower_s > 0 else float("inf")
+    free = evaluator.best_valid and evaluator.best_cost <= 0
+    gap = evaluator.best_cost / lower_s - 1 if lower_s > 0 else 0.0 if free else float("inf")
     evaluator.note(
         lower_bound_s=lower_s, gap_percent=100 * gap if evaluator.best_valid else None, proved=bool(gap <= 1e-4)
     )

@@ -66,6 +66,7 @@ def walk(
     placements, priorities = np.empty((1, tasks), np.uint32), np.empty((1, rank.shape[0]))
     priorities[0] = rank
     times = np.empty(0)  # nothing is recorded
+    record = times.shape[0] > 0  # no literal: the engine would be compiled once more for it
     makespans, peaks = np.empty(1), np.empty((1, devices), np.int64)
     peak_times, busy = np.empty((1, devices)), np.empty((1, devices))
     stream = np.empty(1, np.uint64)
@@ -86,7 +87,7 @@ def walk(
         engine.run(
             placements, priorities, order, durations, device_type, link_of, link_latency_s, link_bytes_per_s, sequence,
             is_source, persistent_bytes, storage_ptr, storage_bytes, tensor_ptr, tensor_bytes, tensor_storage,
-            tensor_task, reader_ptr, reader, input_ptr, input_tensor, input_of_reader, transfer_s, False,
+            tensor_task, reader_ptr, reader, input_ptr, input_tensor, input_of_reader, transfer_s, record,
             times, times, makespans, peaks, peak_times, busy,
         )  # fmt: skip
         cost, beyond, valid = makespans[0], 0.0, True

@@ -27,7 +27,8 @@ from tests.envs.placement.cases import assert_same, cluster
 from tests.envs.placement.plain_env import PlainEnv
 from tests.simulator.cases import device, random_cluster
 
-METHODS = gg.methods("Placement-v0")
+THROUGHPUT = ["dp", "load_annealing", "cp_sat"]  # methods of pipelines
+METHODS = [name for name in gg.methods("Placement-v0") if name not in THROUGHPUT]
 GRAPH = layered_dag(60, 4, seed=2, phases=True, colocated=0.4)
 LAB = Cluster(
     "lab",
@@ -158,11 +159,11 @@ def test_start__that_is_not_allowed__is_refused__and_named_ones_keep_to_it():
 # ---- methods
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + THROUGHPUT)
 @pytest.mark.parametrize("grouping", ["colocation", "op"])
 def test_methods__propose_only_what_is_allowed(name, grouping):
-    own = stated()
-    problem = restricted() if grouping == "colocation" else PlacementProblem(GRAPH, LAB, grouping="op", **own)
+    objective = "throughput" if name in THROUGHPUT else "step"
+    problem = PlacementProblem(GRAPH, LAB, grouping=grouping, objective=objective, **stated())
     proposed = []
 
     class Recorder(Evaluator):
@@ -178,9 +179,10 @@ def test_methods__propose_only_what_is_allowed(name, grouping):
     assert evaluator.best_valid
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "round_robin"])
+@pytest.mark.parametrize("name", [name for name in METHODS + THROUGHPUT if name != "round_robin"])
 def test_methods__leave_a_device_alone_that_nothing_may_be_on(name):
-    problem = PlacementProblem(GRAPH, LAB, allowed_devices={"": ["fast"]})
+    objective = "throughput" if name in THROUGHPUT else "step"
+    problem = PlacementProblem(GRAPH, LAB, allowed_devices={"": ["fast"]}, objective=objective)
     solution = gg.solve(problem, name, budget=100)
     assert (solution.decision < 2).all()
     free = PlacementProblem(GRAPH, Cluster("two", LAB.devices[:2], LAB.links, LAB.link_of[:2, :2], (0, 0)))
