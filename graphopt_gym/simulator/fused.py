@@ -327,9 +327,7 @@ class FusedSimulator:
         alone = np.bincount(named, minlength=len(named))[named] == 1
         return np.where(alone, -1, named).astype(np.int32)[self.simulator.tasks.task_of_op]
 
-    def timeline(
-        self, placement: np.ndarray, levels: np.ndarray, priority: np.ndarray | None = None
-    ) -> Timeline:
+    def timeline(self, placement: np.ndarray, levels: np.ndarray, priority: np.ndarray | None = None) -> Timeline:
         """What ran where and when: placement and levels int [K], priority float [K] or None: as the order says."""
         base = self.simulator
         fused = Simulator(
