@@ -99,7 +99,7 @@ def test_fuse__few_steps_fuse_less_and_stay_legal(steps):
 
 @pytest.mark.parametrize("seed", range(150))
 def test_run_many__equals_the_simulator_that_is_given_the_groups(seed):
-    rng, graph, cluster, tasks, placement, levels, _ = instance(seed)
+    rng, graph, cluster, tasks, placement, _, _ = instance(seed)
     order = "fifo" if seed % 2 else "priority"
     fused = FusedSimulator(Simulator(graph, cluster, order=order))
     batch = 5
