@@ -1,0 +1,1 @@
+"""Scheduling: a priority a task orders each device's ready queue; the placement is fixed."""
