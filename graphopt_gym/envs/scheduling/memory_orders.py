@@ -202,7 +202,7 @@ def forest_order(sequence, is_source, storage_ptr, num_bytes, reader_ptr, reader
 
     A piece is a run of tasks that stay together: how high memory goes in it, and what is left of that at its end, both
     above its beginning. A subtree is a heap of pieces. What a task must follow, but would go before, it is joined to,
-    so only the end of a subtree's order changes: O(K log K).
+    so only the end of a subtree's order changes: O(K log K). Pieces that go as well either way go by their last task.
 
     Args:
         storage_ptr ... reader: what takes memory, the storages of :class:`Holdings` alone.
@@ -243,7 +243,8 @@ def forest_order(sequence, is_source, storage_ptr, num_bytes, reader_ptr, reader
         root = subtree[task]
         while root != NONE:
             before = np.int64(root)
-            early = group[task] > group[before] or (group[task] == group[before] and second[task] > second[before])
+            # as it must follow, it may not go by its number where all else is the same
+            early = group[task] > group[before] or (group[task] == group[before] and second[task] >= second[before])
             if not (whole or early):
                 break
             root = _without_root(root, child, sibling, group, second, third)

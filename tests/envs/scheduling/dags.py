@@ -35,7 +35,7 @@ def cluster_of(devices: int, bytes_per_s: float = 1.0, latency_s: float = 0.0, s
 
 def simulator_of(graph: ComputationGraph, cluster: Cluster, seconds=None) -> Simulator:
     seconds = np.where(graph.op_class == 0, 0.0, 1.0) if seconds is None else np.asarray(seconds, np.float64)
-    return Simulator(graph, cluster, op_times_s=np.tile(seconds, (cluster.num_devices, 1)))
+    return Simulator(graph, cluster, op_times_s=seconds)
 
 
 def random_in_tree(rng: np.random.Generator, tasks: int) -> ComputationGraph:
