@@ -166,9 +166,9 @@ def _memory_bounds(
     for task in range(num_tasks):
         base[placement[task]] += persistent_bytes[task]
     for item in range(num_items):
-        if is_source[held.producer[item]] and not held.is_copy[item]:
-            if held.reader_ptr[item + 1] > held.reader_ptr[item]:
-                most[held.device[item]] += held.num_bytes[item]
+        is_read = held.reader_ptr[item + 1] > held.reader_ptr[item]
+        if is_source[held.producer[item]] and not held.is_copy[item] and is_read:
+            most[held.device[item]] += held.num_bytes[item]
     items_ptr = np.zeros(num_tasks + 1, np.int64)  # what each task gives at home
     for item in range(num_items):
         if not held.is_copy[item]:
@@ -494,12 +494,13 @@ def least_peak(
 ) -> MemoryResult:
     """The order of all tasks on one device with the least peak, by search and by CP-SAT, and a bound.
 
-    First :func:`search_sets`, for SEARCH_SHARE of the time, which proves many orders of large graphs, too. Where it
-    ends without, and there are few enough tasks, the integer program of OLLA (Steiner et al., "OLLA: Optimizing the Lifetime and Location of Arrays to Reduce the
-    Memory Usage of Neural Networks", 2022; MODeL, ICML 2023) for lifetimes alone: a task runs at one step, between the
-    number of its ancestors and that of its descendants from the end; a storage is there from the step of its producer
-    to that of its last reader; the most that is there at a step is least. A variable says that a task has run by a
-    step, not at it: what OLLA calls created and preserved are differences of those. Bytes are exact, so is the bound.
+    First :func:`search_sets`, for SEARCH_SHARE of the time: it proves the best order of many a large graph, too. Where
+    it ends without, and tasks are few enough, the integer program of OLLA for lifetimes alone (Steiner et al., "OLLA:
+    Optimizing the Lifetime and Location of Arrays to Reduce the Memory Usage of Neural Networks", 2022; MODeL, ICML
+    2023): a task runs at one step, between the number of its ancestors and that of its descendants from the end; a
+    storage is there from the step of its producer to that of its last reader; the most that is there is least. A variable
+    says that a task has run by a step, not at it: what OLLA calls created and preserved are differences of those. Bytes
+    are exact, so is the bound.
 
     Args:
         simulator: of K tasks.
@@ -522,7 +523,8 @@ def least_peak(
     computing = int((~simulator.tasks.is_source).sum())
     if computing > MOST_ORDERED:
         raise InputError(
-            f"method 'olla' orders at most {MOST_ORDERED:,} tasks, here are {computing:,}: take 'liu' or 'memory_greedy'"
+            f"method 'olla' orders at most {MOST_ORDERED:,} tasks, here are {computing:,}: take 'liu' or "
+            "'memory_greedy'"
         )
     known = [rule(simulator, placement) for rule in (liu, sethi_ullman, memory_greedy, orders.depth_first)]
     known += [] if start is None else [np.asarray(start, np.float64)]
@@ -589,7 +591,9 @@ def search_sets(
     before: dict[int, tuple[int, int]] = {}  # of each set looked at: the set before it, the task between
     begin = max(lower, memory)
     ready = tuple(at for at in range(len(computing)) if not inputs[at])
-    heap = [(begin, 0, 0, memory, ready, (0, -1))]  # peak, -size, the set, bytes held, tasks that may run, what led there
+    heap = [
+        (begin, 0, 0, memory, ready, (0, -1))
+    ]  # peak, -size, the set, bytes held, tasks that may run, what led there
     while heap:
         top, size, done, memory, ready, led = heapq.heappop(heap)
         if done in before:

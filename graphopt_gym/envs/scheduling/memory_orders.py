@@ -2,15 +2,14 @@
 
 What the engine holds on one device while tasks run in some order: parameters and state all the time; what sources
 give, from the beginning; what a task gives, from its start; each until its last reader has finished (what nobody
-reads, until its producer has). So a task adds its outputs, its memory peaks, and then it takes away what it was the last
-to read: inputs and outputs are held together, as in the pebble game without sliding. Durations do not matter.
+reads, until its producer has). So a task adds its outputs, memory peaks, and then it takes away what it was the last to
+read: inputs and outputs are held together, as in the pebble game without sliding. Durations do not matter.
 
 Sethi and Ullman (1970), Liu (1986) and Liu (1987) are about trees: each task has one reader. Here *in-forest* means
 that all that a task gives is read by one task, and what a source gives, too (see :func:`is_in_forest`). Sources are no
 tasks of an order, they only make what a task takes away larger. That can be more than the task adds, so a subtree may
-end with less than it began with, which Liu's trees cannot: subtrees are put in order by the rule of Abdel-Wahab and
-Kameda (Operations Research 26(1), 1978), of which Liu's is the case without such ones, as his order of hills and valleys
-is of theirs.
+end with less than it began with, which Liu's trees cannot: pieces are put in order by the rule of Abdel-Wahab and
+Kameda for cumulative costs of any sign (Operations Research 26(1), 1978), of which Liu's is the case without such ones.
 """
 
 from __future__ import annotations
@@ -350,8 +349,8 @@ def _sink(heap, where, base, size, net, added):
 
 @kernel
 def _greedy(
-    placement, durations_s, num_devices, is_source, storage_ptr, tensor_ptr, tensor_reader_ptr, tensor_reader, input_ptr,
-    num_bytes, reader_ptr, reader, read_ptr, read,
+    placement, durations_s, num_devices, is_source, storage_ptr, tensor_ptr, tensor_reader_ptr, tensor_reader,
+    input_ptr, num_bytes, reader_ptr, reader, read_ptr, read,
 ):  # fmt: skip
     num_tasks = placement.shape[0]
     num_items = num_bytes.shape[0]
