@@ -260,7 +260,7 @@ def least_makespan(
     Args:
         simulator: of K tasks.
         placement: int32 [K].
-        seconds: at most, of the solver; swaps take at most a fifth of it more.
+        seconds: the solver ends by then, whatever making the model took; swaps take about a fifth of it more.
         workers: of the solver; 0: one a core.
         seed: of the solver.
         start: float64 [K], priorities to begin with, beside those of the rules.
@@ -279,13 +279,14 @@ def least_makespan(
             f"method 'cp_sat' would need {size:,} intervals for tasks and transfers (at most {MOST_INTERVALS:,}): take "
             "'annealing', or a rule"
         )
+    until = clock() + limit
     known = [rule(simulator, placement) for rule in _RULES]
     known += [] if start is None else [np.asarray(start, np.float64)]
     priority, makespan_s = _best(simulator, placement, known)
     lower_s = lower_bounds(simulator, placement).makespan_s
     unit_s = makespan_s / UNITS
     if makespan_s > lower_s * (1 + PROVED) and unit_s > 0:
-        starts, bound_s = _solve_time(simulator, placement, sent, priority, lower_s, unit_s, limit, workers, seed)
+        starts, bound_s = _solve_time(simulator, placement, sent, priority, lower_s, unit_s, until, workers, seed)
         lower_s = max(lower_s, bound_s)
         if starts:
             priority, makespan_s = _best(simulator, placement, [priority, *(-one for one in starts)])
@@ -313,7 +314,7 @@ def _solve_time(
     priority: np.ndarray,
     lower_s: float,
     unit_s: float,
-    limit: float,
+    until: float,
     workers: int,
     seed: int,
 ) -> tuple[list[np.ndarray], float]:
@@ -388,7 +389,7 @@ def _solve_time(
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed
-    solver.parameters.max_time_in_seconds = limit
+    solver.parameters.max_time_in_seconds = max(0.0, until - clock())
     solver.solve(model, found)
     return found.starts, max(0.0, solver.best_objective_bound) * unit_s
 
@@ -443,7 +444,7 @@ def _swapped(
             reach = len(on) if len(order) <= MOST_SWAPPED else 2
             pairs += [(a, b) for at, a in enumerate(on) for b in on[at + 1 : at + reach]]
         best, least_s = priority, makespan_s
-        rows = max(1, 2**22 // len(priority))
+        rows = max(1, 2**20 // len(priority))
         for at in range(0, len(pairs), rows):
             part = np.array(pairs[at : at + rows])
             tried = np.tile(priority, (len(part), 1))
@@ -498,14 +499,14 @@ def least_peak(
     it ends without, and tasks are few enough, the integer program of OLLA for lifetimes alone (Steiner et al., "OLLA:
     Optimizing the Lifetime and Location of Arrays to Reduce the Memory Usage of Neural Networks", 2022; MODeL, ICML
     2023): a task runs at one step, between the number of its ancestors and that of its descendants from the end; a
-    storage is there from the step of its producer to that of its last reader; the most that is there is least. A variable
-    says that a task has run by a step, not at it: what OLLA calls created and preserved are differences of those. Bytes
-    are exact, so is the bound.
+    storage is there from the step of its producer to that of its last reader; the most that is there is least. A
+    variable says that a task has run by a step, not at it: what OLLA calls created and preserved are differences of
+    those. Bytes are exact, so is the bound.
 
     Args:
         simulator: of K tasks.
         placement: int32 [K], the same device everywhere.
-        seconds: at most, of the solver.
+        seconds: at most, of the search and of the solver.
         workers: of the solver; 0: one a core.
         seed: of the solver.
         start: float64 [K], priorities to begin with, beside those of the memory orders.
@@ -535,7 +536,7 @@ def least_peak(
         order, lower = search_sets(simulator, lower, peak, SEARCH_SHARE * limit)
         if order is not None:
             priority, peak = _least_held(simulator, placement, [priority, priority_of(order)])
-    left = limit - (clock() - begun)
+    left = max(0.0, limit - (clock() - begun))
     if peak > lower and computing**2 <= MOST_STEPS:
         order, bound = _solve_memory(simulator, placement, priority, lower, peak, left, workers, seed)
         lower = max(lower, bound)
