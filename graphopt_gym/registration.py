@@ -14,7 +14,12 @@ from graphopt_gym.task import Task, resolve
 if TYPE_CHECKING:
     from graphopt_gym.problem import Problem
 
-OURS = ("graphopt_gym.envs.placement:TASK", "graphopt_gym.envs.chiplet:TASK", "graphopt_gym.envs.rewrite:TASK")
+OURS = (
+    "graphopt_gym.envs.placement:TASK",
+    "graphopt_gym.envs.fusion:TASK",
+    "graphopt_gym.envs.chiplet:TASK",
+    "graphopt_gym.envs.rewrite:TASK",
+)
 ENTRY_POINTS = "graphopt_gym.tasks"
 VECTOR_ENTRY_POINT = "graphopt_gym.envs.core.vector"
 

@@ -368,3 +368,24 @@ class FusedSimulator:
 
         on_all_cores(rows, count)
         return out, kernels
+
+
+@kernel
+def _one_kernel_s(tables, members, kind):
+    num_tasks = tables.is_source.shape[0]
+    kernel_of, kept = np.full(num_tasks, -1, np.int32), tables.unread.copy()
+    for task in members:
+        kernel_of[task] = 0
+    for task in range(num_tasks):
+        if kernel_of[task] != 0:
+            for at in range(tables.input_ptr[task], tables.input_ptr[task + 1]):
+                kept[tables.tensor_task[tables.input_tensor[at]]] = True
+    seen_alias = np.full(tables.edge_alias.max() + 1, -1, np.int32)
+    read_stamp, read_bytes = np.full(num_tasks, -1, np.int32), np.zeros(num_tasks, np.int64)
+    return _seconds(tables, kind, members, 0, members.shape[0], kernel_of, kept, seen_alias, read_stamp, read_bytes)
+
+
+def kernel_seconds(fused: FusedSimulator, members: np.ndarray, placement: np.ndarray) -> float:
+    """Seconds of one kernel of several tasks, int [M] ascending, where all others are by themselves."""
+    kind = fused.simulator.device_type[placement[members[0]]]
+    return float(_one_kernel_s(fused.task_tables, np.ascontiguousarray(members, np.int32), int(kind)))

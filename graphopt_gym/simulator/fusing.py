@@ -167,6 +167,22 @@ def _holds(tables, device, members, count, mark, stamp, seen, tensor_seen):
     return True
 
 
+@kernel
+def _alone_holds(tables, device, members):
+    mark = np.zeros(tables.fusion_class.shape[0], np.int64)
+    for task in members:
+        mark[task] = 1
+    seen = np.empty(members.shape[0], np.bool_)
+    tensor_seen = np.zeros(tables.tensor_task.shape[0], np.int64)
+    return _holds(tables, device, members, members.shape[0], mark, 1, seen, tensor_seen)
+
+
+def holds(tables: FusionTables, members: np.ndarray, placement: np.ndarray) -> bool:
+    """Whether tasks, int [M] ascending, of one device may be one kernel, but for cycles; placement int [K]."""
+    device = np.uint32(placement[members[0]])
+    return bool(_alone_holds(tables, device, np.ascontiguousarray(members, np.int32)))
+
+
 @kernel(inner=True, allocates=False)
 def _between(tables, kernels, count, kernel_of, first, following, position, mark, stamp, reached, before, after):
     """Whether kernels, all of whose tasks are marked ``stamp``, can be one without a cycle, and what lies between.

@@ -1,0 +1,235 @@
+"""Episodes in which ops get levels, one op a step or all in one action: the process of fusing and of scheduling."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from gymnasium import spaces
+
+from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
+from graphopt_gym.envs.core.observation import ObservationTable, Part
+from graphopt_gym.envs.core.roster import Roster
+from graphopt_gym.errors import InputError
+from graphopt_gym.fields import choice
+from graphopt_gym.problem import Problem
+
+REWARDS = ("improvement", "terminal")
+INVALID_REWARD = -10.0  # of the terminal reward, for what does not fit in memory
+PROGRESS_FEATURES = (
+    "ops_decided",  # share
+    "time_decided",  # share of the time of all ops that are decided on
+    "level_before",  # of the op decided last, as a share of the highest
+    "cost",  # squashed: square root of the cost now to that at the start
+    "valid",  # 1 where the decision as it stands is valid
+)
+
+
+class LevelInstance(Protocol):
+    """One graph on one cluster, with the ops that get levels. M ops, E edges between them, P levels."""
+
+    @property
+    def problem(self) -> Problem: ...
+
+    entry: np.ndarray  # int64 [M]: which entry of a decision each is, ascending
+    features: np.ndarray  # float32 [M, F] in 0 to 1
+    time_share: np.ndarray  # float64 [M]: of the time of all M
+    edges: np.ndarray  # int32 [E, 2] of (sending, reading op)
+    num_levels: int
+    num_ops: int
+    num_edges: int
+    length: int  # of a decision
+
+    def start(self, name: str) -> np.ndarray:
+        """int32 [length]: a decision to begin from; entries of other ops stay as they are in it."""
+
+
+InstanceT = TypeVar("InstanceT", bound=LevelInstance)
+
+
+def step_table(features: int) -> ObservationTable:
+    """What one op a step shows: F features of it."""
+    return ObservationTable(
+        (
+            Part("op", (features,), "share", "the current op", "0 at the end of an episode"),
+            Part("progress", (len(PROGRESS_FEATURES),), "share", "share decided, cost of the decision now", "none"),
+            Part("action_mask", ("P",), "mask", "1: the level is there", "none"),
+        )
+    )
+
+
+def one_shot_table(features: int) -> ObservationTable:
+    """What the whole graph in one action shows."""
+    return ObservationTable(
+        (
+            Part("nodes", ("M", features), "share", "the features of every op"),
+            Part("node_mask", ("M",), "mask", "1: an op"),
+            Part("edge_index", (2, "E"), "index", "sending and reading op of each edge between ops", "-1", "M"),
+            Part("action_mask", ("P",), "mask", "1: the level is there", "none"),
+        )
+    )
+
+
+class LevelEpisodes(Episodes[Any]):
+    """``count`` episodes on instances of a roster, whose ``sizes`` are M, E and P; see the environments."""
+
+    def __init__(
+        self, roster: Roster[Any], count: int, info: str, start: str, starts: tuple[str, ...], reward: str
+    ) -> None:
+        super().__init__(roster, count, info)
+        self.reward = choice("reward", reward, REWARDS)
+        self.start = choice("start", start, starts)
+        self.longest_decision = max(one.length for one in self.instances)
+        self.decided = np.full((count, self.longest_decision), -1, np.int32)
+        self.current = np.zeros(count, np.int64)
+        self.ops_of = np.zeros(count, np.int64)
+        self.cost, self.start_cost = np.zeros(count), np.zeros(count)
+        self.valid = np.zeros(count, bool)
+        self._started: dict[int, tuple[float, bool]] = {}  # of each instance
+
+    def decision(self, row: int) -> np.ndarray:
+        """int32 [K], a copy: ops that are not decided have the level that they started with."""
+        return self.decided[row, : self.instance(row).length].copy()
+
+    def _begin(self, rows: np.ndarray) -> None:
+        for row in rows.tolist():
+            instance, index = self.instance(row), int(self.instance_of[row])
+            self.decided[row] = -1
+            self.decided[row, : instance.length] = instance.start(self.start)
+            self.current[row], self.ops_of[row] = 0, instance.num_ops
+            self.cost[row] = self.start_cost[row] = 0.0
+            self.valid[row] = False
+            if self.reward == "improvement":
+                if index not in self._started:
+                    cost, valid = instance.problem.costs(self.decided[row : row + 1, : instance.length])
+                    self._started[index] = (float(cost[0]), bool(valid[0]))
+                self.cost[row], self.valid[row] = self._started[index]
+                self.start_cost[row] = self.cost[row]
+
+    def _price(self, rows: np.ndarray) -> None:
+        for instance, part, _ in self._parts(rows):
+            self.cost[part], self.valid[part] = instance.problem.costs(
+                np.ascontiguousarray(self.decided[part, : instance.length])
+            )
+
+    def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
+        self._price(rows)
+        return np.where(self.valid[rows], -np.sqrt(self.cost[rows]), INVALID_REWARD)
+
+    def begun(self, row: int) -> dict[str, Any]:
+        return {"ops": int(self.ops_of[row])}
+
+    def result(self, row: int) -> Result:
+        valid = bool(self.valid[row])
+        reasons = () if valid or self.light else self.outcome(row).reasons
+        return Result(self.decided[row].copy(), float(self.cost[row]), valid, reasons)
+
+    def _level_mask(self, rows: np.ndarray) -> np.ndarray:
+        return np.arange(self.roster.sizes["P"]) < self.of_instances(rows, "num_levels")[:, None]
+
+
+class StepLevels(LevelEpisodes):
+    """One op a step, in topological order."""
+
+    def __init__(
+        self, roster: Roster[Any], count: int, info: str = "full", start: str = "", starts: tuple[str, ...] = (),
+        reward: str = "improvement",
+    ) -> None:  # fmt: skip
+        self.table = step_table(roster.flat[0].features.shape[1])
+        super().__init__(roster, count, info, start, starts, reward)
+        self.longest = roster.sizes["M"]
+        self.action_space = spaces.Discrete(roster.sizes["P"])
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rewards, illegal = np.zeros(len(rows)), np.zeros(len(rows), bool)
+        changed = np.zeros(len(rows), bool)
+        for at, row in enumerate(rows.tolist()):
+            instance, level = self.instance(row), int(actions[at])
+            if instance.num_ops:
+                entry = instance.entry[self.current[row]]
+                illegal[at] = not 0 <= level < instance.num_levels
+                if not illegal[at]:
+                    changed[at] = self.decided[row, entry] != level
+                    self.decided[row, entry] = level
+            self.current[row] += 1
+        done = self.current[rows] >= self.ops_of[rows]
+        if self.reward == "improvement":
+            moved = rows[changed]
+            if len(moved):  # what stays as it was keeps its cost: a change of exactly 0
+                before = np.sqrt(self.cost[moved])
+                self._price(moved)
+                rewards[changed] = before - np.sqrt(self.cost[moved])
+        elif done.any():
+            rewards[done] = self._final_rewards(rows[done])
+        return rewards, done, illegal
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        features = self.observation_shapes["op"][0]
+        op = np.zeros((len(rows), features), np.float32)
+        progress = np.zeros((len(rows), len(PROGRESS_FEATURES)), np.float32)
+        for at, row in enumerate(rows.tolist()):
+            instance, current = self.instance(row), int(self.current[row])
+            if current < instance.num_ops:
+                op[at] = instance.features[current]
+            ratio = np.sqrt(self.cost[row] / self.start_cost[row]) if self.start_cost[row] > 0 else 0.0
+            before = self.decided[row, instance.entry[current - 1]] if 0 < current <= instance.num_ops else 0
+            progress[at] = (
+                min(1.0, current / max(1, instance.num_ops)), min(1.0, instance.time_before[current]),
+                before / max(1, instance.num_levels - 1), ratio / (1 + ratio), self.valid[row],
+            )  # fmt: skip
+        return {"op": op, "progress": progress, "action_mask": self.masks(rows).astype(np.int8)}
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        return self._level_mask(rows)
+
+
+class OneShotLevels(LevelEpisodes):
+    """All ops in one action."""
+
+    longest = 1
+
+    def __init__(
+        self, roster: Roster[Any], count: int, info: str = "full", start: str = "", starts: tuple[str, ...] = ()
+    ) -> None:
+        self.table = one_shot_table(roster.flat[0].features.shape[1])
+        super().__init__(roster, count, info, start, starts, "terminal")
+        self.action_space = spaces.MultiDiscrete([roster.sizes["P"]] * roster.sizes["M"])
+
+    def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        illegal = np.zeros(len(rows), bool)
+        for at, row in enumerate(rows.tolist()):
+            instance = self.instance(row)
+            chosen = actions[at, : instance.num_ops]
+            wrong = (chosen < 0) | (chosen >= instance.num_levels)
+            illegal[at] = wrong.any()
+            entries = self.decided[row, instance.entry]
+            self.decided[row, instance.entry] = np.where(wrong, entries, chosen)
+            self.current[row] = instance.num_ops
+        return self._final_rewards(rows), np.ones(len(rows), bool), illegal
+
+    def static_arrays(self, index: int) -> dict[str, np.ndarray]:
+        instance, shapes = self.instances[index], self.table.shapes(self.roster.sizes)
+        nodes = np.zeros(shapes["nodes"], np.float32)
+        nodes[: instance.num_ops] = instance.features
+        edges = np.full(shapes["edge_index"], -1, np.int32)
+        edges[:, : instance.num_edges] = instance.edges.T
+        return {
+            "nodes": nodes,
+            "node_mask": (np.arange(self.roster.sizes["M"]) < instance.num_ops).astype(np.int8),
+            "edge_index": edges,
+            "action_mask": (np.arange(self.roster.sizes["P"]) < instance.num_levels).astype(np.int8),
+        }
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        self._fill_static(rows, out)
+        return out
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        return one_shot_masks(self._level_mask(rows), self.ops_of[rows], self.roster.sizes["M"])
+
+
+def check_sizes(roster: Roster[Any]) -> None:
+    """Raises InputError for a roster that has nothing to decide on."""
+    if all(one.num_ops == 0 for one in roster.flat):
+        raise InputError("no op of these graphs has a decision; give another graph")

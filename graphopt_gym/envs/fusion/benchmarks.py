@@ -1,0 +1,53 @@
+"""What fusing and pricing a decision takes, beside the engine alone on ops by themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.envs.fusion.methods import greedy
+from graphopt_gym.envs.fusion.problem import FusionProblem
+
+GRAPHS = ("bert_base", "inception_v3_b32", "wavenet_4x36", "gnmt_2layer", "gnmt_8layer")
+ROUNDS = 20
+
+
+def fusion_report(
+    graphs: Sequence[str] = GRAPHS, cluster: str = "v100x2", say: Callable[[str], object] = str
+) -> dict[str, Any]:
+    """Milliseconds of this process, the least of several: the engine on single ops, fusing by random levels, and the
+    whole evaluation, fusing and the columns of kernels included; and how many kernels the greedy order leaves."""
+    rows = []
+    for graph in graphs:
+        say(f"fusing {graph}")
+        problem = FusionProblem(graph, cluster)
+        decision = problem.sample(np.random.default_rng(0))[None]
+        placement = problem.placement[None]
+        row = {
+            "graph": graph,
+            "ops": problem.num_tasks,
+            "kernels": int(problem.fused.run_many(placement, greedy(problem)[None])[1][0]),
+            "engine_ms": least_ms(lambda problem=problem, at=placement: problem.simulator.run_many(at)),
+            "fusing_ms": least_ms(lambda p=problem, d=decision: p.fused.kernel_of_task(p.placement, d[0])),
+            "evaluation_ms": least_ms(lambda p=problem, d=decision: p.costs(d)),
+        }
+        row["ns_per_edge"] = 1e6 * row["fusing_ms"] / max(1, len(problem.fused.tables.succ))
+        rows.append(row)
+    return {
+        "title": f"Fusion on {cluster}", "columns": list(rows[0]), "rows": rows,
+        "notes": ["kernels: of the greedy order, sources included; evaluation: of random levels, one decision"],
+    }  # fmt: skip
+
+
+def least_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of this process that a call takes, the least of :data:`ROUNDS`."""
+    run()
+    found = []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        run()
+        found.append(time.process_time() - started)
+    return 1e3 * min(found)

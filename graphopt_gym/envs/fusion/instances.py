@@ -1,0 +1,108 @@
+"""The graphs and devices that an environment draws from, each with what it shows of the ops that may be fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt_gym.envs.core.levels import check_sizes
+from graphopt_gym.envs.core.roster import Roster, padded_size
+from graphopt_gym.envs.fusion.methods import greedy, none, savings_s
+from graphopt_gym.envs.fusion.problem import FusionProblem
+from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
+
+_CLASSES = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
+_LOG_LARGEST = np.log1p(1e15)
+STARTS = ("none", "greedy")
+OP_FEATURES = (
+    "log_flops",
+    "log_bytes_read",
+    "log_bytes_written",
+    "log_output_bytes",
+    "time",  # squashed: by itself, to that of an average op
+    "memory_bound",  # share of its time that memory takes, of memory and compute
+    "saving",  # squashed: what fusing it into all of its fusible consumers saves, to the time of an average op
+    "consumers",  # squashed: how many ops read it
+    "fusible_consumers",  # share of them that it may go into
+    "fusible_producers",  # share of what it reads, from other ops, that may go into it
+    "level",  # in the graph, as a share of the depth
+    *(f"phase_{phase}" for phase in PHASES),
+    *(f"class_{OP_CLASSES[code]}" for code in _CLASSES),
+)
+
+
+class Instance:
+    """One problem, the ops whose level matters, and their features: see :class:`LevelInstance`."""
+
+    def __init__(self, problem: FusionProblem) -> None:
+        self.problem = problem
+        self.entry = problem.producers
+        self.num_ops, self.num_levels, self.length = len(self.entry), problem.levels, problem.num_tasks
+        tables, place = problem.fused.tables, np.full(problem.num_tasks, -1, np.int64)
+        place[self.entry] = np.arange(self.num_ops)
+        source = np.repeat(np.arange(problem.num_tasks), np.diff(tables.succ_ptr))
+        ends = np.stack([place[source], place[tables.succ]], axis=1)
+        self.edges = ends[(ends >= 0).all(axis=1)].astype(np.int32)
+        self.num_edges = len(self.edges)
+        kind, every = problem.simulator.device_type[problem.placement], np.arange(problem.num_tasks)
+        seconds = problem.simulator.durations_s[kind, every]
+        mine = seconds[self.entry]
+        self.time_share = mine / mine.sum() if mine.sum() > 0 else np.full(self.num_ops, 1.0 / max(1, self.num_ops))
+        self.time_before = np.append(0.0, np.cumsum(self.time_share))
+        self.features = self._features(seconds, kind, source)
+
+    def start(self, name: str) -> np.ndarray:
+        return none(self.problem) if name == "none" else greedy(self.problem)
+
+    def _features(self, seconds: np.ndarray, kind: np.ndarray, source: np.ndarray) -> np.ndarray:
+        problem, graph = self.problem, self.problem.graph
+        tables, parts, count = problem.fused.tables, problem.fused.task_tables, problem.num_tasks
+        op, every = problem.simulator.tasks.first_op, np.arange(count)
+        average = max(float(seconds[~parts.is_source].mean()), 1e-300)
+        moved = (parts.bytes_read + parts.bytes_written) / parts.bytes_per_s[kind, every]
+        work = moved + parts.compute_s[kind, every]
+        consumers = np.diff(tables.succ_ptr)
+        producers = np.diff(tables.pred_ptr)
+        target = np.repeat(every, producers)
+        fusible = np.bincount(source, tables.succ_ok, count) / np.maximum(consumers, 1)
+        into = np.bincount(target, tables.pred_ok, count) / np.maximum(producers, 1)
+        phases = graph.phase[op][:, None] == np.arange(len(PHASES))
+        classes = graph.op_class[op][:, None] == np.array(_CLASSES)
+        columns = [
+            *(_logs(one) for one in (graph.flops[op], parts.bytes_read, parts.bytes_written, tables.output_bytes)),
+            _squashed(seconds / average),
+            np.divide(moved, work, out=np.zeros(count), where=work > 0),
+            _squashed(savings_s(problem) / average),
+            _squashed(consumers / 1.0),
+            fusible,
+            into,
+            graph.level[op] / max(1, int(graph.level.max())),
+        ]
+        features = np.column_stack([np.stack(columns, axis=1), phases, classes])
+        assert features.shape[1] == len(OP_FEATURES)
+        return features[self.entry].astype(np.float32)
+
+
+def _logs(sizes: np.ndarray) -> np.ndarray:
+    return np.minimum(1.0, np.log1p(sizes) / _LOG_LARGEST)
+
+
+def _squashed(ratio: np.ndarray) -> np.ndarray:
+    return ratio / (1 + ratio)
+
+
+class FusionRoster(Roster[Instance]):
+    """All graphs on all clusters that an environment may be asked for, and the padded sizes they share."""
+
+    def __init__(
+        self, graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, **options: Any
+    ) -> None:
+        stated = {name: value for name, value in options.items() if value is not None}
+        super().__init__(FusionProblem, Instance, graph, cluster, **stated)
+        check_sizes(self)
+        self.sizes = {
+            "M": padded_size("max_ops", max_ops, max(1, *(one.num_ops for one in self.flat), 1)),
+            "E": padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in self.flat), 1)),
+            "P": max(one.num_levels for one in self.flat),
+        }
