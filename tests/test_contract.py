@@ -48,6 +48,8 @@ PROBLEMS = [
     ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "grouping": "phase", "order": "stream"}),
     ("Placement-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "order": "priority"}),
     ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x4"}),
+    ("Fusion-v0", {"graph": "transformer_xl_2layer", "cluster": "v100x2"}),
+    ("FusionOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "placement": "metis", "order": "rank"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4", "memory_rule": True}),
     ("RewriteOrder-v0", {"graph": "squeezenet", "cluster": "t4"}),
@@ -70,7 +72,8 @@ def test_problems__are_all_checked():
 
 QUICK = {
     "Placement-v0": PROBLEMS[0][1],
-    "ChipletPartition-v0": PROBLEMS[5][1],
+    "Fusion-v0": PROBLEMS[5][1],
+    "ChipletPartition-v0": PROBLEMS[7][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
 }
 
@@ -394,6 +397,9 @@ ENVIRONMENTS = [
     ("Placement-v0", {"graph": SMALL, "cluster": cluster(2), "start": [0, 1] * 10, "reward": "terminal"}),
     ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2"}),
     ("PlacementOneShot-v0", {**TIGHT, "max_groups": 70, "max_devices": 5}),
+    ("Fusion-v0", {"graph": ["transformer_xl_2layer", SMALL], "cluster": cluster(2), "placement": "single"}),
+    ("Fusion-v0", {"graph": "transformer_xl_2layer", "reward": "terminal", "start": "greedy", "levels": 3}),
+    ("FusionOneShot-v0", {"graph": "transformer_xl_2layer", "max_ops": 120, "max_edges": 400}),
     ("ChipletPartition-v0", PACKAGED),
     *(
         (
@@ -421,6 +427,7 @@ def test_environments__are_all_checked():
 
 TASKS = {
     "placement": {"graph": SMALL, "cluster": cluster(2)},
+    "fusion": {"graph": "transformer_xl_2layer"},
     "chiplet": PACKAGED,
     "rewrite": {"graph": "small_chain", "max_steps": 3},
 }

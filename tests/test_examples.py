@@ -93,7 +93,10 @@ def read_light_infos():
     from torchrl.envs import GymEnv, GymWrapper
     from torchrl.envs.utils import check_env_specs
 
-    small = {"ChipletPartition-v0": {"graph": "bert_tiny_b16", "cluster": "mcm4"}, "RewriteOrder-v0": {"max_steps": 5}}
+    small = {
+        "ChipletPartition-v0": {"graph": "bert_tiny_b16", "cluster": "mcm4"}, "RewriteOrder-v0": {"max_steps": 5},
+        "Fusion-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2"},
+    }  # fmt: skip
     for env_id in env_ids():
         arguments = {"info": "light", **small.get(env_id, {"graph": "rnnlm_2layer", "cluster": "v100x2"})}
         one = GymEnv(env_id, **arguments).auto_register_info_dict()  # tries frameskip=…, and does without

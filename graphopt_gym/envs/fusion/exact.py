@@ -7,6 +7,7 @@ the step time on one device, and where a decision reaches it the decision is pro
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 MOST_KERNELS = 50_000
+ORDERS = 32  # of the same producers, tried at random
 UNITS = 2**40  # of the step time without fusion
 
 
@@ -79,14 +81,16 @@ def legal_kernels(problem: FusionProblem, most: int = MOST_KERNELS) -> list[tupl
 def best_partition(
     problem: FusionProblem, seconds: float = SECONDS, workers: int = 1, seed: int = 0
 ) -> tuple[list[tuple[int, ...]], float]:
-    """(the kernels of several tasks in the best partition found, a sum of kernels' times in seconds that none beats)."""
+    """(the kernels of several tasks in the best partition found, a sum of kernels' seconds that none beats)."""
     need("ortools", what="method 'cp_sat'")
     from ortools.sat.python import cp_model
 
     kernels = legal_kernels(problem)
     tables, placement = problem.fused.tables, problem.placement
     tasks = np.flatnonzero(~problem.fused.task_tables.is_source)
-    alone = {int(task): problem.simulator.durations_s[problem.simulator.device_type[placement[task]], task] for task in tasks}
+    alone = {
+        int(task): problem.simulator.durations_s[problem.simulator.device_type[placement[task]], task] for task in tasks
+    }
     unit_s = max(sum(alone.values()), 1e-300) / UNITS
     model = cp_model.CpModel()
     chosen = [(members, model.new_bool_var("")) for members in kernels]
@@ -101,7 +105,7 @@ def best_partition(
     place = {task: model.new_int_var(0, problem.num_tasks, "") for task in alone}
     together: dict[tuple[int, int], list[Any]] = {}
     for members, variable in chosen:
-        for one, other in zip(members, members[1:]):
+        for one, other in itertools.pairwise(members):
             model.add(place[one] == place[other]).only_enforce_if(variable)
         inside = set(members)
         for task in members:
@@ -159,6 +163,3 @@ def cp_sat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     evaluator.note(
         lower_bound_s=lower_s, gap_percent=100 * gap if evaluator.best_valid else None, proved=bool(gap <= 1e-9)
     )
-
-
-ORDERS = 32  # of the same producers, tried at random

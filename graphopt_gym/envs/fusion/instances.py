@@ -95,9 +95,7 @@ def _squashed(ratio: np.ndarray) -> np.ndarray:
 class FusionRoster(Roster[Instance]):
     """All graphs on all clusters that an environment may be asked for, and the padded sizes they share."""
 
-    def __init__(
-        self, graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, **options: Any
-    ) -> None:
+    def __init__(self, graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, **options: Any) -> None:
         stated = {name: value for name, value in options.items() if value is not None}
         super().__init__(FusionProblem, Instance, graph, cluster, **stated)
         check_sizes(self)

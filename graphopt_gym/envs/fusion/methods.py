@@ -91,7 +91,9 @@ METHODS: dict[str, Method] = {
             "matmuls and convolutions with the elementwise ops behind them only",
             "Chetlur et al., cuDNN, 2014, and CUTLASS's epilogues",
         ),
-        Method("benefit", _proposes(benefit), "the most saving producers first", XLA.replace("instruction", "priority")),
+        Method(
+            "benefit", _proposes(benefit), "the most saving producers first", XLA.replace("instruction", "priority")
+        ),
         Method(
             "cp_sat",
             exact.cp_sat,
