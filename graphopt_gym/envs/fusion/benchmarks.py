@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,19 @@ def fusion_report(
         problem = FusionProblem(graph, cluster)
         decision = problem.sample(np.random.default_rng(0))[None]
         placement = problem.placement[None]
-        row = {
-            "graph": graph,
-            "ops": problem.num_tasks,
-            "kernels": int(problem.fused.run_many(placement, greedy(problem)[None])[1][0]),
-            "engine_ms": least_ms(lambda problem=problem, at=placement: problem.simulator.run_many(at)),
-            "fusing_ms": least_ms(lambda p=problem, d=decision: p.fused.kernel_of_task(p.placement, d[0])),
-            "evaluation_ms": least_ms(lambda p=problem, d=decision: p.costs(d)),
-        }
-        row["ns_per_edge"] = 1e6 * row["fusing_ms"] / max(1, len(problem.fused.tables.succ))
-        rows.append(row)
+        engine_ms = least_ms(partial(problem.simulator.run_many, placement))
+        fusing_ms = least_ms(partial(problem.fused.kernel_of_task, problem.placement, decision[0]))
+        rows.append(
+            {
+                "graph": graph,
+                "ops": problem.num_tasks,
+                "kernels": int(problem.fused.run_many(placement, greedy(problem)[None])[1][0]),
+                "engine_ms": engine_ms,
+                "fusing_ms": fusing_ms,
+                "evaluation_ms": least_ms(partial(problem.costs, decision)),
+                "ns_per_edge": 1e6 * fusing_ms / max(1, len(problem.fused.tables.succ)),
+            }
+        )
     return {
         "title": f"Fusion on {cluster}", "columns": list(rows[0]), "rows": rows,
         "notes": ["kernels: of the greedy order, sources included; evaluation: of random levels, one decision"],

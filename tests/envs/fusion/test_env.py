@@ -59,7 +59,7 @@ def test_ppo__trains():
     stable_baselines3 = pytest.importorskip("stable_baselines3")
     from graphopt_gym.wrappers import SB3VecEnv
 
-    env = SB3VecEnv(gym.make_vec("Fusion-v0", num_envs=4, **SMALL))
+    env = SB3VecEnv(gym.make_vec("Fusion-v0", num_envs=4, autoreset_mode="SameStep", **SMALL))
     model = stable_baselines3.PPO("MultiInputPolicy", env, n_steps=48, batch_size=96, n_epochs=1, seed=0)
     model.learn(400)
     assert model.num_timesteps >= 400
