@@ -273,6 +273,12 @@ def run_fused(
         )  # fmt: skip
 
 
+def _own(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """Contiguous and writable: arrays that cannot be written are of another type, for which all is compiled anew."""
+    found = np.ascontiguousarray(values, dtype)
+    return found if found.flags.writeable else found.copy()
+
+
 class FusedSimulator:
     """A graph on a cluster whose tasks are fused anew by each decision.
 
@@ -318,8 +324,7 @@ class FusedSimulator:
 
     def kernel_of_task(self, placement: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """int32 [K]: the kernel of each task, named by one of its tasks; see :func:`fusing.fuse`."""
-        devices = np.ascontiguousarray(placement, np.int32).view(np.uint32)
-        return fuse(np.ascontiguousarray(levels, np.int32), devices, self.tables)  # type: ignore[no-any-return]
+        return fuse(_own(levels, np.int32), _own(placement, np.int32).view(np.uint32), self.tables)  # type: ignore[no-any-return]
 
     def fusion(self, placement: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """int32 [N]: the fused group of each op, -1 for one that is a kernel by itself, as :class:`Simulator` takes."""
@@ -346,9 +351,9 @@ class FusedSimulator:
     ) -> tuple[Batch, np.ndarray]:
         """(costs, kernels int64 [B]) of decisions int [B, K], on all cores; levels and priorities [1, K] are of all."""
         base = self.simulator
-        placements = np.ascontiguousarray(placements, np.int32).view(np.uint32)
-        levels = np.ascontiguousarray(levels, np.int32)
-        given = np.zeros((1, 0)) if priorities is None else np.ascontiguousarray(priorities, np.float64)
+        placements = _own(placements, np.int32).view(np.uint32)
+        levels = _own(levels, np.int32)
+        given = np.zeros((1, 0)) if priorities is None else _own(priorities, np.float64)
         if priorities is None and base.order == "priority":
             given = base.priorities[None]
         count = len(placements)
