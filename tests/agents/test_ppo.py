@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "PlacementOneShot-v0": {},
     "ChipletPartition-v0": {"graph": "bert_tiny_b16", "cluster": "mcm4"},
     "RewriteOrder-v0": {"graph": "small_fire", "environment": {"max_steps": 8, "max_matches": 40}},
+    "Fusion-v0": {},
+    "FusionOneShot-v0": {},
 }
 
 
