@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.catalog import stored_name
+from graphopt_gym.envs.core.level_moves import LevelMoves
+from graphopt_gym.envs.core.steps import StepProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_integers, choice, whole
-from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.simulator.fused import FusedSimulator
 from graphopt_gym.simulator.fusing import LOOP, OPAQUE, may_begin
 from graphopt_gym.simulator.simulator import Simulator
-from graphopt_gym.units import format_bytes
 
 if TYPE_CHECKING:
     import os
 
     from graphopt_gym.graphs.graph import ComputationGraph
-    from graphopt_gym.hardware.cluster import Cluster, Device
+    from graphopt_gym.hardware.cluster import Cluster
     from graphopt_gym.hardware.cost_model import CostModel
+    from graphopt_gym.problem import Outcome
 
 ORDERS = ("fifo", "rank")
-NEAR = 8.0  # how many ops a stretch has on average that a move changes
 
 
-class FusionProblem(Problem):
+class FusionProblem(StepProblem):
     """Fuse the ops of a training step into kernels, for the least step time within memory; the placement is given.
 
     A decision is an int array [K], a level for each task (an op with its views), tasks in the order of their op: those
@@ -53,7 +53,6 @@ class FusionProblem(Problem):
     """
 
     env_id = "Fusion-v0"
-    unit = "s"
 
     def __init__(
         self,
@@ -79,17 +78,14 @@ class FusionProblem(Problem):
             "levels": self.levels,
             "order": order,
         }
-        self.simulator = Simulator(
-            self.graph, self.cluster, cost_model, order="fifo" if order == "fifo" else "priority"
+        self._simulates(
+            Simulator(self.graph, self.cluster, cost_model, order="fifo" if order == "fifo" else "priority")
         )
         if (run := run_of(self.simulator.cost_model)) not in (None, "eager"):
             self.config["cost_model"] = run
         self.fused = FusedSimulator(self.simulator)
         self.placement = fixed_placement(self.simulator, placement)
-        self.num_tasks = self.simulator.num_tasks
         self.decision_shape = (self.num_tasks,)
-        self.capacity_bytes = self.simulator.capacity_bytes
-        self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
         # those whose level matters: the others may go into no consumer
         self.producers = np.flatnonzero(may_begin(self.fused.tables))
 
@@ -103,11 +99,6 @@ class FusionProblem(Problem):
         named = self.config["placement"]
         return {"order": self.order, "placement": named if isinstance(named, str) else "given"}
 
-    @property
-    def task_label(self) -> list[str]:
-        """The name of each task, for people."""
-        return [self.graph.label(int(op)) for op in self.simulator.tasks.first_op]
-
     def check(self, decision: Any) -> np.ndarray:
         return check_integers(decision, self.decision_shape, self.levels, "level")
 
@@ -120,72 +111,25 @@ class FusionProblem(Problem):
         batch, _ = self.fused.run_many(placements, decisions)
         return self.price(batch.makespan_s, batch.peak_bytes)
 
-    def price(self, seconds: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(cost float64 [B], valid bool [B]) of simulated decisions: seconds float64 [B], peaks int64 [B, D]."""
-        over = np.maximum(peak_bytes - self.capacity_bytes, 0)
-        valid = np.asarray((over == 0).all(axis=-1))
-        beyond = (over / self.capacity_bytes).sum(axis=-1)
-        return np.where(valid, seconds, seconds + self.serial_s * (1 + beyond)), valid
-
     def evaluate(self, decision: Any) -> Outcome:
         decision = self.check(decision)
         timeline = self.fused.timeline(
             self.placement, decision, self.simulator.priorities if self.order == "rank" else None
         )
-        tasks = timeline.tasks
-        members = np.bincount(tasks.task_of_op[self.simulator.tasks.first_op], minlength=tasks.num_tasks)
-        reasons = tuple(
-            f"out of memory: device {device} ({self.cluster.devices[device].name}) needs "
-            f"{format_bytes(timeline.peak_bytes[device])} and has {format_bytes(self.capacity_bytes[device])}"
-            for device in np.flatnonzero(timeline.peak_bytes > self.capacity_bytes).tolist()
-        )
-        sources = int(tasks.is_source.sum())
-        metrics = {
-            "step_time_s": timeline.makespan_s,
-            "kernels": tasks.num_tasks - sources,
-            "ops": self.num_tasks - sources,
-            "fused_kernels": int((members > 1).sum()),
-            "fused_ops": int(members[members > 1].sum()),
-            "largest_kernel": int(members.max()),
-            "peak_bytes": timeline.peak_bytes.tolist(),
-            "capacity_bytes": self.capacity_bytes.tolist(),
-            "busy_s": timeline.busy_s.tolist(),
-        }
-        valid = not reasons
-        cost = timeline.makespan_s if valid else float("inf")
-        return Outcome(valid, cost, self.unit, reasons, metrics, timeline)
+        return self.outcome_of(timeline, self.kernel_metrics(timeline))
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, self.levels, self.num_tasks, dtype=np.int32)
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy where one producer, a stretch of them, or all of one operator get another level.
-
-        Half of the new levels are 0 or the highest: whether a fusion is tried matters more than when.
-        """
+        """A copy where one producer, a stretch of them, or all of one operator get another level."""
         changed = decision.astype(np.int32)
-        producers = self.producers
-        if not len(producers):
-            return changed
-        kind = rng.random()
-        at = int(rng.integers(len(producers)))
-        if kind < 0.6:
-            chosen = producers[at : at + 1]
-        elif kind < 0.9:
-            chosen = producers[at : at + 1 + int(rng.exponential(NEAR))]
-        else:
-            of = self.kind_of_producer
-            chosen = producers[of == of[at]]
-        extreme = 0 if rng.random() < 0.5 else self.levels - 1
-        level = extreme if rng.random() < 0.5 else int(rng.integers(self.levels))
-        changed[chosen] = level
+        self.moves.change(changed, rng)
         return changed
 
     @cached_property
-    def kind_of_producer(self) -> np.ndarray:
-        """int [P]: which operator each producer is, with the phase of the step that it is in."""
-        op = self.simulator.tasks.first_op[self.producers]
-        return self.graph.kind[op].astype(np.int64) * 4 + self.graph.phase[op]
+    def moves(self) -> LevelMoves:
+        return fusion_moves(self.simulator, self.producers, self.levels)
 
     def bounds(self) -> dict[str, float]:
         """Seconds that no fusion can beat.
@@ -201,19 +145,16 @@ class FusionProblem(Problem):
         least[tables.is_source] = 0.0
         return {"work_s": float(np.bincount(self.placement, least, self.cluster.num_devices).max())}
 
-    @property
-    def pricing(self) -> tuple[CostModel, Sequence[Device]] | None:
-        model = self.simulator.cost_model
-        return None if model is None else (model, self.cluster.devices)
-
     def fingerprints(self) -> dict[str, str]:
         import hashlib
 
-        times = hashlib.sha256(self.simulator.durations_s.tobytes()).hexdigest()
-        return {
-            **super().fingerprints(), "op_times": times,
-            "placement": hashlib.sha256(self.placement.tobytes()).hexdigest(),
-        }  # fmt: skip
+        return {**super().fingerprints(), "placement": hashlib.sha256(self.placement.tobytes()).hexdigest()}
+
+
+def fusion_moves(simulator: Simulator, producers: np.ndarray, levels: int) -> LevelMoves:
+    """Of the levels of producers int [P]: alone, by stretches in captured order, by operator and phase."""
+    graph, op = simulator.graph, simulator.tasks.first_op[producers]
+    return LevelMoves(producers, graph.kind[op].astype(np.int64) * 4 + graph.phase[op], levels)
 
 
 def fixed_placement(simulator: Simulator, given: str | Sequence[int] | np.ndarray) -> np.ndarray:
