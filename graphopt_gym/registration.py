@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 OURS = (
     "graphopt_gym.envs.placement:TASK",
     "graphopt_gym.envs.fusion:TASK",
+    "graphopt_gym.envs.joint:TASK",
     "graphopt_gym.envs.chiplet:TASK",
     "graphopt_gym.envs.rewrite:TASK",
 )

@@ -52,6 +52,8 @@ PROBLEMS = [
     ("FusionOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "placement": "metis", "order": "rank"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4", "memory_rule": True}),
+    ("GraphOptimization-v0", {"graph": "transformer_xl_2layer", "cluster": "v100x2"}),
+    ("GraphOptimizationOneShot-v0", {"graph": "transformer_xl_2layer", "tasks": "placement+schedule", "levels": 5}),
     ("RewriteOrder-v0", {"graph": "squeezenet", "cluster": "t4"}),
     ("RewriteOrder-v0", {"graph": "small_chain", "cluster": "t4", "cost": "simulated", "rules": ["fused activation"]}),
 ]
@@ -74,6 +76,7 @@ QUICK = {
     "Placement-v0": PROBLEMS[0][1],
     "Fusion-v0": PROBLEMS[5][1],
     "ChipletPartition-v0": PROBLEMS[7][1],
+    "GraphOptimization-v0": PROBLEMS[9][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
 }
 
@@ -400,6 +403,10 @@ ENVIRONMENTS = [
     ("Fusion-v0", {"graph": ["transformer_xl_2layer", SMALL], "cluster": cluster(2), "placement": "single"}),
     ("Fusion-v0", {"graph": "transformer_xl_2layer", "reward": "terminal", "start": "greedy", "levels": 3}),
     ("FusionOneShot-v0", {"graph": "transformer_xl_2layer", "max_ops": 120, "max_edges": 400}),
+    ("GraphOptimization-v0", {"graph": ["transformer_xl_2layer", SMALL], "cluster": cluster(2), "placement": "single"}),
+    ("GraphOptimization-v0", {"graph": "transformer_xl_2layer", "reward": "terminal", "start": "plain", "levels": 3}),
+    ("GraphOptimization-v0", {"graph": SMALL, "cluster": cluster(3), "tasks": "fusion+schedule", "max_devices": 5}),
+    ("GraphOptimizationOneShot-v0", {"graph": "transformer_xl_2layer", "max_ops": 260, "max_groups": 60}),
     ("ChipletPartition-v0", PACKAGED),
     *(
         (

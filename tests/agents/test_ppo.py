@@ -31,6 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "RewriteOrder-v0": {"graph": "small_fire", "environment": {"max_steps": 8, "max_matches": 40}},
     "Fusion-v0": {},
     "FusionOneShot-v0": {},
+    "GraphOptimization-v0": {},
+    "GraphOptimizationOneShot-v0": {},
 }
 
 

@@ -18,8 +18,8 @@ from .cases import device, random_cluster, random_graph
 SHAPES = ((), (4,), (2, 4), (8,), (4, 2), (64,), (3, 4))
 
 
-def shaped_graph(rng, most_ops=18):
-    """As training steps are: shapes that mostly go on, few classes, some views and outputs."""
+def shaped_graph(rng, most_ops=18, groups=1):
+    """As training steps are: shapes that mostly go on, few classes, some views and outputs; in ``groups`` or fewer."""
     n = int(rng.integers(2, most_ops + 1))
     columns = {name: np.zeros((n, MAX_RANK) if name == "output_shape" else n, np.int64) for name in COLUMNS}
     columns["output_shape"][:] = -1
@@ -45,6 +45,8 @@ def shaped_graph(rng, most_ops=18):
         columns["bytes_read"][b] += columns["output_bytes"][a]
     columns["bytes_read"] += rng.integers(0, 3, n)
     columns["flops"] = rng.integers(0, 100, n) * 1000
+    if groups > 1:
+        columns["colocation"] = np.unique(rng.integers(0, groups, n), return_inverse=True)[1]
     return ComputationGraph("shaped", kinds=["op"], modules=[""], columns=columns, edges=np.array(edges, np.int64))
 
 

@@ -135,10 +135,16 @@ class StepLevels(LevelEpisodes):
         self, roster: Roster[Any], count: int, info: str = "full", start: str = "", starts: tuple[str, ...] = (),
         reward: str = "improvement",
     ) -> None:  # fmt: skip
-        self.table = step_table(roster.flat[0].features.shape[1])
+        self.table = self._table(roster)
         super().__init__(roster, count, info, start, starts, reward)
         self.longest = roster.sizes["M"]
-        self.action_space = spaces.Discrete(roster.sizes["P"])
+        self.action_space = spaces.Discrete(self._most_choices(roster))
+
+    def _table(self, roster: Roster[Any]) -> ObservationTable:
+        return step_table(roster.flat[0].features.shape[1])
+
+    def _most_choices(self, roster: Roster[Any]) -> int:
+        return int(roster.sizes["P"])
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rewards, illegal = np.zeros(len(rows)), np.zeros(len(rows), bool)
@@ -147,7 +153,7 @@ class StepLevels(LevelEpisodes):
             instance, level = self.instance(row), int(actions[at])
             if instance.num_ops:
                 entry = instance.entry[self.current[row]]
-                illegal[at] = not 0 <= level < instance.num_levels
+                illegal[at] = not 0 <= level < self._choices(instance, int(self.current[row]))
                 if not illegal[at]:
                     changed[at] = self.decided[row, entry] != level
                     self.decided[row, entry] = level
@@ -162,6 +168,10 @@ class StepLevels(LevelEpisodes):
         elif done.any():
             rewards[done] = self._final_rewards(rows[done])
         return rewards, done, illegal
+
+    def _choices(self, instance: Any, current: int) -> int:
+        """How many there are for an entry that is decided on."""
+        return int(instance.num_levels)
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         features = self.observation_shapes["op"][0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt_gym.envs.core.levels import check_sizes
 from graphopt_gym.envs.core.roster import Roster, padded_size
-from graphopt_gym.envs.fusion.methods import greedy, none, savings_s
+from graphopt_gym.envs.fusion.methods import Fusible, greedy, none, savings_s
 from graphopt_gym.envs.fusion.problem import FusionProblem
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 
@@ -50,38 +50,39 @@ class Instance:
         mine = seconds[self.entry]
         self.time_share = mine / mine.sum() if mine.sum() > 0 else np.full(self.num_ops, 1.0 / max(1, self.num_ops))
         self.time_before = np.append(0.0, np.cumsum(self.time_share))
-        self.features = self._features(seconds, kind, source)
+        self.features = op_features(problem)[self.entry]
 
     def start(self, name: str) -> np.ndarray:
         return none(self.problem) if name == "none" else greedy(self.problem)
 
-    def _features(self, seconds: np.ndarray, kind: np.ndarray, source: np.ndarray) -> np.ndarray:
-        problem, graph = self.problem, self.problem.graph
-        tables, parts, count = problem.fused.tables, problem.fused.task_tables, problem.num_tasks
-        op, every = problem.simulator.tasks.first_op, np.arange(count)
-        average = max(float(seconds[~parts.is_source].mean()), 1e-300)
-        moved = (parts.bytes_read + parts.bytes_written) / parts.bytes_per_s[kind, every]
-        work = moved + parts.compute_s[kind, every]
-        consumers = np.diff(tables.succ_ptr)
-        producers = np.diff(tables.pred_ptr)
-        target = np.repeat(every, producers)
-        fusible = np.bincount(source, tables.succ_ok, count) / np.maximum(consumers, 1)
-        into = np.bincount(target, tables.pred_ok, count) / np.maximum(producers, 1)
-        phases = graph.phase[op][:, None] == np.arange(len(PHASES))
-        classes = graph.op_class[op][:, None] == np.array(_CLASSES)
-        columns = [
-            *(_logs(one) for one in (graph.flops[op], parts.bytes_read, parts.bytes_written, tables.output_bytes)),
-            _squashed(seconds / average),
-            np.divide(moved, work, out=np.zeros(count), where=work > 0),
-            _squashed(savings_s(problem) / average),
-            _squashed(consumers / 1.0),
-            fusible,
-            into,
-            graph.level[op] / max(1, int(graph.level.max())),
-        ]
-        features = np.column_stack([np.stack(columns, axis=1), phases, classes])
-        assert features.shape[1] == len(OP_FEATURES)
-        return features[self.entry].astype(np.float32)
+
+def op_features(problem: Fusible) -> np.ndarray:
+    """float32 [K, F] in 0 to 1: :data:`OP_FEATURES` of each task, on the devices where it is."""
+    graph, tasks = problem.simulator.graph, problem.simulator.tasks
+    tables, parts, count = problem.fused.tables, problem.fused.task_tables, tasks.num_tasks
+    op, every = tasks.first_op, np.arange(count)
+    kind = problem.simulator.device_type[problem.placement]
+    seconds = problem.simulator.durations_s[kind, every]
+    average = max(float(seconds[~parts.is_source].mean()), 1e-300)
+    moved = (parts.bytes_read + parts.bytes_written) / parts.bytes_per_s[kind, every]
+    work = moved + parts.compute_s[kind, every]
+    consumers, producers = np.diff(tables.succ_ptr), np.diff(tables.pred_ptr)
+    source, target = np.repeat(every, consumers), np.repeat(every, producers)
+    columns = [
+        *(_logs(one) for one in (graph.flops[op], parts.bytes_read, parts.bytes_written, tables.output_bytes)),
+        _squashed(seconds / average),
+        np.divide(moved, work, out=np.zeros(count), where=work > 0),
+        _squashed(savings_s(problem) / average),
+        _squashed(consumers / 1.0),
+        np.bincount(source, tables.succ_ok, count) / np.maximum(consumers, 1),
+        np.bincount(target, tables.pred_ok, count) / np.maximum(producers, 1),
+        graph.level[op] / max(1, int(graph.level.max())),
+    ]
+    phases = graph.phase[op][:, None] == np.arange(len(PHASES))
+    classes = graph.op_class[op][:, None] == np.array(_CLASSES)
+    features = np.column_stack([np.stack(columns, axis=1), phases, classes])
+    assert features.shape[1] == len(OP_FEATURES)
+    return features.astype(np.float32)  # type: ignore[no-any-return]
 
 
 def _logs(sizes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from graphopt_gym.envs.fusion import exact
 from graphopt_gym.envs.fusion.problem import FusionProblem
 from graphopt_gym.search.evaluator import Evaluator, Method
 from graphopt_gym.simulator.fusing import PRODUCT
+
+if TYPE_CHECKING:
+    from graphopt_gym.simulator.fused import FusedSimulator
+    from graphopt_gym.simulator.simulator import Simulator
 
 XLA = "XLA's instruction fusion, xla/service/instruction_fusion.cc of OpenXLA (recalled)"
 
@@ -19,22 +23,32 @@ def _problem(evaluator: Evaluator) -> FusionProblem:
     return evaluator.problem
 
 
-def none(problem: FusionProblem) -> np.ndarray:
+class Fusible(Protocol):
+    """What the methods look at: K tasks on devices that are given."""
+
+    num_tasks: int
+    levels: int
+    simulator: Simulator
+    fused: FusedSimulator
+    placement: np.ndarray  # int32 [K]
+
+
+def none(problem: Fusible) -> np.ndarray:
     """int32 [K]: every op a kernel by itself."""
     return np.zeros(problem.num_tasks, np.int32)
 
 
-def greedy(problem: FusionProblem) -> np.ndarray:
+def greedy(problem: Fusible) -> np.ndarray:
     """int32 [K]: every producer, the last first."""
     return np.ones(problem.num_tasks, np.int32)
 
 
-def vertical(problem: FusionProblem) -> np.ndarray:
+def vertical(problem: Fusible) -> np.ndarray:
     """int32 [K]: producers with one consumer only, so that kernels are chains and trees."""
     return (np.diff(problem.fused.tables.succ_ptr) == 1).astype(np.int32)
 
 
-def epilogues(problem: FusionProblem) -> np.ndarray:
+def epilogues(problem: Fusible) -> np.ndarray:
     """int32 [K]: matmuls and convolutions first, then the loops that only follow on such epilogues."""
     tables = problem.fused.tables
     product = tables.fusion_class == PRODUCT
@@ -46,7 +60,7 @@ def epilogues(problem: FusionProblem) -> np.ndarray:
     return np.where(product, 2 if problem.levels > 2 else 1, behind).astype(np.int32)
 
 
-def savings_s(problem: FusionProblem) -> np.ndarray:
+def savings_s(problem: Fusible) -> np.ndarray:
     """float64 [K]: seconds that fusing each task into all of its fusible consumers saves, by itself: its launch, the
     bytes that these no longer read, and, where nobody else reads them, those that it no longer writes."""
     tables, parts = problem.fused.tables, problem.fused.task_tables
@@ -61,7 +75,7 @@ def savings_s(problem: FusionProblem) -> np.ndarray:
     return np.where(any_in, saved + parts.launch_s[kind, every], 0.0)
 
 
-def benefit(problem: FusionProblem) -> np.ndarray:
+def benefit(problem: Fusible) -> np.ndarray:
     """int32 [K]: by what fusing saves, the most first; as many producers a level as there are levels."""
     saved = savings_s(problem)
     useful = np.flatnonzero(saved > 0)
