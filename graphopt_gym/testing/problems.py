@@ -68,18 +68,40 @@ class _ProblemCase:
         """A decision as it is stored: what two decisions are compared by."""
         return json.dumps(self.problem.encode(decision), allow_nan=False)
 
+    def _permuted_by_choices(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The samples with entries that have the same choices in other orders."""
+        allowed = getattr(self.problem, "choices_allowed", None)
+        if allowed is None or self.sampled[0].ndim != 1:
+            return []
+        kinds = np.unique(np.asarray(allowed), axis=0, return_inverse=True)[1].ravel()
+        changed = [one.copy() for one in self.sampled]
+        for one in changed:
+            for kind in range(int(kinds.max()) + 1):
+                one[kinds == kind] = rng.permutation(one[kinds == kind])
+        return changed
+
+    def _is_taken(self, decision: np.ndarray) -> bool:
+        try:
+            self.problem.check(decision)
+        except InputError:
+            return False
+        return True
+
     def all_decisions(self) -> list[Any]:
         """Those met, those given as invalid, and, of arrays, the samples' entries in other orders and all alike.
 
-        Of several rows, which may decide on different things, each is put into another order, or alike, by itself.
+        Of several rows, which may decide on different things, each is put into another order, or alike, by itself; so
+        are entries of one row that have other choices (``choices_allowed``). What ``check`` refuses is left out.
         """
         found = [*self.sampled, *self.neighbours, *self.children, *self.invalid]
         if self.arrays:
             rng = np.random.default_rng(self.seed)
-            found += [rng.permuted(one, axis=-1).astype(np.int32) for one in self.sampled]
+            more = [rng.permuted(one, axis=-1).astype(np.int32) for one in self.sampled]
             first = self.sampled[0]
             alike = (first.min(axis=-1, keepdims=True), first.max(axis=-1, keepdims=True))
-            found += [np.broadcast_to(entry, first.shape).copy() for entry in alike]
+            more += [np.broadcast_to(entry, first.shape).copy() for entry in alike]
+            more += self._permuted_by_choices(rng)
+            found += [one for one in more if self._is_taken(one)]
         return found
 
 

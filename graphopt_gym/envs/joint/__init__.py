@@ -14,7 +14,7 @@ TASK = Task(
         ),
         "GraphOptimizationOneShot-v0": Variant(
             f"{_ROOM}.env:GraphOptimizationOneShotEnv",
-            "placement, fusion and schedule of the whole graph in one action",
+            "placement, fusion and schedule, all in one action",
         ),
     },
     problem=f"{_ROOM}.problem:GraphOptimizationProblem",

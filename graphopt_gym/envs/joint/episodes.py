@@ -11,7 +11,7 @@ from graphopt_gym.envs.core.levels import LevelEpisodes, StepLevels
 from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.envs.core.roster import Roster
 from graphopt_gym.envs.fusion.instances import OP_FEATURES
-from graphopt_gym.envs.joint.instances import STARTS, Instance
+from graphopt_gym.envs.joint.instances import STARTS, Instance, JointRoster
 from graphopt_gym.envs.joint.problem import TASKS
 from graphopt_gym.envs.placement.features import NODE_FEATURES, STATIC_DEVICE_FEATURES
 
@@ -105,7 +105,9 @@ class JointOneShot(LevelEpisodes):
 
     longest = 1
 
-    def __init__(self, roster: Any, count: int, info: str, start: str) -> None:
+    roster: JointRoster
+
+    def __init__(self, roster: JointRoster, count: int, info: str, start: str) -> None:
         self.table = ONE_SHOT
         super().__init__(roster, count, info, start, STARTS, "terminal")
         self.action_space = spaces.MultiDiscrete(

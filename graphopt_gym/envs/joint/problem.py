@@ -62,7 +62,7 @@ class Parts(NamedTuple):
     schedule: np.ndarray  # int32 [..., K] levels
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Placed:
     """What fusion's methods look at, of one placement."""
 
@@ -90,7 +90,7 @@ class GraphOptimizationProblem(StepProblem):
     Args:
         graph: a zoo name, a path, or a graph.
         cluster: a catalog name, a path, or a cluster of D devices.
-        tasks: what is decided, some of ``"placement"``, ``"fusion"``, ``"schedule"``: a sequence, or with ``+`` between.
+        tasks: what is decided, some of ``"placement"``, ``"fusion"``, ``"schedule"``: a sequence, or with ``+``.
         placement, fusion, schedule: the default stack, of names: a placement method; one of :data:`FUSIONS`; one of
             :data:`SCHEDULES`.
         levels: how many levels there are of fusion, and of schedule, at least 2.
@@ -145,6 +145,7 @@ class GraphOptimizationProblem(StepProblem):
             self.config["cost_model"] = run
         self.fused = FusedSimulator(self.simulator)
         self.placing = self._placing()
+        self.serial_s += self.placing.all_transfers_s()  # so that no valid decision costs more than what does not fit
         self.num_groups, self.num_devices = self.placing.num_groups, self.cluster.num_devices
         self.group_of_task = self.placing.group_of_task
         self._decides(decides)

@@ -153,7 +153,7 @@ class PlacementProblem(Problem):
         self.serial_s = float(self.simulator.durations_s.max(axis=0).sum())
         if self.own or objective != "step":
             # transfers may take longer than all ops: then these too, so that no valid decision costs more
-            self.serial_s += self._all_transfers_s()
+            self.serial_s += self.all_transfers_s()
         self.pipeline: Pipeline | None = None
         if objective == "throughput":
             self.unit = "s/sample"  # type: ignore[misc]
@@ -176,7 +176,7 @@ class PlacementProblem(Problem):
     def words(self) -> Words:
         return super().words if self.pipeline is None else replace(super().words, cost="period")
 
-    def _all_transfers_s(self) -> float:
+    def all_transfers_s(self) -> float:
         """Seconds of all transfers that any placement can have, one after the other, each over the slowest link."""
         tasks, links = self.simulator.tasks, self.cluster.links
         if not links:

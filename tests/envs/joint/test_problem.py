@@ -1,4 +1,4 @@
-"""Joint decisions: against the simulator that is given the kernels, all decisions of tiny graphs, an outside checker."""
+"""Joint decisions: against the simulator that is given the kernels, all decisions of tiny graphs, a checker."""
 
 from __future__ import annotations
 
