@@ -435,6 +435,7 @@ def test_environments__are_all_checked():
 TASKS = {
     "placement": {"graph": SMALL, "cluster": cluster(2)},
     "fusion": {"graph": "transformer_xl_2layer"},
+    "joint": {"graph": "transformer_xl_2layer"},
     "chiplet": PACKAGED,
     "rewrite": {"graph": "small_chain", "max_steps": 3},
 }
