@@ -78,45 +78,6 @@ def is_in_forest(tasks: TaskGraph) -> bool:
     return bool(np.bincount(pairs // tasks.num_tasks).max() <= 1)
 
 
-def one_device_peak(tasks: TaskGraph, order: np.ndarray) -> int:
-    """Bytes at the peak of all tasks on one device in an order, int [K] without or with sources."""
-    held = holdings(tasks, np.zeros(tasks.num_tasks, np.int32))
-    return int(_peak(np.asarray(order, np.int32), tasks.is_source, tasks.storage_ptr, *_lifetimes(held))) + int(
-        tasks.persistent_bytes.sum()
-    )
-
-
-def _lifetimes(held: Holdings) -> tuple[np.ndarray, ...]:
-    return held.num_bytes, held.reader_ptr, held.read_ptr, held.read
-
-
-@kernel
-def _peak(order, is_source, storage_ptr, num_bytes, reader_ptr, read_ptr, read):
-    left = reader_ptr[1:] - reader_ptr[:-1]
-    memory = 0
-    for task in range(is_source.shape[0]):
-        if is_source[task]:
-            for item in range(storage_ptr[task], storage_ptr[task + 1]):
-                if left[item] > 0:
-                    memory += num_bytes[item]
-    peak = memory
-    for task in order:
-        if is_source[task]:
-            continue
-        for item in range(storage_ptr[task], storage_ptr[task + 1]):
-            memory += num_bytes[item]
-        peak = max(peak, memory)
-        for item in range(storage_ptr[task], storage_ptr[task + 1]):
-            if left[item] == 0:
-                memory -= num_bytes[item]
-        for position in range(read_ptr[task], read_ptr[task + 1]):
-            item = read[position]
-            left[item] -= 1
-            if left[item] == 0:
-                memory -= num_bytes[item]
-    return peak
-
-
 # ---- trees
 
 

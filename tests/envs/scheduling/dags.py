@@ -6,9 +6,11 @@ import itertools
 
 import numpy as np
 
+from graphopt_gym.envs.scheduling.memory_orders import holdings
 from graphopt_gym.graphs.graph import COLUMNS, MAX_RANK, ComputationGraph
 from graphopt_gym.hardware.cluster import Cluster, Device, Link
 from graphopt_gym.simulator import Simulator
+from graphopt_gym.simulator.tasks import TaskGraph
 
 
 def graph_of(edges, num_bytes, sources=()) -> ComputationGraph:
@@ -87,6 +89,25 @@ def least_peak(simulator: Simulator) -> int:
     every = priorities(topological_orders(simulator), simulator.num_tasks)
     placement = np.zeros(every.shape, np.int32)
     return int(simulator.run_many(placement, every).peak_bytes.max(axis=1).min())
+
+
+def one_device_peak(tasks: TaskGraph, order) -> int:
+    """Bytes at the peak of all tasks on one device in an order, int [K] without or with sources."""
+    held = holdings(tasks, np.zeros(tasks.num_tasks, np.int32))
+    left = np.diff(held.reader_ptr)
+    is_source, of = tasks.is_source, held.producer
+    memory = peak = int(held.num_bytes[is_source[of] & (left > 0)].sum())
+    for task in np.asarray(order, int).tolist():
+        if is_source[task]:
+            continue
+        given = np.flatnonzero(of == task)
+        memory += int(held.num_bytes[given].sum())
+        peak = max(peak, memory)
+        memory -= int(held.num_bytes[given[left[given] == 0]].sum())
+        read = held.read[held.read_ptr[task] : held.read_ptr[task + 1]]
+        left[read] -= 1
+        memory -= int(held.num_bytes[read[left[read] == 0]].sum())
+    return peak + int(tasks.persistent_bytes.sum())
 
 
 def least_makespan(simulator: Simulator, placement: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from tests.envs.scheduling.dags import (
     graph_of,
     least_makespan,
     least_peak,
+    one_device_peak,
     priorities,
     random_dag,
     simulator_of,
@@ -195,7 +196,7 @@ def test_the_search_over_sets_alone_finds_the_least_peak_or_a_bound():
         simulator = simulator_of(random_dag(rng, 9, 0.3), cluster_of(1))
         least = least_peak(simulator)
         order, bound = exact.search_sets(simulator, 0, 2**62, 60.0)
-        assert bound == least == memory_orders.one_device_peak(simulator.tasks, order)
+        assert bound == least == one_device_peak(simulator.tasks, order)
         assert exact.search_sets(simulator, 0, least, 60.0) == (None, least)
         bounds = [exact.search_sets(simulator, 0, 2**62, 60.0, most)[1] for most in range(12)]
         assert bounds == sorted(bounds)

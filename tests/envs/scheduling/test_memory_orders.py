@@ -13,6 +13,7 @@ from tests.envs.scheduling.dags import (
     cluster_of,
     graph_of,
     least_peak,
+    one_device_peak,
     random_dag,
     random_in_tree,
     simulator_of,
@@ -60,7 +61,7 @@ def test_sethi_ullman_has_the_least_peak_of_all_post_orders_of_a_tree(seed):
             for parts in itertools.product(*(list(post_orders(child)) for child in children)):
                 yield [*itertools.chain(*parts), task]
 
-    every = [memory_orders.one_device_peak(simulator.tasks, [*sources, *one]) for one in post_orders(len(inputs) - 1)]
+    every = [one_device_peak(simulator.tasks, [*sources, *one]) for one in post_orders(len(inputs) - 1)]
     assert peak(simulator, memory_orders.sethi_ullman) == min(every)
 
 
@@ -104,7 +105,7 @@ def test_orders_of_any_graph_are_topological_and_cost_what_the_simulator_says(se
         priority = rule(simulator, alone(simulator))
         order = np.argsort(-priority, kind="stable").tolist()
         assert all(order.index(one) < order.index(task) for task in range(len(inputs)) for one in inputs[task])
-        assert memory_orders.one_device_peak(simulator.tasks, order) == peak(simulator, rule)
+        assert one_device_peak(simulator.tasks, order) == peak(simulator, rule)
 
 
 def test_on_graphs_that_are_no_trees_they_are_near_the_optimum():
@@ -234,7 +235,7 @@ def test_every_order_of_the_twin_costs_what_the_simulator_says():
     for order in topological_orders(simulator):
         priority = orders.priority_of(np.array(order))
         said = simulator.run_tasks(alone(simulator), priority).peak_bytes[0]
-        assert memory_orders.one_device_peak(simulator.tasks, order) == said
+        assert one_device_peak(simulator.tasks, order) == said
 
 
 def test_large_trees_agree_with_the_search_over_sets():
