@@ -10,8 +10,8 @@ import numpy as np
 
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.core.level_moves import LevelMoves
+from graphopt_gym.envs.core.placed import fixed_placement
 from graphopt_gym.envs.core.steps import StepProblem
-from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_integers, choice, whole
 from graphopt_gym.simulator.fused import FusedSimulator
 from graphopt_gym.simulator.fusing import LOOP, OPAQUE, may_begin
@@ -155,31 +155,3 @@ def fusion_moves(simulator: Simulator, producers: np.ndarray, levels: int) -> Le
     """Of the levels of producers int [P]: alone, by stretches in captured order, by operator and phase."""
     graph, op = simulator.graph, simulator.tasks.first_op[producers]
     return LevelMoves(producers, graph.kind[op].astype(np.int64) * 4 + graph.phase[op], levels)
-
-
-def fixed_placement(simulator: Simulator, given: str | Sequence[int] | np.ndarray) -> np.ndarray:
-    """int32 [K]: the device of each task, of the name of a placement method or of devices int [N].
-
-    Raises:
-        InputError: an unknown method, one that finds nothing valid, devices that there are not.
-    """
-    tasks = simulator.tasks
-    if not isinstance(given, str):
-        devices = check_integers(given, (simulator.graph.num_ops,), simulator.num_devices, "device", "placement")
-        return devices[tasks.first_op].astype(np.int32)
-    if simulator.num_devices == 1:
-        from graphopt_gym.search.solve import find_method
-
-        find_method("Placement-v0", given)
-        return np.zeros(tasks.num_tasks, np.int32)
-    from graphopt_gym.envs.placement.problem import PlacementProblem
-    from graphopt_gym.search.solve import solve
-
-    problem = PlacementProblem(simulator.graph, simulator.cluster, cost_model=simulator.cost_model)
-    solution = solve(problem, given, budget=1000, seed=0)
-    if not solution.outcome.valid:
-        raise InputError(
-            f"placement {given!r} finds nothing valid for {simulator.graph.name!r} on {simulator.cluster.name!r}: "
-            f"{solution.outcome.reasons[0]}; name another method"
-        )
-    return problem.lowering.placement(solution.decision).astype(np.int32)
