@@ -18,6 +18,7 @@ OURS = (
     "graphopt_gym.envs.placement:TASK",
     "graphopt_gym.envs.fusion:TASK",
     "graphopt_gym.envs.joint:TASK",
+    "graphopt_gym.envs.scheduling:TASK",
     "graphopt_gym.envs.chiplet:TASK",
     "graphopt_gym.envs.rewrite:TASK",
 )

@@ -50,6 +50,10 @@ PROBLEMS = [
     ("PlacementOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x4"}),
     ("Fusion-v0", {"graph": "transformer_xl_2layer", "cluster": "v100x2"}),
     ("FusionOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "placement": "metis", "order": "rank"}),
+    ("Scheduling-v0", {"graph": "transformer_xl_2layer", "cluster": "v100x2"}),
+    ("SchedulingOneShot-v0", {"graph": "rnnlm_2layer", "cluster": "v100x2", "objective": "memory", "ties": "rank"}),
+    ("Scheduling-v0", {"graph": "rnnlm_2layer", "objective": "memory", "within": 1.0, "ties": "fifo", "levels": 9}),
+    ("Scheduling-v0", {"graph": "rnnlm_2layer", "memory_cap_bytes": 2**32}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4"}),
     ("ChipletPartition-v0", {"graph": "bert_tiny_b16", "cluster": "mcm4", "memory_rule": True}),
     ("GraphOptimization-v0", {"graph": "transformer_xl_2layer", "cluster": "v100x2"}),
@@ -75,8 +79,9 @@ def test_problems__are_all_checked():
 QUICK = {
     "Placement-v0": PROBLEMS[0][1],
     "Fusion-v0": PROBLEMS[5][1],
-    "ChipletPartition-v0": PROBLEMS[7][1],
-    "GraphOptimization-v0": PROBLEMS[9][1],
+    "Scheduling-v0": PROBLEMS[7][1],
+    "ChipletPartition-v0": PROBLEMS[11][1],
+    "GraphOptimization-v0": PROBLEMS[13][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
 }
 
@@ -407,6 +412,10 @@ ENVIRONMENTS = [
     ("GraphOptimization-v0", {"graph": "transformer_xl_2layer", "reward": "terminal", "start": "plain", "levels": 3}),
     ("GraphOptimization-v0", {"graph": SMALL, "cluster": cluster(3), "tasks": "fusion+schedule", "max_devices": 5}),
     ("GraphOptimizationOneShot-v0", {"graph": "transformer_xl_2layer", "max_ops": 260, "max_groups": 60}),
+    ("Scheduling-v0", {"graph": ["transformer_xl_2layer", SMALL], "cluster": cluster(2), "placement": "single"}),
+    ("Scheduling-v0", {"graph": SMALL, "cluster": cluster(2), "objective": "memory", "within": 1.0, "levels": 3}),
+    ("Scheduling-v0", {**TIGHT, "placement": [0, 1] * 20, "reward": "terminal", "start": "liu"} | {"graph": SMALL}),
+    ("SchedulingOneShot-v0", {"graph": SMALL, "cluster": cluster(2), "max_ops": 120, "max_edges": 400}),
     ("ChipletPartition-v0", PACKAGED),
     *(
         (
@@ -436,6 +445,7 @@ TASKS = {
     "placement": {"graph": SMALL, "cluster": cluster(2)},
     "fusion": {"graph": "transformer_xl_2layer"},
     "joint": {"graph": "transformer_xl_2layer"},
+    "scheduling": {"graph": "transformer_xl_2layer"},
     "chiplet": PACKAGED,
     "rewrite": {"graph": "small_chain", "max_steps": 3},
 }

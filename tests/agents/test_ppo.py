@@ -33,6 +33,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "FusionOneShot-v0": {},
     "GraphOptimization-v0": {},
     "GraphOptimizationOneShot-v0": {},
+    "Scheduling-v0": {},
+    "SchedulingOneShot-v0": {},
 }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
 
 from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
 from graphopt_gym.envs.core.observation import ObservationTable, Part
-from graphopt_gym.envs.core.roster import Roster
+from graphopt_gym.envs.core.roster import Roster, padded_size
 from graphopt_gym.errors import InputError
-from graphopt_gym.fields import choice
+from graphopt_gym.fields import choice, whole
 from graphopt_gym.problem import Problem
 
 REWARDS = ("improvement", "terminal")
@@ -33,7 +35,8 @@ class LevelInstance(Protocol):
 
     entry: np.ndarray  # int64 [M]: which entry of a decision each is, ascending
     features: np.ndarray  # float32 [M, F] in 0 to 1
-    time_share: np.ndarray  # float64 [M]: of the time of all M
+    time_before: np.ndarray  # float64 [M+1]: the share of the time of all M that those before each take
+    reward_unit: float  # what a cost is divided by before rewards take its root: seconds, or as many bytes
     edges: np.ndarray  # int32 [E, 2] of (sending, reading op)
     num_levels: int
     num_ops: int
@@ -42,9 +45,6 @@ class LevelInstance(Protocol):
 
     def start(self, name: str) -> np.ndarray:
         """int32 [length]: a decision to begin from; entries of other ops stay as they are in it."""
-
-
-InstanceT = TypeVar("InstanceT", bound=LevelInstance)
 
 
 def step_table(features: int) -> ObservationTable:
@@ -70,6 +70,48 @@ def one_shot_table(features: int) -> ObservationTable:
     )
 
 
+class LevelRoster(Roster[Any]):
+    """All graphs on all clusters that an environment of levels may be asked for, and the padded sizes they share.
+
+    Args:
+        problem_class, instance_class, graph, cluster, options: see :class:`Roster`; what is None is left out.
+        features: how many an op has.
+        max_ops, max_edges: sizes to pad to, None: the largest. Where graphs are drawn, there is room for sources, too.
+        levels: how many levels there are.
+
+    Raises:
+        InputError: as :class:`Roster`; nothing to decide on; a size smaller than what is there.
+    """
+
+    measures = MappingProxyType({"max_ops": "length", "max_edges": "num_edges"})  # of what is drawn
+
+    def __init__(
+        self,
+        problem_class: Any,
+        instance_class: Callable[[Any], Any],
+        features: int,
+        graph: Any,
+        cluster: Any,
+        max_ops: int | None,
+        max_edges: int | None,
+        levels: int,
+        **options: Any,
+    ) -> None:
+        stated = {name: value for name, value in options.items() if value is not None}
+        super().__init__(problem_class, instance_class, graph, cluster, levels=whole("levels", levels, 2), **stated)
+        self.num_features = features
+        if self.draws:
+            self.max_ops = self.room("max_ops", max_ops, "graph", "ops")
+            self.max_edges = self.room("max_edges", max_edges, "graph", "edges")
+        else:
+            if all(one.num_ops == 0 for one in self.flat):
+                raise InputError("no op of these graphs has a decision; give another graph")
+            self.max_ops = padded_size("max_ops", max_ops, max(1, *(one.num_ops for one in self.flat), 1))
+            self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in self.flat), 1))
+        most = max((one.num_levels for one in self.flat), default=0)  # of a problem that was given, its own
+        self.sizes = {"M": self.max_ops, "E": self.max_edges, "P": max(most, levels if self.draws else 0)}
+
+
 class LevelEpisodes(Episodes[Any]):
     """``count`` episodes on instances of a roster, whose ``sizes`` are M, E and P; see the environments."""
 
@@ -79,8 +121,8 @@ class LevelEpisodes(Episodes[Any]):
         super().__init__(roster, count, info)
         self.reward = choice("reward", reward, REWARDS)
         self.start = choice("start", start, starts)
-        self.longest_decision = max(one.length for one in self.instances)
-        self.decided = np.full((count, self.longest_decision), -1, np.int32)
+        longest = roster.sizes["M"] if roster.draws else max(one.length for one in roster.flat)
+        self.decided = np.full((count, longest), -1, np.int32)
         self.current = np.zeros(count, np.int64)
         self.ops_of = np.zeros(count, np.int64)
         self.cost, self.start_cost = np.zeros(count), np.zeros(count)
@@ -100,7 +142,7 @@ class LevelEpisodes(Episodes[Any]):
             self.cost[row] = self.start_cost[row] = 0.0
             self.valid[row] = False
             if self.reward == "improvement":
-                if index not in self._started:
+                if index not in self._started or index >= len(self.roster.flat):  # those behind are drawn anew
                     cost, valid = instance.problem.costs(self.decided[row : row + 1, : instance.length])
                     self._started[index] = (float(cost[0]), bool(valid[0]))
                 self.cost[row], self.valid[row] = self._started[index]
@@ -114,7 +156,11 @@ class LevelEpisodes(Episodes[Any]):
 
     def _final_rewards(self, rows: np.ndarray) -> np.ndarray:
         self._price(rows)
-        return np.where(self.valid[rows], -np.sqrt(self.cost[rows]), INVALID_REWARD)
+        return np.where(self.valid[rows], -self._root(rows), INVALID_REWARD)
+
+    def _root(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [rows]: the square root of the cost now, in the unit of rewards."""
+        return np.sqrt(self.cost[rows] / [self.instance(row).reward_unit for row in rows.tolist()])
 
     def begun(self, row: int) -> dict[str, Any]:
         return {"ops": int(self.ops_of[row])}
@@ -140,8 +186,8 @@ class StepLevels(LevelEpisodes):
         self.longest = roster.sizes["M"]
         self.action_space = spaces.Discrete(self._most_choices(roster))
 
-    def _table(self, roster: Roster[Any]) -> ObservationTable:
-        return step_table(roster.flat[0].features.shape[1])
+    def _table(self, roster: Any) -> ObservationTable:
+        return step_table(roster.num_features)
 
     def _most_choices(self, roster: Roster[Any]) -> int:
         return int(roster.sizes["P"])
@@ -162,9 +208,9 @@ class StepLevels(LevelEpisodes):
         if self.reward == "improvement":
             moved = rows[changed]
             if len(moved):  # what stays as it was keeps its cost: a change of exactly 0
-                before = np.sqrt(self.cost[moved])
+                before = self._root(moved)
                 self._price(moved)
-                rewards[changed] = before - np.sqrt(self.cost[moved])
+                rewards[changed] = before - self._root(moved)
         elif done.any():
             rewards[done] = self._final_rewards(rows[done])
         return rewards, done, illegal
@@ -199,9 +245,9 @@ class OneShotLevels(LevelEpisodes):
     longest = 1
 
     def __init__(
-        self, roster: Roster[Any], count: int, info: str = "full", start: str = "", starts: tuple[str, ...] = ()
+        self, roster: LevelRoster, count: int, info: str = "full", start: str = "", starts: tuple[str, ...] = ()
     ) -> None:
-        self.table = one_shot_table(roster.flat[0].features.shape[1])
+        self.table = one_shot_table(roster.num_features)
         super().__init__(roster, count, info, start, starts, "terminal")
         self.action_space = spaces.MultiDiscrete([roster.sizes["P"]] * roster.sizes["M"])
 
@@ -237,9 +283,3 @@ class OneShotLevels(LevelEpisodes):
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
         return one_shot_masks(self._level_mask(rows), self.ops_of[rows], self.roster.sizes["M"])
-
-
-def check_sizes(roster: Roster[Any]) -> None:
-    """Raises InputError for a roster that has nothing to decide on."""
-    if all(one.num_ops == 0 for one in roster.flat):
-        raise InputError("no op of these graphs has a decision; give another graph")

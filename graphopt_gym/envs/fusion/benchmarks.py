@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from graphopt_gym.benchmarks.timing import least_ms
 from graphopt_gym.envs.fusion.methods import greedy
 from graphopt_gym.envs.fusion.problem import FusionProblem
 
 GRAPHS = ("bert_base", "inception_v3_b32", "wavenet_4x36", "gnmt_2layer", "gnmt_8layer")
-ROUNDS = 20
 
 
 def fusion_report(
@@ -44,14 +43,3 @@ def fusion_report(
         "title": f"Fusion on {cluster}", "columns": list(rows[0]), "rows": rows,
         "notes": ["kernels: of the greedy order, sources included; evaluation: of random levels, one decision"],
     }  # fmt: skip
-
-
-def least_ms(run: Callable[[], object]) -> float:
-    """Milliseconds of this process that a call takes, the least of :data:`ROUNDS`."""
-    run()
-    found = []
-    for _ in range(ROUNDS):
-        started = time.process_time()
-        run()
-        found.append(time.process_time() - started)
-    return 1e3 * min(found)

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt_gym.envs.core.env import EpisodeEnv
 from graphopt_gym.envs.core.levels import OneShotLevels, StepLevels, one_shot_table, step_table
-from graphopt_gym.envs.fusion.instances import OP_FEATURES, STARTS, FusionRoster
+from graphopt_gym.envs.fusion.instances import OP_FEATURES, STARTS, fusion_roster
 
 if TYPE_CHECKING:
     import os
@@ -128,7 +128,7 @@ class FusionEnv(EpisodeEnv):
         info: str = "full",
     ) -> None:
         rules: dict[str, Any] = {"placement": placement, "levels": levels, "order": order, "cost_model": cost_model}
-        roster = FusionRoster(graph, cluster, max_ops, max_edges, **rules)
+        roster = fusion_roster(graph, cluster, max_ops, max_edges, **rules)
         super().__init__(partial(StepLevels, roster, start=start, starts=STARTS, reward=reward), render_mode, info)
 
 
@@ -213,5 +213,5 @@ class FusionOneShotEnv(EpisodeEnv):
         info: str = "full",
     ) -> None:
         rules: dict[str, Any] = {"placement": placement, "levels": levels, "order": order, "cost_model": cost_model}
-        roster = FusionRoster(graph, cluster, max_ops, max_edges, **rules)
+        roster = fusion_roster(graph, cluster, max_ops, max_edges, **rules)
         super().__init__(partial(OneShotLevels, roster, start=start, starts=STARTS), render_mode, info)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.envs.core.levels import check_sizes
-from graphopt_gym.envs.core.roster import Roster, padded_size
+from graphopt_gym.envs.core.levels import LevelRoster
 from graphopt_gym.envs.fusion.methods import Fusible, greedy, none, savings_s
 from graphopt_gym.envs.fusion.problem import FusionProblem
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
@@ -15,6 +14,7 @@ from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 _CLASSES = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
 _LOG_LARGEST = np.log1p(1e15)
 STARTS = ("none", "greedy")
+LEVELS = 16
 OP_FEATURES = (
     "log_flops",
     "log_bytes_read",
@@ -35,6 +35,8 @@ OP_FEATURES = (
 class Instance:
     """One problem, the ops whose level matters, and their features: see :class:`LevelInstance`."""
 
+    reward_unit = 1.0  # seconds
+
     def __init__(self, problem: FusionProblem) -> None:
         self.problem = problem
         self.entry = problem.producers
@@ -48,8 +50,8 @@ class Instance:
         kind, every = problem.simulator.device_type[problem.placement], np.arange(problem.num_tasks)
         seconds = problem.simulator.durations_s[kind, every]
         mine = seconds[self.entry]
-        self.time_share = mine / mine.sum() if mine.sum() > 0 else np.full(self.num_ops, 1.0 / max(1, self.num_ops))
-        self.time_before = np.append(0.0, np.cumsum(self.time_share))
+        share = mine / mine.sum() if mine.sum() > 0 else np.full(self.num_ops, 1.0 / max(1, self.num_ops))
+        self.time_before = np.append(0.0, np.cumsum(share))
         self.features = op_features(problem)[self.entry]
 
     def start(self, name: str) -> np.ndarray:
@@ -93,15 +95,11 @@ def _squashed(ratio: np.ndarray) -> np.ndarray:
     return ratio / (1 + ratio)
 
 
-class FusionRoster(Roster[Instance]):
-    """All graphs on all clusters that an environment may be asked for, and the padded sizes they share."""
-
-    def __init__(self, graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, **options: Any) -> None:
-        stated = {name: value for name, value in options.items() if value is not None}
-        super().__init__(FusionProblem, Instance, graph, cluster, **stated)
-        check_sizes(self)
-        self.sizes = {
-            "M": padded_size("max_ops", max_ops, max(1, *(one.num_ops for one in self.flat), 1)),
-            "E": padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in self.flat), 1)),
-            "P": max(one.num_levels for one in self.flat),
-        }
+def fusion_roster(
+    graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, levels: int | None, **options: Any
+) -> LevelRoster:
+    """All graphs on all clusters that a fusion environment may be asked for."""
+    return LevelRoster(
+        FusionProblem, Instance, len(OP_FEATURES), graph, cluster, max_ops, max_edges,
+        LEVELS if levels is None else levels, **options,
+    )  # fmt: skip

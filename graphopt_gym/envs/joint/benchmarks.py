@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt_gym.envs.fusion.benchmarks import least_ms
+from graphopt_gym.benchmarks.timing import least_ms
 from graphopt_gym.envs.joint.problem import GraphOptimizationProblem
 from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
 

@@ -21,6 +21,8 @@ class Instance:
     M entries that are decided on, in the order of a decision; K tasks, E edges between them, G groups, D devices.
     """
 
+    reward_unit = 1.0  # seconds
+
     def __init__(self, problem: GraphOptimizationProblem) -> None:
         self.problem = problem
         self.placing = PlacementInstance(problem.placing)

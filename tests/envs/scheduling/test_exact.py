@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt_gym import extras
-from graphopt_gym.envs.scheduling import exact, memory_orders
+from graphopt_gym.envs.scheduling import exact
 from graphopt_gym.errors import InputError
 from graphopt_gym.simulator import Simulator
 from tests.envs.scheduling.dags import (
