@@ -38,6 +38,9 @@ def ready_s(timeline: Timeline) -> np.ndarray:
 def fewest_levels(timeline: Timeline, tie: np.ndarray) -> np.ndarray:
     """int64 [K]: levels from 0 by which tasks start when they did, as few as there can be; sources have level 0.
 
+    Where transfers take no time there may be one too many: what arrives at an instant counts as if it were there when
+    another task starts then.
+
     Of each device the tasks are gone through from the last one started to the first. One needs the level of the most
     urgent of those that waited when it was started, or the next one, where that task is first within a level.
 
