@@ -5,9 +5,12 @@ at equal simulator calls and at equal seconds; the calls and seconds that GDP ne
 its network. Under others: what an order and finer groups are worth, and who wins there. Resumable.
 """
 
+import json
+
 from experiments.runner import Curves, Entry, Experiment
 from experiments.runner.rules import PAPERS, arguments, cases, graph_of, rules_of
 from experiments.runner.tables import comparisons, geometric_mean, mean, published, stored_summary
+from graphopt_gym.data import data_path
 from graphopt_gym.graphs.zoo.registry import SPLITS, own_cluster
 
 CALLS = 6_400  # simulator calls of a run: 100 updates of GDP
@@ -57,6 +60,7 @@ ABLATIONS = {
 }
 ENTRIES |= ABLATIONS
 BASELINES = ("expert", "metis", "hdp", "annealing", "hill_climbing", "cross_entropy")
+FIRST = json.loads((data_path("placement") / "first_edition.json").read_text(encoding="utf-8"))  # of its summary
 COMPARED = [(method, baseline) for method in ("gdp", "gdp_starts", "gdp_search") for baseline in BASELINES] + [
     ("gdp_at_hdps_calls", "hdp"), ("gdp_search_seconds", "annealing_seconds"), ("gdp_search_seconds", "expert"),
     ("annealing", "expert"), ("annealing_seconds", "expert"), ("best_known", "expert"),
@@ -103,6 +107,11 @@ def summarise(runs, out):
 
 def of_rules(rows, rules):
     return [row for row in rows if (row["order"], row["grouping"]) == tuple(rules)]
+
+
+def row_of(rows, graph, order, grouping):
+    """None where it was not run."""
+    return next((row for row in of_rules(rows, (order, grouping)) if row["graph"] == graph), None)
 
 
 EXPERIMENT = Experiment(
