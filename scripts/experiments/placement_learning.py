@@ -24,15 +24,9 @@ CLUSTER = "v100x4"
 STEPS = {"bert_base": 250_000, "inception_v3_b32": 300_000, "rnnlm_2layer": 150_000}
 RULES = [PAPERS, ("stream", "phase")]
 BETWEEN = [("stream", "colocation"), ("fifo", "phase")]  # of the first graph: what each of the two changes
-FINER = 2.5  # times as many decisions by phase, where a placement has 2.4 to 3 times as many groups
 AGENTS = {"ppo": Entry("PPO"), "maskable_ppo": Entry("MaskablePPO")}
 PADDED_DEVICES = {"ppo": None, "maskable_ppo": 8}
 CURVE = ("steps", "wall_s", "mean_cost", "valid_share", "best_cost")
-
-
-def decisions(graph, grouping):
-    """How many an agent takes."""
-    return round(STEPS[graph] * (FINER if grouping == "phase" else 1))
 
 
 def run(name, problem, seed):
@@ -45,7 +39,7 @@ def run(name, problem, seed):
 def run_agent(algorithm, problem, seed):
     trainer, graph = find_agent(algorithm).load(), problem.graph.name
     given = {**arguments_of(problem), "max_devices": PADDED_DEVICES[algorithm]}
-    args = trainer.args_from({**given, "steps": decisions(graph, problem.grouping), "seed": seed})
+    args = trainer.args_from({**given, "steps": STEPS[graph], "seed": seed})
     result = trainer.train(args)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -70,7 +64,7 @@ def run_random(problem, seed):
     """Mean and best of as many random placements as an agent takes decisions."""
     rng, started = np.random.default_rng(seed), time.perf_counter()
     total, best, valid, done = 0.0, np.inf, 0, 0
-    budget = decisions(problem.graph.name, problem.grouping)
+    budget = STEPS[problem.graph.name]
     while done < budget:
         count = min(2048, budget - done)
         costs, fits = problem.costs(rng.integers(0, problem.num_devices, (count, problem.num_groups), dtype=np.int32))
@@ -87,7 +81,7 @@ def summarise(runs, out):
     for case in (case for case in EXPERIMENT.graphs if all(runs.of(case, name) for name in EXPERIMENT.entries)):
         random, first = runs.of(case, "random"), runs.of(case, "ppo")[0]
         graph, (order, grouping) = graph_of(case), rules_of(case)
-        steps = decisions(graph, grouping)
+        steps = STEPS[graph]
         row = {"case": case, "graph": graph, "cluster": CLUSTER, "order": order, "grouping": grouping}
         row |= {"evaluations": steps, "depends_on": first["fingerprints"] | {"steps": steps}}
         for method in ("single", "expert"):
