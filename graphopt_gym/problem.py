@@ -80,6 +80,8 @@ class Problem(ABC):
     env_id: ClassVar[str] = ""
     unit: ClassVar[str] = ""
     page_name: ClassVar[str] = "Timeline"  # what a report shows of a decision, for people
+    # moves an entry of a decision that annealing needs for its hot part: with fewer it begins colder, in proportion
+    slow_moves: ClassVar[float] = 0.0
     page_draws: ClassVar[bool] = False  # whether page() has the picture, so that a report needs no figure()
     graph: ComputationGraph
     cluster: Cluster

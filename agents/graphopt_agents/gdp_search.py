@@ -31,6 +31,7 @@ class PolicyMoves:
     """
 
     has_walk = False  # none has the policy's moves
+    slow_moves = 0.0
 
     def __init__(self, problem: Any, probs: np.ndarray) -> None:
         self.problem, self.probs = problem, probs

@@ -201,6 +201,8 @@ def annealing_from(start: Start) -> Callable[[Evaluator, np.random.Generator], N
         begin, from_s = evaluator.evaluations, evaluator.wall_s
         room = max(1, evaluator.budget - begin)
         size = int(np.prod(problem.decision_shape))
+        if problem.slow_moves:
+            first += math.log(min(1.0, room / (problem.slow_moves * size)))
         cycles = int(np.clip(evaluator.budget // (CYCLE_MOVES * size), 1, MOST_CYCLES))
 
         def cooling_of(cycle: int) -> Callable[[], Cooling]:

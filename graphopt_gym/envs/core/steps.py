@@ -24,6 +24,7 @@ class StepProblem(Problem):
     """
 
     unit = "s"
+    slow_moves = 20.0  # decisions have thousands of entries, and single levels matter little
     simulator: Simulator
 
     def _simulates(self, simulator: Simulator) -> None:
