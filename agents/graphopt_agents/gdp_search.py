@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
+from graphopt_agents.core.guided import train_then_anneal
 from graphopt_agents.gdp import Trainer
-from graphopt_gym import fields
 from graphopt_gym.envs.placement.moves import draw_block
 from graphopt_gym.search.evaluator import Evaluator
-from graphopt_gym.search.methods import annealing_from
 
 OWN_MOVES = 0.8  # share of the problem's own moves
 
@@ -28,18 +26,20 @@ class PolicyMoves:
     Args:
         problem: what is searched; its modules and the stretches of its orders are the blocks.
         probs: float64 [G, D], the policy's probabilities.
+        own: the share of the problem's own moves; :data:`OWN_MOVES` where left out.
     """
 
     has_walk = False  # none has the policy's moves
     slow_moves = 0.0
 
-    def __init__(self, problem: Any, probs: np.ndarray) -> None:
+    def __init__(self, problem: Any, probs: np.ndarray, own: float | None = None) -> None:
         self.problem, self.probs = problem, probs
+        self.own = OWN_MOVES if own is None else own
         self.decision_shape = problem.decision_shape
 
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A changed copy of a decision int32 [G]."""
-        if rng.random() < OWN_MOVES:
+        if rng.random() < self.own:
             return self.problem.neighbour(decision, rng)
         block = draw_block(self.problem.move_tables, rng)
         weights = self.probs[block].mean(axis=0)
@@ -50,41 +50,9 @@ class PolicyMoves:
         return changed
 
 
-class _Guided:
-    """The whole evaluator, with the policy's moves."""
-
-    def __init__(self, evaluator: Evaluator, moves: PolicyMoves) -> None:
-        self._evaluator, self.problem = evaluator, moves
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._evaluator, name)
-
-
 def method_run(
     share: float = 0.25, start_from: Any = None, **arguments: Any
 ) -> Callable[[Evaluator, np.random.Generator], None]:
-    """GDP followed by annealing, as a method of ``solve``: ``run(evaluator, rng)``.
-
-    Args:
-        share: of the budget (calls or seconds, what is spent first) for GDP; the rest is for annealing.
-        start_from: a checkpoint to begin with; None: from scratch.
-        arguments: fields of ``gdp.Args``.
-    """
-    fields.share("share", share)
-
-    def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        trainer = Trainer.method_trainer(evaluator, rng, start_from, arguments)
-        task = trainer.tasks[0]
-        while evaluator.share_spent < share:
-            trainer.update()
-        with torch.no_grad():
-            probs = trainer.network(task.graph).softmax(-1).double().numpy()
-        moves = PolicyMoves(evaluator.problem, probs)
-
-        def start(evaluator: Evaluator, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-            assert evaluator.best is not None
-            return evaluator.best, evaluator.best_cost
-
-        annealing_from(start)(_Guided(evaluator, moves), rng)  # type: ignore[arg-type]
-
-    return run
+    """GDP followed by annealing, as a method of ``solve``: ``run(evaluator, rng)``; see :func:`train_then_anneal`."""
+    return train_then_anneal(Trainer, lambda problem, task, probs: PolicyMoves(problem, probs), share, start_from,
+                             arguments)  # fmt: skip

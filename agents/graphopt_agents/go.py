@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graphopt_agents import gdp
-from graphopt_agents.blocks import Blocks, draw_placements
+from graphopt_agents import gdp, gdp_search
+from graphopt_agents.blocks import Blocks, draw_placements, mutate_placements
+from graphopt_agents.core.guided import train_then_anneal
 from graphopt_agents.core.one_shot import OneShotArgs, OneShotTrainer, draw_each
-from graphopt_agents.core.run import Costs
+from graphopt_agents.core.run import Costs, Run
 from graphopt_agents.networks.joint import JointConfig, JointInput, JointNetwork
+from graphopt_gym.envs.core.level_moves import LevelMoves
 from graphopt_gym.envs.joint.instances import Instance
-from graphopt_gym.envs.joint.problem import TASKS
+from graphopt_gym.envs.joint.problem import TASKS, WEIGHTS
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_fields
 from graphopt_gym.graphs.zoo.registry import own_cluster
@@ -43,14 +45,16 @@ class Args(OneShotArgs, JointConfig):
     tasks: str = "+".join(TASKS)  # what is decided
     levels: int = 16
     updates: int = 100
-    learning_rate: float = 1e-3
+    epochs: int = 4
+    learning_rate: float = 3e-3
     entropy: float = 0.003
     independent: float = 0.3  # share of decisions drawn entry by entry, the others in blocks
+    moved: float = 0.5  # share of the mutants that change by the problem's own moves, as a local search does
     canonical: bool = True  # like devices are named in the order of their groups, see gdp.Task.canonical
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(self, {"levels": 2}, shares=("independent",))
+        check_fields(self, {"levels": 2}, shares=("independent", "moved"))
 
     def own_clusters(self, graphs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(own_cluster, graphs))
@@ -69,6 +73,50 @@ class Task(gdp.Task):
             return decisions
         changed, part = decisions.copy(), problem.slices["placement"]
         changed[:, part] = self.canonical(decisions[:, part])
+        return changed
+
+
+def redraw(row: np.ndarray, moves: LevelMoves, chances: np.ndarray, rng: np.random.Generator) -> None:
+    """Some levels of ``row`` int32 [K], chosen as a local search does, get one that the policy draws, in place.
+
+    It is drawn from the mean of their ``chances`` float64 [K, P], mixed half and half with the uniform distribution.
+    """
+    chosen = moves.choose(rng)
+    if len(chosen):
+        weights = np.cumsum(chances[chosen].mean(axis=0) + 1 / moves.levels)
+        row[chosen] = int(np.searchsorted(weights, rng.random() * weights[-1]))
+
+
+class PolicyMoves:
+    """A problem as a local search sees it, where one in five moves is drawn from a policy.
+
+    Args:
+        problem: what is searched.
+        probs: float64 [length, C], the policy's probabilities.
+    """
+
+    has_walk = False  # none has the policy's moves
+
+    def __init__(self, problem: GraphOptimizationProblem, probs: np.ndarray) -> None:
+        self.problem, self.probs = problem, probs
+        self.decision_shape, self.slow_moves = problem.decision_shape, problem.slow_moves
+        self.placing = None
+        if "placement" in problem.tasks:
+            part = problem.slices["placement"]
+            self.placing = gdp_search.PolicyMoves(problem.placing, probs[part, : problem.num_devices], own=0.0)
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A changed copy of a decision int32 [length]."""
+        problem = self.problem
+        if rng.random() < gdp_search.OWN_MOVES:
+            return problem.neighbour(decision, rng)
+        task, changed = problem.draw_task(rng), decision.copy()
+        part = problem.slices[task]
+        if task == "placement":
+            assert self.placing is not None
+            changed[part] = self.placing.neighbour(changed[part], rng)
+        else:
+            redraw(changed[part], problem.moves[task], self.probs[part, : problem.levels], rng)
         return changed
 
 
@@ -110,14 +158,43 @@ class Trainer(OneShotTrainer):
                 continue
             mine = logits[part, : problem.levels]
             each = draw_each(mine, count, self.rng)
-            length = mine.shape[0]
-            size = np.exp(self.rng.random(count) * np.log(length)).astype(int)
-            size = np.where(self.rng.random(count) < alone, length, size)
-            begin = (self.rng.random(count) * (length - size + 1)).astype(int)
-            place = np.arange(length)
-            within = (place >= begin[:, None]) & (place < (begin + size)[:, None])
-            drawn[:, part] = np.where(within, each, mine.argmax(1).numpy().astype(np.int32))
+            inside = self._stretches(count, mine.shape[0])
+            inside |= (self.rng.random(count) < alone)[:, None]
+            drawn[:, part] = np.where(inside, each, mine.argmax(1).numpy().astype(np.int32))
         return drawn, {}
+
+    def changed(self, task: Task, logits: torch.Tensor, count: int) -> np.ndarray:
+        """Elites of which one task's block is drawn anew from the policy."""
+        count -= round(count * self.args.moved)
+        problem = task.whole.problem
+        rows = np.stack([task.elite(self.rng) for _ in range(count)]) if count else np.empty((0, len(logits)), np.int32)
+        weights = np.cumsum([WEIGHTS[name] for name in problem.tasks])
+        which = np.searchsorted(weights, self.rng.random(count) * weights[-1], side="right")
+        for index, (name, part) in enumerate(problem.slices.items()):
+            mine = np.flatnonzero(which == index)
+            if not len(mine):
+                continue
+            if name == "placement":
+                log_probs = logits[part, : problem.num_devices].log_softmax(-1)
+                best = torch.from_numpy(rows[mine, part]).long()
+                allowed = task.graph.place.allowed
+                drawn = torch.cat(
+                    [mutate_placements(one[None], log_probs, 1, self.generator, task.blocks, allowed) for one in best]
+                ).numpy()
+            else:
+                chances = logits[part, : problem.levels].softmax(1).double().numpy()
+                for row in mine:
+                    redraw(rows[row, part], problem.moves[name], chances, self.rng)
+                continue
+            rows[mine, part] = drawn
+        return rows
+
+    def _stretches(self, count: int, length: int) -> np.ndarray:
+        """bool [count, length]: a stretch each, of any order of magnitude."""
+        size = np.exp(self.rng.random(count) * np.log(length)).astype(int)
+        begin = (self.rng.random(count) * (length - size + 1)).astype(int)[:, None]
+        place = np.arange(length)
+        return (place >= begin) & (place < begin + size[:, None])  # type: ignore[no-any-return]
 
     def named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
         return task.named(decisions) if self.args.canonical else decisions
@@ -136,4 +213,13 @@ args_from, make_task, task_of, load_network = (
     Trainer.task_of,
     Trainer.load_network,
 )
+
+
+def search_run(share: float = 0.25, start_from: Any = None, **arguments: Any) -> Run:
+    """GO followed by annealing, as a method of ``solve``: ``run(evaluator, rng)``; see :func:`train_then_anneal`."""
+    return train_then_anneal(
+        Trainer, lambda problem, task, probs: PolicyMoves(problem, probs), share, start_from, arguments
+    )
+
+
 train, place, evaluate, method_run = Trainer.train, Trainer.place, Trainer.evaluate, Trainer.method_run

@@ -13,9 +13,11 @@ import numpy as np
 from graphopt_gym.search.evaluator import Evaluator, Method
 
 
-def _method(module: str, summary: str, source: str, name: str | None = None, **arguments: Any) -> Method:
+def _method(
+    module: str, summary: str, source: str, name: str | None = None, make: str = "method_run", **arguments: Any
+) -> Method:
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
-        importlib.import_module(f"graphopt_agents.{module}").method_run(**arguments)(evaluator, rng)
+        getattr(importlib.import_module(f"graphopt_agents.{module}"), make)(**arguments)(evaluator, rng)
 
     return Method(name or module, run, summary, source, random=True, needs=("torch_geometric", "torch"))
 
@@ -27,6 +29,16 @@ hdp = _method(
     "hdp",
     "HDP's grouper and placer, trained on this graph alone until the budget is spent",
     "Mirhoseini et al., ICLR 2018",
+)
+
+GO_PAPER = "Zhou et al., Transferable Graph Optimizers for ML Compilers, NeurIPS 2020"
+go = _method("go", "GO's network, trained on this graph alone until the budget is spent", GO_PAPER)
+go_search = _method(
+    "go",
+    "GO for a quarter of the budget, then annealing with the policy's moves",
+    GO_PAPER,
+    "go_search",
+    "search_run",
 )
 
 MCM_PAPER = "after Xie et al., MLSys 2022"

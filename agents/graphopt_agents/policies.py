@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphopt_agents.blocks import Blocks, draw_placements
 from graphopt_agents.core.sb3 import OneShotPolicy, StepPolicy
 from graphopt_agents.networks import GraphInput, NetworkConfig, PlacementNetwork
 from graphopt_agents.networks.chiplet import ChipletConfig, ChipletInput, ChipletNetwork
 from graphopt_agents.networks.inputs import GRAPH_WIDTH
+from graphopt_agents.networks.joint import JointConfig, JointInput, JointNetwork
 from graphopt_agents.networks.rewrite import RewriteConfig, RewriteInput, RewriteNetwork, all_rules, rule_numbers
 from graphopt_gym.envs.chiplet.features import CHIP_FEATURES, OP_FEATURES
+from graphopt_gym.envs.joint.episodes import ONE_SHOT
+from graphopt_gym.envs.joint.problem import TASKS
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import share
 
@@ -56,6 +59,76 @@ class GDPPolicy(OneShotPolicy):
         return torch.cat(
             [draw_placements(row, 1, None, blocks, float(one)) for row, one in zip(log_probs, alone, strict=True)]
         )
+
+
+class GOPolicy(OneShotPolicy):
+    """:class:`JointNetwork` as the policy of Stable-Baselines3's PPO and A2C on ``GraphOptimizationOneShot-v0``.
+
+    Args:
+        network: fields of :class:`JointConfig`, but for ``timeline``, which an observation does not show.
+        ratio: see :class:`OneShotPolicy`.
+        tasks: what the environment decides, as its argument says; all where left out.
+
+    Raises:
+        InputError: spaces that are not those of ``GraphOptimizationOneShot-v0`` of such tasks, an unknown field or
+            ratio.
+    """
+
+    keys = tuple(part.name for part in ONE_SHOT)
+    config_class = JointConfig
+    network_class = JointNetwork
+    graph_width = GRAPH_WIDTH
+    wrong_environment = "GOPolicy decides on whole graphs; give it an environment of GraphOptimizationOneShot-v0"
+
+    def __init__(self, *spaces_and_rate: Any, tasks: str = "+".join(TASKS), **given: Any) -> None:
+        self.tasks = tuple(task for task in TASKS if task in tasks.split("+"))
+        super().__init__(*spaces_and_rate, **given)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"tasks": "+".join(self.tasks)}
+
+    def _build_more(self) -> None:
+        super()._build_more()
+        if self.network_config.timeline:
+            raise InputError("timeline is True, which no observation shows: leave it out")
+        obs = self.observation_space
+        most = {name: int(obs[f"{name}_mask"].shape[0]) for name in ("node", "group", "device")}  # type: ignore[index]
+        placed = ["placement"] * ("placement" in self.tasks)
+        levels = [task for task in self.tasks if task != "placement"]
+        choices = self.action_space.nvec  # type: ignore[attr-defined]
+        self.levels = int(choices[-1]) if levels else 2
+        self.blocks = [(most["group"], most["device"]) for _ in placed] + [(most["node"], self.levels) for _ in levels]
+        if choices.tolist() != [count for size, count in self.blocks for _ in range(size)]:
+            raise InputError(
+                f"the environment decides on other tasks than {'+'.join(self.tasks)}; give its own as tasks"
+            )
+
+    def graph_input(self, observation: Mapping[str, Tensor]) -> JointInput:
+        return JointInput.from_observation(observation, self.tasks, self.levels)
+
+    def graph_features(self, graph: JointInput) -> Tensor:
+        return graph.place.graph_features(self.network_config.use_times)
+
+    def _log_probs(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(float32 [B, entries, C] of log-probabilities, bool [B, entries] of those that count, values [B])."""
+        graphs, which = self._graphs(obs)
+        lowest = torch.finfo(torch.float32).min
+        most = max(count for _, count in self.blocks)
+        padded, real, values = [], [], []
+        for graph in graphs:
+            rows = self.network(graph).log_softmax(-1).clamp(min=lowest)
+            rows = nn.functional.pad(rows, (0, most - rows.shape[1]), value=lowest)
+            parts = rows.split([graph.num_groups if task == "placement" else graph.num_ops for task in self.tasks])
+            blocks, counts = [], []
+            for (size, _), part in zip(self.blocks, parts, strict=True):
+                certain = rows.new_full((size - len(part), most), lowest)  # a padded entry is 0 with certainty
+                certain[:, 0] = 0
+                blocks += [part, certain]
+                counts.append(torch.arange(size, device=rows.device) < len(part))
+            padded.append(torch.cat(blocks))
+            real.append(torch.cat(counts))
+            values.append(self.value_net(self.graph_features(graph)))
+        return torch.stack(padded)[which], torch.stack(real)[which], torch.cat(values)[which]
 
 
 class ChipletPolicy(OneShotPolicy):

@@ -29,6 +29,14 @@ GDP = Agent(
     ("Placement-v0", "PlacementOneShot-v0"),
     cluster="the paper's of a paper's graph, else v100x4",
 )
+GO = Agent(
+    "go",
+    "a graph network that places, fuses and schedules the whole graph at once",
+    "Zhou et al., GO, NeurIPS 2020",
+    "graphopt_agents.go:Trainer",
+    ("GraphOptimization-v0", "GraphOptimizationOneShot-v0"),
+    cluster="the paper's of a paper's graph, else v100x4",
+)
 CHIPLET = Agent(
     "chiplet",
     "a graph network that proposes partitions over the chips of a package, through the corrector",

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 
 from graphopt_agents.networks.attention import SegmentAttention
 from graphopt_agents.networks.heads import DeviceHead
-from graphopt_agents.networks.inputs import DEVICE_WIDTH, GRAPH_WIDTH, OUT_OF_REACH, PAIR_WIDTH, GraphInput, node_width, waves_of
+from graphopt_agents.networks.inputs import (
+    DEVICE_WIDTH,
+    GRAPH_WIDTH,
+    OUT_OF_REACH,
+    PAIR_WIDTH,
+    GraphInput,
+    node_width,
+    waves_of,
+)
 from graphopt_agents.networks.placement import CONTEXT_WIDTH, SAVE_MEMORY_ABOVE
 from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_agents.networks.superposition import SuperposedLinear
@@ -104,16 +112,12 @@ class JointInput:
         )
 
     @classmethod
-    def from_observation(
-        cls, observation: Mapping[str, Tensor], tasks: tuple[str, ...], levels: int
-    ) -> JointInput:
+    def from_observation(cls, observation: Mapping[str, Tensor], tasks: tuple[str, ...], levels: int) -> JointInput:
         """The input in one observation of ``GraphOptimizationOneShot-v0``: padding is cut away here."""
         max_ops, max_groups, max_devices = (
             observation[name].numel() for name in ("node_mask", "group_mask", "device_mask")
         )
-        ops, groups, devices = (
-            int(observation[name].sum()) for name in ("node_mask", "group_mask", "device_mask")
-        )
+        ops, groups, devices = (int(observation[name].sum()) for name in ("node_mask", "group_mask", "device_mask"))
         edge_index = observation["edge_index"].reshape(2, -1).long()
         edges = int((edge_index[0] >= 0).sum())
 
@@ -174,7 +178,7 @@ def op_width(waves: int) -> int:
 
 
 def level_basis(levels: int) -> Tensor:
-    """float32 [levels, BASIS]: functions of a level: itself, its square, a wave, whether it is the least or the most."""
+    """float32 [levels, BASIS]: functions of a level: itself, its square, a wave, whether it is the first or last."""
     place = torch.linspace(-1, 1, levels)
     ends = torch.zeros(2, levels)
     ends[0, 0] = ends[1, -1] = 1.0
@@ -200,10 +204,11 @@ class JointNetwork(nn.Module):
             for _ in range(1 if config.shared else len(TASKS))
         )
         self.place = DeviceHead(width, DEVICE_WIDTH, PAIR_WIDTH, condition, config.logit_limit)
-        self.level = nn.ModuleDict({task: SuperposedLinear(width, BASIS, condition) for task in TASKS[1:]})
-        for head in self.level.values():
+        heads = {task: SuperposedLinear(width, BASIS, condition) for task in TASKS[1:]}
+        for head in heads.values():  # training starts from the uniform policy
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+        self.level = nn.ModuleDict(heads)
 
     def forward(self, graph: JointInput) -> Tensor:
         """Logits float32 [length, C], out of reach where an entry has fewer choices."""

@@ -25,21 +25,24 @@ class LevelMoves:
     kinds: np.ndarray
     levels: int
 
-    def change(self, row: np.ndarray, rng: np.random.Generator) -> None:
-        """One entry, a stretch of them, or all of one kind get another level, in place, in ``row`` int32 [K].
-
-        Half of the new levels are the lowest or the highest: whether an entry is among the first matters most.
-        """
+    def choose(self, rng: np.random.Generator) -> np.ndarray:
+        """int64: one entry, a stretch of them, or all of one kind; none where there are none."""
         entries = self.entries
         if not len(entries):
-            return
+            return entries
         kind = rng.random()
         at = int(rng.integers(len(entries)))
         if kind < ONE:
-            chosen = entries[at : at + 1]
-        elif kind < ONE + STRETCH:
-            chosen = entries[at : at + 1 + int(rng.exponential(NEAR))]
-        else:
-            chosen = entries[self.kinds == self.kinds[at]]
+            return entries[at : at + 1]
+        if kind < ONE + STRETCH:
+            return entries[at : at + 1 + int(rng.exponential(NEAR))]
+        return entries[self.kinds == self.kinds[at]]
+
+    def change(self, row: np.ndarray, rng: np.random.Generator) -> None:
+        """What is chosen gets another level, in place, in ``row`` int32 [K].
+
+        Half of the new levels are the lowest or the highest: whether an entry is among the first matters most.
+        """
+        chosen = self.choose(rng)
         extreme = 0 if rng.random() < 0.5 else self.levels - 1
         row[chosen] = extreme if rng.random() < EXTREME else int(rng.integers(self.levels))

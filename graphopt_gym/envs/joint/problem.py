@@ -305,16 +305,20 @@ class GraphOptimizationProblem(StepProblem):
     def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy where one of the tasks changes by one move of its own."""
         changed = decision.astype(np.int32)
-        task = self.tasks[0]
-        if len(self.tasks) > 1:
-            weights = np.cumsum([WEIGHTS[one] for one in self.tasks])
-            task = self.tasks[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
+        task = self.draw_task(rng)
         part = self.slices[task]
         if task == "placement":
             changed[part] = self.placing.neighbour(changed[part], rng)
         else:
             self.moves[task].change(changed[part], rng)
         return changed
+
+    def draw_task(self, rng: np.random.Generator) -> str:
+        """Which task a move is of."""
+        if len(self.tasks) == 1:
+            return self.tasks[0]
+        weights = np.cumsum([WEIGHTS[one] for one in self.tasks])
+        return self.tasks[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
 
     @cached_property
     def moves(self) -> dict[str, LevelMoves]:
