@@ -1,0 +1,127 @@
+"""Placement, fusion and schedule, each alone and together: GO's policy, searches and passes in turn; hours, resumable.
+
+On ten graphs with 2 to 8 devices, against the default stack (the human expert's placement, greedy fusion, first come
+first served), at equal simulator calls and at equal seconds; ablations of GO's network.
+"""
+
+from experiments.runner import Curves, Entry, Experiment
+from experiments.runner.tables import comparisons
+from graphopt_gym.envs.joint.problem import TASKS
+from graphopt_gym.graphs.zoo.registry import own_cluster
+
+CALLS = 3_000  # simulator calls of a run
+SECONDS = 30.0  # of the runs that are compared at equal seconds
+GRAPHS = (
+    "inception_v3_b32", "rnnlm_2layer", "rnnlm_4layer", "gnmt_2layer", "gnmt_8layer", "transformer_xl_4layer",
+    "transformer_xl_8layer", "amoebanet", "wavenet_2x18", "bert_base",
+)  # fmt: skip
+ALONE = tuple(f"{graph}+{task}" for task in TASKS for graph in GRAPHS)
+ABLATED = ("transformer_xl_4layer", "wavenet_2x18", "bert_base")
+ENTRIES = {
+    "default": Entry("default stack"),
+    "heuristics": Entry("heuristics"),
+    "in_turn": Entry("in turn", graphs=GRAPHS),
+    "annealing": Entry("annealing"),
+    "evolution": Entry("evolution", graphs=GRAPHS),
+    "cross_entropy": Entry("cross-entropy", graphs=GRAPHS),
+    "random": Entry("random", graphs=GRAPHS),
+    "go": Entry("GO", agent="go", options={"starts": False, "elites": 0, "mutants": 0.0}, graphs=GRAPHS),
+    "go_starts": Entry("GO from heuristics", "go", graphs=GRAPHS),
+    "go_search": Entry("GO + search", graphs=GRAPHS),
+    "annealing_seconds": Entry(f"annealing, {SECONDS:.0f} s", "annealing", seconds=SECONDS, graphs=GRAPHS),
+    "in_turn_seconds": Entry(f"in turn, {SECONDS:.0f} s", "in_turn", seconds=SECONDS, graphs=GRAPHS),
+    "go_search_seconds": Entry(f"GO + search, {SECONDS:.0f} s", "go_search", seconds=SECONDS, graphs=GRAPHS),
+}
+ABLATIONS = {
+    f"go_{name}": Entry(part, agent="go", options={"starts": False, "elites": 0, "mutants": 0.0, **off}, graphs=ABLATED)
+    for name, part, off in (
+        ("untrained", "without learning", {"learning_rate": 1e-12}),
+        ("one_pass", "one pass", {"passes": 1}),
+        ("not_joint", "without joint layers", {"joint": False}),
+        ("not_shared", "without sharing", {"shared": False}),
+        ("no_recurrence", "without recurrence", {"recurrence": False}),
+    )
+} | {"go_timeline": Entry("told a timeline", agent="go", options={"timeline": True}, graphs=ABLATED)}
+ENTRIES |= ABLATIONS
+TOGETHER = ("annealing", "evolution", "cross_entropy", "go", "go_starts", "go_search")
+COMPARED = [
+    *((method, "default") for method in ("heuristics", "in_turn", *TOGETHER)),
+    *((method, "in_turn") for method in TOGETHER),
+    ("go_starts", "annealing"), ("go_search", "annealing"), ("go_search_seconds", "annealing_seconds"),
+    ("annealing_seconds", "in_turn_seconds"), ("best_known", "default"),
+]  # fmt: skip
+
+
+def graph_of(case):
+    """A case is ``GRAPH``, all three tasks, or ``GRAPH+TASK``, one of them."""
+    return case.partition("+")[0]
+
+
+def arguments(case):
+    graph, _, task = case.partition("+")
+    return {"graph": graph, "cluster": own_cluster(graph), "tasks": task or "+".join(TASKS)}
+
+
+def parts_of_gain(problem, decision):
+    """Step times where one task alone is as in the best decision, and where all but it are."""
+    best, default = problem.parts(problem.check(decision)), problem.default
+
+    def cost(parts):
+        outcome = problem.evaluate(problem.decision_of(parts))
+        return outcome.cost if outcome.valid else None
+
+    return {
+        task: {
+            "alone": cost(default._replace(**{task: getattr(best, task)})),
+            "without": cost(best._replace(**{task: getattr(default, task)})),
+        }
+        for task in TASKS
+    }
+
+
+def speedup(default, cost):
+    """In percent; nothing where one of them is missing."""
+    return "" if not default or not cost else f"{default / cost - 1:.1%}"
+
+
+def label(name):
+    """What tables call a method."""
+    return ENTRIES[name].label if name in ENTRIES else name.replace("_", " ")
+
+
+def summarise(runs, out):
+    rows, today = [], EXPERIMENT.is_of_today(runs)
+    for graph in GRAPHS:
+        if not runs.of(graph, "default"):
+            continue
+        problem = EXPERIMENT.problem(graph)
+        row = {"graph": graph, "cluster": own_cluster(graph), "ops": problem.num_tasks}
+        row |= {name: runs.mean_cost(graph, name) for name in EXPERIMENT.names_in(runs)}
+        row["alone"] = {task: runs.mean_cost(f"{graph}+{task}", "annealing") for task in TASKS}
+        row["best_known"] = runs.best_known(graph)
+        row["bound"] = max(problem.bounds().values()) if today else None
+        row["parts"] = parts_of_gain(problem, runs.best_run(graph)["decision"])
+        rows.append(row)
+    return {"calls": CALLS, "seeds": EXPERIMENT.names_in(runs), "rows": rows, "against": comparisons(rows, COMPARED)}
+
+
+EXPERIMENT = Experiment(
+    room="joint",
+    env="GraphOptimization-v0",
+    arguments=arguments,
+    graphs=GRAPHS + ALONE,
+    entries=ENTRIES,
+    budget=CALLS,
+    summarise=summarise,
+    cost=(".3f", "OOM", 1.0),
+    before={"graph": lambda row: row["graph"], "cluster": lambda row: row["cluster"]},
+    after={"best known": lambda row: f"{row['best_known']:.3f}", "bound": lambda row: f"{row['bound']:.3f}"},
+    curves=Curves(
+        "images/joint_curves.png",
+        {"go": "C0", "go_search": "C2", "annealing": "C1", "in_turn": "C3"},
+        line="default",
+        labels=("simulator calls", "best step time so far, simulated (s)"),
+        columns=5,
+        graphs=GRAPHS,
+    ),
+)
