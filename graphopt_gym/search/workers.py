@@ -150,7 +150,8 @@ def _serve(pickled: bytes, pipe: Any) -> None:
     """A worker: takes jobs and gives answers until it is told to stop, or the other end of the pipe is gone."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the function imports a library that reads it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the first process sends SIGTERM on
-    with stop_signals(at_once=True) as noted, contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+    ended = contextlib.suppress(KeyboardInterrupt)  # SIGTERM may come while the end of the pipe is taken in
+    with ended, stop_signals(at_once=True) as noted, contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         function = None
         while not noted:
             job = pipe.recv()
