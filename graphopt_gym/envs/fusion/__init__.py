@@ -20,5 +20,10 @@ TASK = Task(
     toys=({"graph": "transformer_xl_2layer", "cluster": "v100x2"},),
     benchmarks={
         "fusion": Benchmark(f"{_ROOM}.benchmarks:fusion_report", "what fusing takes beside the engine"),
+        "cpu-fusion": Benchmark(
+            f"{_ROOM}.on_cpu:cpu_fusion_report",
+            "what fusing saves on this processor",
+            ("torch",),
+        ),
     },
 )

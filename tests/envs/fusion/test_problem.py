@@ -156,3 +156,15 @@ def test_arguments__bad_ones_are_refused_in_one_line(arguments, said):
     with pytest.raises(InputError, match=said) as caught:
         FusionProblem(**{"graph": "transformer_xl_2layer", **arguments})
     assert "\n" not in str(caught.value)
+
+
+def test_cpu_fusion__one_loop_does_what_the_ops_do():
+    torch = pytest.importorskip("torch")
+    from graphopt_gym.envs.fusion.on_cpu import _programs
+
+    programs = _programs(torch)
+    module, inputs_of, loop = programs["affine, relu"]
+    inputs = inputs_of(5, 7)
+    np.testing.assert_allclose(loop(*(one.numpy() for one in inputs)), module(*inputs).numpy(), rtol=1e-6)
+    for name, (module, inputs_of, _) in programs.items():
+        assert torch.isfinite(module(*inputs_of(4, 8))).all(), name
