@@ -44,6 +44,8 @@ ELITE_SHARE = 0.25
 SMOOTHING = 0.5
 START_WEIGHT = 0.9
 LEAST_CHANGES = 1.0
+MOST_CHANCES = 2**25  # numbers that are kept: of each entry one a choice
+AT_ONCE = 2**24  # of these compared with what is drawn, at a time
 MOST_IDLE_ROUNDS = 12
 # Evolution: members of the population and at most what share of the budget they are, members in a tournament, the share
 # of children that have two parents, and the most moves that follow.
@@ -245,6 +247,11 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
                 "none (no num_choices): use 'annealing'"
             )
         size = int(np.prod(problem.decision_shape))
+        if size * choices > MOST_CHANCES:
+            raise InputError(
+                f"method 'cross_entropy' would keep {size * choices:,} chances, {choices:,} of each entry (at most "
+                f"{MOST_CHANCES:,}): use 'annealing', or a problem with fewer choices"
+            )
         columns = np.arange(size)
         allowed = getattr(problem, "choices_allowed", None)
         allowed = np.ones((size, choices), bool) if allowed is None else allowed.reshape(size, choices)
@@ -265,8 +272,10 @@ def cross_entropy_from(start: Start | None) -> Callable[[Evaluator, np.random.Ge
             if idle > MOST_IDLE_ROUNDS:
                 chances, idle = around(evaluator.best, float(rng.uniform(0.0, START_WEIGHT))), 0
             best_cost = evaluator.best_cost
-            above = rng.random((batch, size, 1)) > np.cumsum(chances, axis=1)[:, :-1]
-            samples = np.minimum(above.sum(axis=2, dtype=np.int32), last, dtype=np.int32)
+            drawn, sums = rng.random((batch, size, 1)), np.cumsum(chances, axis=1)[:, :-1]
+            parts = np.array_split(drawn, min(batch, 1 + batch * size * choices // AT_ONCE))
+            above = np.concatenate([(part > sums).sum(axis=2, dtype=np.int32) for part in parts])
+            samples = np.minimum(above, last, dtype=np.int32)
             costs = evaluator.costs(samples.reshape(batch, *problem.decision_shape))
             if evaluator.best_cost < best_cost:
                 idle = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -11,12 +11,14 @@ from gymnasium import spaces
 
 from graphopt_gym.envs.core.episodes import Episodes, Result, one_shot_masks
 from graphopt_gym.envs.core.observation import ObservationTable, Part
+from graphopt_gym.envs.core.placed import UnfitError
 from graphopt_gym.envs.core.roster import Roster, padded_size
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice, whole
 from graphopt_gym.problem import Problem
 
 REWARDS = ("improvement", "terminal")
+MOST_UNFIT = 50  # instances drawn one after the other that may not fit
 INVALID_REWARD = -10.0  # of the terminal reward, for what does not fit in memory
 PROGRESS_FEATURES = (
     "ops_decided",  # share
@@ -110,6 +112,15 @@ class LevelRoster(Roster[Any]):
             self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in self.flat), 1))
         most = max((one.num_levels for one in self.flat), default=0)  # of a problem that was given, its own
         self.sizes = {"M": self.max_ops, "E": self.max_edges, "P": max(most, levels if self.draws else 0)}
+
+    def _drawn(self, rng: np.random.Generator, chosen: Mapping[str, tuple[int, str | None]], stage: int) -> Any:
+        """An instance that is drawn; others in place of those that cannot fit, which would end a training."""
+        for _ in range(MOST_UNFIT):
+            try:
+                return super()._drawn(rng, chosen, stage)
+            except UnfitError as error:
+                unfit = error
+        raise unfit
 
 
 class LevelEpisodes(Episodes[Any]):

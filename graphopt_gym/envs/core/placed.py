@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from graphopt_gym.simulator.simulator import Simulator
 
 
+class UnfitError(InputError):
+    """No decision can keep a limit on this graph and cluster: environments that draw them draw others."""
+
+
 def fixed_placement(simulator: Simulator, given: str | Sequence[int] | np.ndarray) -> np.ndarray:
     """int32 [K]: the device of each task, of the name of a placement method or of devices int [N].
 
     Raises:
-        InputError: an unknown method, one that finds nothing valid, devices that there are not.
+        InputError: an unknown method, devices that there are not; :class:`UnfitError`: the method finds nothing valid.
     """
     tasks = simulator.tasks
     if not isinstance(given, str):
@@ -35,7 +39,7 @@ def fixed_placement(simulator: Simulator, given: str | Sequence[int] | np.ndarra
     problem = PlacementProblem(simulator.graph, simulator.cluster, cost_model=simulator.cost_model)
     solution = solve(problem, given, budget=1000, seed=0)
     if not solution.outcome.valid:
-        raise InputError(
+        raise UnfitError(
             f"placement {given!r} finds nothing valid for {simulator.graph.name!r} on {simulator.cluster.name!r}: "
             f"{solution.outcome.reasons[0]}; name another method"
         )

@@ -84,15 +84,16 @@ class FusionEnv(EpisodeEnv):
 
     ```
 
-    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, a problem, or
+      what draws graphs, such as `"random"`; others in place of those that do not fit the devices.
+    * `cluster`: a catalog name, a path, a `Cluster`, a list of those, or what draws clusters.
     * `placement`: the name of a placement method, `"expert"` where left out, or the device of each op.
     * `levels`: how many levels there are, 16 where left out.
     * `order`: what a free device takes next: `"fifo"` or `"rank"`, see `docs/rules.md`.
     * `cost_model`: prices the ops and kernels: an object with `op_times` and `components`, or how a step is run.
     * `reward`: `"improvement"` or `"terminal"`.
     * `start`: `"none"` or `"greedy"`.
-    * `max_ops`, `max_edges`: sizes to pad to; the largest given where left out.
+    * `max_ops`, `max_edges`: sizes to pad to; the largest given, or that may be drawn, where left out.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the kernels), `"ansi"`, or `"human"` (text).
     * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.
 
@@ -176,8 +177,9 @@ class FusionOneShotEnv(EpisodeEnv):
 
     ```
 
-    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, or a problem.
-    * `cluster`: a catalog name, a path, a `Cluster`, or a list of those.
+    * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, a problem, or
+      what draws graphs, such as `"random"`; others in place of those that do not fit the devices.
+    * `cluster`: a catalog name, a path, a `Cluster`, a list of those, or what draws clusters.
     * `placement`, `levels`, `order`, `cost_model`, `start`, `max_ops`, `max_edges`: as in `Fusion-v0`.
     * `render_mode`: `"rgb_array"` (a Gantt chart of the kernels), `"ansi"`, or `"human"` (text).
     * `info`: `"full"`, or `"light"`: numbers and arrays of fixed sizes only.

@@ -81,7 +81,7 @@ class SchedulingEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, a problem, or
-      what draws graphs, such as `"random"`.
+      what draws graphs, such as `"random"`; others in place of those that do not fit the devices.
     * `cluster`: a catalog name, a path, a `Cluster`, a list of those, or what draws clusters.
     * `placement`: the name of a placement method, `"expert"` where left out, or the device of each op.
     * `objective`: `"step"`, the step time, or `"memory"`, the peak of the device that holds the most.
@@ -185,7 +185,7 @@ class SchedulingOneShotEnv(EpisodeEnv):
     ```
 
     * `graph`: a zoo name, a path, a `ComputationGraph`, a list of those, the name of a split of the zoo, a problem, or
-      what draws graphs, such as `"random"`.
+      what draws graphs, such as `"random"`; others in place of those that do not fit the devices.
     * `cluster`: a catalog name, a path, a `Cluster`, a list of those, or what draws clusters.
     * `placement`, `objective`, `levels`, `ties`, `within`, `memory_cap_bytes`, `cost_model`, `start`, `max_ops`,
       `max_edges`: as in `Scheduling-v0`.

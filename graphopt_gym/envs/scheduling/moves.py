@@ -9,7 +9,7 @@ import numpy as np
 
 NEAR = 8.0  # how far apart two tasks are on average, in captured order, of which one takes the level of the other
 FAR = 0.3  # the share of such pairs that are any two of a device
-CHANCES = {"place": 0.35, "swap": 0.25, "stretch": 0.25, "kind": 0.15}
+CHANCES = {"place": 0.2, "swap": 0.1, "stretch": 0.5, "kind": 0.2}
 
 
 @dataclass(frozen=True)

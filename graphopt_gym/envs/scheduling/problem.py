@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.catalog import stored_name
-from graphopt_gym.envs.core.placed import fixed_placement
+from graphopt_gym.envs.core.placed import UnfitError, fixed_placement
 from graphopt_gym.envs.core.steps import StepProblem
 from graphopt_gym.envs.scheduling.exact import LowerBounds, lower_bounds, memory_bounds
 from graphopt_gym.envs.scheduling.levels import levels_of
@@ -125,7 +125,7 @@ class SchedulingProblem(StepProblem):
         least_s = self.lower.makespan_s
         self.most_s = within * fifo_s
         if self.most_s < least_s * (1 - 1e-9):
-            raise InputError(
+            raise UnfitError(
                 f"within is {within:g}, {format_seconds(self.most_s)}, but no order of this placement takes less than "
                 f"{format_seconds(least_s)}; give at least {least_s / fifo_s:.4g}"
             )
@@ -136,7 +136,7 @@ class SchedulingProblem(StepProblem):
         least = memory_bounds(self.simulator, self.placement)
         device = int(least.argmax())
         if least[device] > cap_bytes:
-            raise InputError(
+            raise UnfitError(
                 f"memory_cap_bytes is {cap_bytes}, {format_bytes(cap_bytes)}, but device {device} "
                 f"({self.cluster.devices[device].name}) holds at least {format_bytes(least[device])} in any order of "
                 f"this placement; give at least {least[device]}, or another placement"

@@ -111,6 +111,21 @@ def test_drawn__a_problem_is_that_of_the_episode():
     assert len(names) > 1
 
 
+def test_drawn__what_does_not_fit_is_drawn_again():
+    from graphopt_gym.envs.core.placed import UnfitError
+
+    drawn = "random:num_ops=1000-4000"
+    env = gym.make("SchedulingOneShot-v0", graph=drawn, cluster="v100x2").unwrapped
+    alone = f"{drawn}:seed=2881021352"  # 25 GiB on one of the devices
+    with pytest.raises(UnfitError, match="finds nothing valid"):
+        gg.make_problem("Scheduling-v0", graph=alone, cluster="v100x2")
+    with pytest.raises(UnfitError, match="finds nothing valid"):
+        env.reset(options={"graph": alone})
+    names = [env.reset(seed=seed)[1]["graph"] for seed in range(60)]
+    assert alone not in names
+    assert names == [env.reset(seed=seed)[1]["graph"] for seed in range(60)]
+
+
 def test_arguments__bad_ones_are_refused_in_one_line():
     for arguments, said in (
         ({"start": "fifi"}, "did you mean 'fifo'"),

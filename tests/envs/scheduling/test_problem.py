@@ -273,6 +273,14 @@ def test_moves__reach_every_order_and_stay_in_the_levels():
     assert len(seen) == 24
 
 
+def test_cross_entropy__on_few_levels_and_not_on_too_many():
+    problem = SchedulingProblem(**SMALL, levels=4)
+    assert gg.solve(problem, "cross_entropy", budget=200).outcome.cost <= gg.solve(problem, "fifo").outcome.cost
+    with pytest.raises(InputError, match="would keep 185,640,625 chances, 13,625 of each entry") as caught:
+        gg.solve(SchedulingProblem("gnmt_2layer"), "cross_entropy", budget=20)
+    assert "\n" not in str(caught.value)
+
+
 def test_validity__memory_decides_and_time_where_it_is_limited():
     free = SchedulingProblem(**SMALL, objective="memory")
     decision = methods.decision_of(free, "fifo")
