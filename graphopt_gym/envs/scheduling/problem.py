@@ -18,7 +18,7 @@ from graphopt_gym.envs.scheduling.moves import OrderMoves
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import byte_count, check_integers, choice, positive, whole
 from graphopt_gym.simulator.simulator import Simulator
-from graphopt_gym.units import format_bytes, format_seconds
+from graphopt_gym.units import format_bytes, format_cost, format_seconds
 
 if TYPE_CHECKING:
     import os
@@ -200,6 +200,19 @@ class SchedulingProblem(StepProblem):
                 f"{format_seconds(self.most_s)} (within {self.config['within']:g})",
             )
         return replace(outcome, valid=not reasons, cost=float("inf") if reasons else float(held), reasons=reasons)
+
+    def summary_lines(self, outcome: Outcome, details: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a solver proved."""
+        bound = details.get("lower_bound_s", details.get("lower_bound_bytes"))
+        if bound is None:
+            return ()
+        line, gap = (
+            f"no order of this placement gives less than {format_cost(bound, self.unit)}",
+            details["gap_percent"],
+        )
+        if details["proved"]:
+            return (f"{line}: this is the best" + (f" but for {gap:.1g} %" if gap > 0 else ""),)
+        return (line if gap is None else f"{line}: this is {gap:.3g} % above",)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, self.levels, self.num_tasks, dtype=np.int32)

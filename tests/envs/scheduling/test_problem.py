@@ -352,3 +352,19 @@ def test_memory_cap__at_the_bound_is_taken():
         SchedulingProblem(**SMALL, memory_cap_bytes=1)
     least = int(str(caught.value).split("give at least ")[1].split(",")[0])
     assert SchedulingProblem(**SMALL, memory_cap_bytes=least).capacity_bytes.tolist() == [least] * 2
+
+
+def test_summary__says_what_was_proved():
+    problem = SchedulingProblem(**SMALL)
+    outcome = problem.evaluate(methods.decision_of(problem, "rank"))
+    assert problem.summary_lines(outcome, {}) == ()
+    found = {"lower_bound_s": 0.25, "gap_percent": 3.14159, "proved": False}
+    for changed, said in (
+        ({}, "this is 3.14 % above"),
+        ({"gap_percent": 0.00123, "proved": True}, "this is the best but for 0.001 %"),
+        ({"gap_percent": 0.0, "proved": True}, "this is the best"),
+    ):
+        (line,) = problem.summary_lines(outcome, {**found, **changed})
+        assert line == f"no order of this placement gives less than 250 ms: {said}"
+    (line,) = problem.summary_lines(outcome, {**found, "gap_percent": None})
+    assert line == "no order of this placement gives less than 250 ms"
