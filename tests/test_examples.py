@@ -97,7 +97,7 @@ def read_light_infos():
         "ChipletPartition-v0": {"graph": "bert_tiny_b16", "cluster": "mcm4"}, "RewriteOrder-v0": {"max_steps": 5},
         "Fusion-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2"},
         "GraphOptimization-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2", "tasks": "placement"},
-        "Scheduling-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2"},
+        "Scheduling-v0": {"graph": "random:num_ops=64-100:seed=1", "cluster": "v100x2"},
     }  # fmt: skip
     for env_id in env_ids():
         arguments = {"info": "light", **small.get(env_id, {"graph": "rnnlm_2layer", "cluster": "v100x2"})}
