@@ -85,14 +85,14 @@ def run(args: argparse.Namespace) -> None:
 def warm_up(problem: Problem) -> None:
     """Compile what the methods run, on a tiny problem, so that their times are their own."""
     tiny = gg.make_problem(problem.env_id, graph=chain(8), cluster=problem.cluster)
-    for name in gg.methods(problem.env_id):
+    for name in gg.methods(tiny):
         gg.solve(tiny, name, budget=4)
 
 
 def solve_all(console: Console, problem: Problem, args: argparse.Namespace) -> list[Solution]:
     """Every classical method, each with the same budget of simulator calls."""
     solutions = []
-    names = gg.methods(problem.env_id)
+    names = gg.methods(problem)
     console.print(f"\n{len(names)} classical methods, at most {args.budget:,} simulator calls each:")
     for name in names:
         with bar(console, name, args.budget) as progress:
