@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from graphopt_gym.envs.core.features import KIND_FEATURES, kind_features, logs, squashed
 from graphopt_gym.envs.core.levels import LevelRoster
 from graphopt_gym.envs.fusion.methods import Fusible, greedy, none, savings_s
 from graphopt_gym.envs.fusion.problem import FusionProblem
-from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 
-_CLASSES = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
-_LOG_LARGEST = np.log1p(1e15)
 STARTS = ("none", "greedy")
 LEVELS = 16
 OP_FEATURES = (
@@ -27,8 +25,7 @@ OP_FEATURES = (
     "fusible_consumers",  # share of them that it may go into
     "fusible_producers",  # share of what it reads, from other ops, that may go into it
     "level",  # in the graph, as a share of the depth
-    *(f"phase_{phase}" for phase in PHASES),
-    *(f"class_{OP_CLASSES[code]}" for code in _CLASSES),
+    *KIND_FEATURES,
 )
 
 
@@ -71,28 +68,18 @@ def op_features(problem: Fusible) -> np.ndarray:
     consumers, producers = np.diff(tables.succ_ptr), np.diff(tables.pred_ptr)
     source, target = np.repeat(every, consumers), np.repeat(every, producers)
     columns = [
-        *(_logs(one) for one in (graph.flops[op], parts.bytes_read, parts.bytes_written, tables.output_bytes)),
-        _squashed(seconds / average),
+        *(logs(one) for one in (graph.flops[op], parts.bytes_read, parts.bytes_written, tables.output_bytes)),
+        squashed(seconds / average),
         np.divide(moved, work, out=np.zeros(count), where=work > 0),
-        _squashed(savings_s(problem) / average),
-        _squashed(consumers / 1.0),
+        squashed(savings_s(problem) / average),
+        squashed(consumers / 1.0),
         np.bincount(source, tables.succ_ok, count) / np.maximum(consumers, 1),
         np.bincount(target, tables.pred_ok, count) / np.maximum(producers, 1),
         graph.level[op] / max(1, int(graph.level.max())),
     ]
-    phases = graph.phase[op][:, None] == np.arange(len(PHASES))
-    classes = graph.op_class[op][:, None] == np.array(_CLASSES)
-    features = np.column_stack([np.stack(columns, axis=1), phases, classes])
+    features = np.column_stack([np.stack(columns, axis=1), kind_features(graph, op)])
     assert features.shape[1] == len(OP_FEATURES)
     return features.astype(np.float32)  # type: ignore[no-any-return]
-
-
-def _logs(sizes: np.ndarray) -> np.ndarray:
-    return np.minimum(1.0, np.log1p(sizes) / _LOG_LARGEST)
-
-
-def _squashed(ratio: np.ndarray) -> np.ndarray:
-    return ratio / (1 + ratio)
 
 
 def fusion_roster(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.envs.core.features import logs
 from graphopt_gym.envs.core.roster import Roster, instance_of
 from graphopt_gym.envs.placement.features import (
     EXCHANGED,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     GraphLike = str | os.PathLike[str] | ComputationGraph
     ClusterLike = str | os.PathLike[str] | Cluster
-
-_LOG_LARGEST = np.log1p(1e15)
 
 
 class Instance:
@@ -59,7 +58,7 @@ class Instance:
     @cached_property
     def edge_features(self) -> np.ndarray:
         """float32 [edges]: log bytes that each group sends to each other, each tensor once, scaled to 0..1."""
-        return _logs(self._exchange_in[:, 0]).astype(np.float32)
+        return logs(self._exchange_in[:, 0]).astype(np.float32)
 
     @property
     def allowed(self) -> np.ndarray:
@@ -189,14 +188,14 @@ class Instance:
         classes = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
         features = np.column_stack(
             [
-                _logs(summed(graph.flops)),
-                _logs(summed(graph.bytes_read + graph.bytes_written)),
-                _logs(summed(graph.param_bytes)),
-                _logs(summed(graph.state_bytes)),
-                _logs(activation),
-                _logs(traffic_in),
-                _logs(traffic_out),
-                _logs(summed(real.astype(np.float64))),
+                logs(summed(graph.flops)),
+                logs(summed(graph.bytes_read + graph.bytes_written)),
+                logs(summed(graph.param_bytes)),
+                logs(summed(graph.state_bytes)),
+                logs(activation),
+                logs(traffic_in),
+                logs(traffic_out),
+                logs(summed(real.astype(np.float64))),
                 ratio / (1 + ratio),
                 first,
                 last,
@@ -245,10 +244,6 @@ def _exactly_addable(values: np.ndarray) -> np.ndarray:
     """
     quantum = 2.0 ** (np.ceil(np.log2(max(values.sum(axis=1).max(), 1e-200))) - 50)
     return np.round(values / quantum) * quantum
-
-
-def _logs(sizes: np.ndarray) -> np.ndarray:
-    return np.minimum(1.0, np.log1p(sizes) / _LOG_LARGEST)
 
 
 def _group_edges(problem: PlacementProblem) -> tuple[np.ndarray, np.ndarray]:

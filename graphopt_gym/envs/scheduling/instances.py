@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from graphopt_gym.envs.core.features import KIND_FEATURES, kind_features, logs, squashed
 from graphopt_gym.envs.core.levels import LevelRoster
 from graphopt_gym.envs.scheduling import RULES, orders
 from graphopt_gym.envs.scheduling.exact import transfers
 from graphopt_gym.envs.scheduling.memory_orders import holdings
 from graphopt_gym.envs.scheduling.methods import decision_of
 from graphopt_gym.envs.scheduling.problem import SchedulingProblem
-from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW
 from graphopt_gym.simulator.tasks import task_edges
 
-_CLASSES = [code for code in range(len(OP_CLASSES)) if code not in (SOURCE, VIEW)]
-_LOG_LARGEST = np.log1p(1e15)
 LEVELS = 16
 STARTS = RULES
 OP_FEATURES = (
@@ -36,8 +34,7 @@ OP_FEATURES = (
     "sending",  # squashed: time of its transfers, to that of an average op
     "device_load",  # work of its device, to that of the busiest
     "captured",  # its place in captured order, as a share
-    *(f"phase_{phase}" for phase in PHASES),
-    *(f"class_{OP_CLASSES[code]}" for code in _CLASSES),
+    *KIND_FEATURES,
 )
 
 
@@ -86,35 +83,25 @@ class Instance:
         load = np.bincount(placement, seconds, simulator.num_devices)
         work = orders.most_work_remaining(simulator, placement) / max(float(seconds.sum()), 1e-300)
         columns = [
-            *(_logs(one) for one in (graph.flops[op], graph.output_bytes[op])),
-            _squashed(seconds / average),
+            *(logs(one) for one in (graph.flops[op], graph.output_bytes[op])),
+            squashed(seconds / average),
             head / path,
             tail / path,
             1 - (head + tail) / path,
             work,
-            _logs(gives),
-            _logs(lets_go),
-            _squashed(inputs / 1.0),
-            _squashed(consumers / 1.0),
+            logs(gives),
+            logs(lets_go),
+            squashed(inputs / 1.0),
+            squashed(consumers / 1.0),
             np.bincount(target, apart, count) / np.maximum(inputs, 1),
             np.bincount(source, apart, count) / np.maximum(consumers, 1),
-            _squashed(np.bincount(tasks.tensor_task[sent.tensor], sent.seconds, count) / average),
+            squashed(np.bincount(tasks.tensor_task[sent.tensor], sent.seconds, count) / average),
             load[placement] / max(float(load.max(initial=0.0)), 1e-300),
             np.arange(count) / max(1, count - 1),
         ]
-        phases = graph.phase[op][:, None] == np.arange(len(PHASES))
-        classes = graph.op_class[op][:, None] == np.array(_CLASSES)
-        features = np.column_stack([np.stack(columns, axis=1).clip(0, 1), phases, classes])
+        features = np.column_stack([np.stack(columns, axis=1).clip(0, 1), kind_features(graph, op)])
         assert features.shape[1] == len(OP_FEATURES)
         return features[self.entry].astype(np.float32)
-
-
-def _logs(sizes: np.ndarray) -> np.ndarray:
-    return np.minimum(1.0, np.log1p(sizes) / _LOG_LARGEST)
-
-
-def _squashed(ratio: np.ndarray) -> np.ndarray:
-    return ratio / (1 + ratio)
 
 
 def scheduling_roster(
