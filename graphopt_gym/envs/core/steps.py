@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt_gym.fields import check_integers
 from graphopt_gym.problem import Outcome, Problem
 from graphopt_gym.units import format_bytes
 
@@ -41,9 +43,8 @@ class StepProblem(Problem):
 
     def price(self, seconds: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cost float64 [B], valid bool [B]) of simulated decisions: seconds float64 [B], peaks int64 [B, D]."""
-        over = np.maximum(peak_bytes - self.capacity_bytes, 0)
-        valid = np.asarray((over == 0).all(axis=-1))
-        beyond = (over / self.capacity_bytes).sum(axis=-1)
+        beyond = overflow(peak_bytes, self.capacity_bytes)
+        valid = np.asarray(beyond == 0)
         return np.where(valid, seconds, seconds + self.serial_s * (1 + beyond)), valid
 
     def outcome_of(self, timeline: Timeline, metrics: Mapping[str, Any]) -> Outcome:
@@ -83,7 +84,51 @@ class StepProblem(Problem):
         return None if model is None else (model, self.cluster.devices)
 
     def fingerprints(self) -> dict[str, str]:
-        import hashlib
-
         times = hashlib.sha256(self.simulator.durations_s.tobytes()).hexdigest()
         return {**super().fingerprints(), "op_times": times}
+
+
+class LevelProblem(StepProblem):
+    """One that gives each task a level, on devices that are given: a decision is int32 [K].
+
+    A subclass sets ``levels``, ``placement``, int32 [K], and ``moves``.
+    """
+
+    levels: int
+    placement: np.ndarray
+    moves: Any  # its ``change(row, rng)`` changes levels in place
+
+    @property
+    def decision_shape(self) -> tuple[int]:  # type: ignore[override]
+        return (self.num_tasks,)
+
+    @property
+    def num_choices(self) -> int:
+        """Each entry of a decision is free of the others, from 0 to this less 1."""
+        return self.levels
+
+    @property
+    def placement_name(self) -> str:
+        """The method that placed the tasks, for people."""
+        named = self.config["placement"]
+        return named if isinstance(named, str) else "given"
+
+    def check(self, decision: Any) -> np.ndarray:
+        return check_integers(decision, self.decision_shape, self.levels, "level")
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, self.levels, self.num_tasks, dtype=np.int32)
+
+    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy that one of its ``moves`` changed."""
+        changed = decision.astype(np.int32)
+        self.moves.change(changed, rng)
+        return changed
+
+    def fingerprints(self) -> dict[str, str]:
+        return {**super().fingerprints(), "placement": hashlib.sha256(self.placement.tobytes()).hexdigest()}
+
+
+def overflow(peak_bytes: np.ndarray, capacity_bytes: np.ndarray) -> np.ndarray:
+    """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
+    return (np.maximum(peak_bytes - capacity_bytes, 0) / capacity_bytes).sum(axis=-1)  # type: ignore[no-any-return]

@@ -11,8 +11,8 @@ import numpy as np
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.core.level_moves import LevelMoves
 from graphopt_gym.envs.core.placed import fixed_placement
-from graphopt_gym.envs.core.steps import StepProblem
-from graphopt_gym.fields import check_integers, choice, whole
+from graphopt_gym.envs.core.steps import LevelProblem
+from graphopt_gym.fields import choice, whole
 from graphopt_gym.simulator.fused import FusedSimulator
 from graphopt_gym.simulator.fusing import LOOP, OPAQUE, may_begin
 from graphopt_gym.simulator.simulator import Simulator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ORDERS = ("fifo", "rank")
 
 
-class FusionProblem(StepProblem):
+class FusionProblem(LevelProblem):
     """Fuse the ops of a training step into kernels, for the least step time within memory; the placement is given.
 
     A decision is an int array [K], a level for each task (an op with its views), tasks in the order of their op: those
@@ -85,22 +85,12 @@ class FusionProblem(StepProblem):
             self.config["cost_model"] = run
         self.fused = FusedSimulator(self.simulator)
         self.placement = fixed_placement(self.simulator, placement)
-        self.decision_shape = (self.num_tasks,)
         # those whose level matters: the others may go into no consumer
         self.producers = np.flatnonzero(may_begin(self.fused.tables))
 
     @property
-    def num_choices(self) -> int:
-        """Each entry of a decision is free of the others, from 0 to this less 1."""
-        return self.levels
-
-    @property
     def rules(self) -> Mapping[str, str]:
-        named = self.config["placement"]
-        return {"order": self.order, "placement": named if isinstance(named, str) else "given"}
-
-    def check(self, decision: Any) -> np.ndarray:
-        return check_integers(decision, self.decision_shape, self.levels, "level")
+        return {"order": self.order, "placement": self.placement_name}
 
     def kernel_of_op(self, decision: Any) -> np.ndarray:
         """int32 [N]: the fused group of each op, -1 for one that is a kernel by itself."""
@@ -117,15 +107,6 @@ class FusionProblem(StepProblem):
             self.placement, decision, self.simulator.priorities if self.order == "rank" else None
         )
         return self.outcome_of(timeline, self.kernel_metrics(timeline))
-
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(0, self.levels, self.num_tasks, dtype=np.int32)
-
-    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy where one producer, a stretch of them, or all of one operator get another level."""
-        changed = decision.astype(np.int32)
-        self.moves.change(changed, rng)
-        return changed
 
     @cached_property
     def moves(self) -> LevelMoves:
@@ -144,11 +125,6 @@ class FusionProblem(StepProblem):
         least = np.where(opaque, tables.durations[kind, every], launch + tables.compute_s[kind, every])
         least[tables.is_source] = 0.0
         return {"work_s": float(np.bincount(self.placement, least, self.cluster.num_devices).max())}
-
-    def fingerprints(self) -> dict[str, str]:
-        import hashlib
-
-        return {**super().fingerprints(), "placement": hashlib.sha256(self.placement.tobytes()).hexdigest()}
 
 
 def fusion_moves(simulator: Simulator, producers: np.ndarray, levels: int) -> LevelMoves:

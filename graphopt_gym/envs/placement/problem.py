@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.catalog import stored_name
+from graphopt_gym.envs.core.steps import overflow
 from graphopt_gym.envs.placement.moves import SETS, Moves, make_moves, move
 from graphopt_gym.envs.placement.walk import run_walk
 from graphopt_gym.envs.placement.workload import Workload, is_workload, read_workload
@@ -415,7 +416,7 @@ class PlacementProblem(Problem):
 
     def overflow(self, peak_bytes: np.ndarray) -> np.ndarray:
         """float64 [...]: memory beyond capacity as a share of it, summed over devices, of peaks int64 [..., D]."""
-        return (np.maximum(peak_bytes - self.capacity_bytes, 0) / self.capacity_bytes).sum(axis=-1)
+        return overflow(peak_bytes, self.capacity_bytes)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         if self.allowed is not None:  # each group's device evenly from those that it may be on

@@ -11,12 +11,12 @@ import numpy as np
 
 from graphopt_gym.catalog import stored_name
 from graphopt_gym.envs.core.placed import UnfitError, fixed_placement
-from graphopt_gym.envs.core.steps import StepProblem
+from graphopt_gym.envs.core.steps import LevelProblem, overflow
 from graphopt_gym.envs.scheduling.exact import LowerBounds, lower_bounds, memory_bounds
 from graphopt_gym.envs.scheduling.levels import levels_of
 from graphopt_gym.envs.scheduling.moves import OrderMoves
 from graphopt_gym.errors import InputError
-from graphopt_gym.fields import byte_count, check_integers, choice, positive, whole
+from graphopt_gym.fields import byte_count, choice, positive, whole
 from graphopt_gym.simulator.simulator import Simulator
 from graphopt_gym.units import format_bytes, format_cost, format_seconds
 
@@ -33,7 +33,7 @@ OBJECTIVES = ("step", "memory")
 TIES = ("program", "fifo", "rank")
 
 
-class SchedulingProblem(StepProblem):
+class SchedulingProblem(LevelProblem):
     """Order the ops of a training step on their devices, for the least step time or the least memory.
 
     A decision is an int array [K], a level for each task (an op with its views), tasks in captured order: a free device
@@ -103,7 +103,6 @@ class SchedulingProblem(StepProblem):
         if (run := run_of(self.simulator.cost_model)) not in (None, "eager"):
             self.config["cost_model"] = run
         self.placement = fixed_placement(self.simulator, placement)
-        self.decision_shape = (self.num_tasks,)
         self.tie = self._tie()  # float64 [K] below 1: added to levels, it is what the engine compares
         self.most_s = float("inf")
         if within is not None:
@@ -144,25 +143,16 @@ class SchedulingProblem(StepProblem):
         self.capacity_bytes = np.minimum(self.capacity_bytes, cap_bytes)
 
     @property
-    def num_choices(self) -> int:
-        """Each entry of a decision is free of the others, from 0 to this less 1."""
-        return self.levels
-
-    @property
     def rules(self) -> Mapping[str, str]:
-        named = self.config["placement"]
         limits = {name: str(self.config[name]) for name in ("within", "memory_cap_bytes") if name in self.config}
         return {
             "objective": self.objective, **limits, "ties": self.ties,
-            "placement": named if isinstance(named, str) else "given",
+            "placement": self.placement_name,
         }  # fmt: skip
 
     @property
     def words(self) -> Words:
         return super().words if self.objective == "step" else replace(super().words, cost="peak memory")
-
-    def check(self, decision: Any) -> np.ndarray:
-        return check_integers(decision, self.decision_shape, self.levels, "level")
 
     def decision_of(self, priority: np.ndarray) -> np.ndarray:
         """int32 [K]: the decision that stands for priorities, float64 [K], as well as the levels allow it."""
@@ -180,11 +170,10 @@ class SchedulingProblem(StepProblem):
     def price(self, seconds: np.ndarray, peak_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.objective == "step":
             return super().price(seconds, peak_bytes)
-        over = np.maximum(peak_bytes - self.capacity_bytes, 0)
         late = np.maximum(seconds / self.most_s - 1, 0.0) if np.isfinite(self.most_s) else np.zeros(len(seconds))
-        valid = np.asarray((over == 0).all(axis=-1) & (seconds <= self.most_s))
-        held = peak_bytes.max(axis=-1).astype(np.float64)
-        beyond = (over / self.capacity_bytes).sum(axis=-1) + late
+        beyond = overflow(peak_bytes, self.capacity_bytes)
+        valid = np.asarray((beyond == 0) & (seconds <= self.most_s))
+        held, beyond = peak_bytes.max(axis=-1).astype(np.float64), beyond + late
         return np.where(valid, held, held + float(self.capacity_bytes.max()) * (1 + beyond)), valid
 
     def evaluate(self, decision: Any) -> Outcome:
@@ -214,15 +203,6 @@ class SchedulingProblem(StepProblem):
             return (f"{line}: this is the best" + (f" but for {gap:.1g} %" if gap > 0 else ""),)
         return (line if gap is None else f"{line}: this is {gap:.3g} % above",)
 
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(0, self.levels, self.num_tasks, dtype=np.int32)
-
-    def neighbour(self, decision: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy where one task, a stretch of them or a module's go to another place in the order, or two swap."""
-        changed = decision.astype(np.int32)
-        self.moves.change(changed, rng)
-        return changed
-
     @cached_property
     def moves(self) -> OrderMoves:
         return order_moves(self.simulator, self.placement, self.levels)
@@ -241,11 +221,6 @@ class SchedulingProblem(StepProblem):
             "device_s": float(self.lower.device_s.max(initial=0.0)),
             "link_s": float(self.lower.link_s.max(initial=0.0)),
         }
-
-    def fingerprints(self) -> dict[str, str]:
-        import hashlib
-
-        return {**super().fingerprints(), "placement": hashlib.sha256(self.placement.tobytes()).hexdigest()}
 
 
 def order_moves(simulator: Simulator, placement: np.ndarray, levels: int) -> OrderMoves:
