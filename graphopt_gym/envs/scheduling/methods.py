@@ -129,35 +129,31 @@ def _begin(evaluator: Evaluator) -> np.ndarray:
 
 def cp_sat(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """The order of the shortest step; where memory stands in its way, the best rule, with the bound all the same."""
-    problem, (seconds, workers) = _problem(evaluator), _limits(evaluator, "cp_sat")
-    start = _begin(evaluator)
-    found = exact.least_makespan(
-        problem.simulator, problem.placement, seconds=seconds, workers=workers, seed=int(rng.integers(2**31)),
-        start=start,
-    )  # fmt: skip
-    evaluator.finish(problem.decision_of(found.priority))
-    cost, lower_s = evaluator.best_cost, found.lower_bound_s
-    gap = cost / lower_s - 1 if lower_s > 0 else 0.0
-    evaluator.note(
-        lower_bound_s=lower_s, gap_percent=100 * gap if evaluator.best_valid else None,
-        proved=bool(evaluator.best_valid and gap <= exact.PROVED),
-    )  # fmt: skip
+    _solve(evaluator, rng, "cp_sat", exact.least_makespan, "lower_bound_s", exact.PROVED)
 
 
 def olla(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """The order of least memory on one device; the bound holds within a time limit, too."""
-    problem, (seconds, workers) = _problem(evaluator), _limits(evaluator, "olla")
+    _solve(evaluator, rng, "olla", exact.least_peak, "lower_bound_bytes", 0.0)
+
+
+def _solve(
+    evaluator: Evaluator, rng: np.random.Generator, name: str, solver: Callable[..., Any], bound: str, tolerance: float
+) -> None:
+    """What a solver of the method ``name`` finds, noted with its ``bound``: proved where it is within a tolerance."""
+    problem, (seconds, workers) = _problem(evaluator), _limits(evaluator, name)
     start = _begin(evaluator)
-    found = exact.least_peak(
+    found = solver(
         problem.simulator, problem.placement, seconds=seconds, workers=workers, seed=int(rng.integers(2**31)),
         start=start,
     )  # fmt: skip
     evaluator.finish(problem.decision_of(found.priority))
-    cost, lower = evaluator.best_cost, found.lower_bound_bytes
+    cost, lower = evaluator.best_cost, getattr(found, bound)
     gap = cost / lower - 1 if lower > 0 else 0.0
+    near = gap <= tolerance if lower > 0 else cost <= 0  # a bound of 0 proves nothing else
     evaluator.note(
-        lower_bound_bytes=lower, gap_percent=100 * gap if evaluator.best_valid else None,
-        proved=bool(evaluator.best_valid and cost <= lower),
+        **{bound: lower}, gap_percent=100 * gap if evaluator.best_valid else None,
+        proved=bool(evaluator.best_valid and near),
     )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def most_work_remaining(simulator: Simulator, placement: np.ndarray) -> np.ndarr
     tasks, work_s = simulator.tasks, placed_durations_s(simulator, placement)
     columns = (tasks.tensor_ptr, tasks.reader_ptr, tasks.reader)
     if simulator.num_tasks <= MOST_EXACT:
-        return _work_of_descendants(tasks.sequence, work_s, np.zeros((len(work_s), 0)), *columns)
+        return _work_of_descendants(tasks.sequence, work_s, *columns)
     return estimated_work(tasks.sequence, work_s, *columns, SAMPLES)
 
 
@@ -151,21 +151,17 @@ def estimated_work(
     drawn = np.random.default_rng(0).standard_exponential((len(work_s), samples))
     with np.errstate(divide="ignore"):  # what has no work is never the least
         drawn /= work_s[:, None]
-    return (samples - 1) / _work_of_descendants(sequence, work_s, drawn, tensor_ptr, reader_ptr, reader)
+    begin = reader_ptr[tensor_ptr].tolist()  # of the readers of each task
+    for task in sequence[::-1].tolist():
+        readers = reader[begin[task] : begin[task + 1]]
+        if len(readers):
+            np.minimum(drawn[task], drawn[readers].min(axis=0), out=drawn[task])
+    return (samples - 1) / drawn.sum(axis=1)  # type: ignore[no-any-return]
 
 
 @kernel
-def _work_of_descendants(sequence, work_s, drawn, tensor_ptr, reader_ptr, reader):
-    """The work of each task and its descendants; where numbers are drawn, [K, samples], the sum of the least ones."""
+def _work_of_descendants(sequence, work_s, tensor_ptr, reader_ptr, reader):
     num_tasks = work_s.shape[0]
-    if drawn.shape[1] > 0:
-        for place in range(num_tasks - 1, -1, -1):
-            task = sequence[place]
-            for tensor in range(tensor_ptr[task], tensor_ptr[task + 1]):
-                for position in range(reader_ptr[tensor], reader_ptr[tensor + 1]):
-                    for sample in range(drawn.shape[1]):
-                        drawn[task, sample] = min(drawn[task, sample], drawn[reader[position], sample])
-        return drawn.sum(axis=1)
     words = (num_tasks + 63) // 64
     below = np.zeros((num_tasks, words), np.uint64)  # a bit for each descendant, and for the task
     work = np.zeros(num_tasks)
