@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -106,8 +106,7 @@ class LevelRoster(Roster[Any]):
             self.max_ops = self.room("max_ops", max_ops, "graph", "ops")
             self.max_edges = self.room("max_edges", max_edges, "graph", "edges")
         else:
-            if all(one.num_ops == 0 for one in self.flat):
-                raise InputError("no op of these graphs has a decision; give another graph")
+            check_decides(self.flat)
             self.max_ops = padded_size("max_ops", max_ops, max(1, *(one.num_ops for one in self.flat), 1))
             self.max_edges = padded_size("max_edges", max_edges, max(1, *(one.num_edges for one in self.flat), 1))
         most = max((one.num_levels for one in self.flat), default=0)  # of a problem that was given, its own
@@ -294,3 +293,9 @@ class OneShotLevels(LevelEpisodes):
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
         return one_shot_masks(self._level_mask(rows), self.ops_of[rows], self.roster.sizes["M"])
+
+
+def check_decides(instances: Sequence[Any]) -> None:
+    """Raises InputError where there is nothing to decide on."""
+    if all(one.num_ops == 0 for one in instances):
+        raise InputError("no op of these graphs has a decision; give another graph")

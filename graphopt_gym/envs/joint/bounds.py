@@ -59,7 +59,8 @@ def _unavoidable_bytes(fused: FusedSimulator, alone: np.ndarray) -> tuple[np.nda
     kept = only_alone[source] & (alone[source] | tables.is_source[source])
     # a tensor that an op reads twice, by two names, is counted once in a kernel
     pairs = reader.astype(np.int64) * count + source
-    twice = np.bincount(np.unique(pairs, return_inverse=True)[1])[np.unique(pairs, return_inverse=True)[1]] > 1
+    _, which, times = np.unique(pairs, return_inverse=True, return_counts=True)
+    twice = times[which] > 1
     saved = np.bincount(reader, np.where(kept & ~twice, 0.0, tables.edge_bytes), count)
     read = np.where(alone, np.maximum(tables.bytes_read - saved, 0.0), 0.0)
     written = np.where(alone & (by_alone | tables.unread), tables.bytes_written, 0.0)

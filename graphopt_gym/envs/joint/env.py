@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphopt_gym.envs.core.env import EpisodeEnv
 from graphopt_gym.envs.joint.episodes import ONE_SHOT, STEP, JointOneShot, JointStep
@@ -128,11 +128,10 @@ class GraphOptimizationEnv(EpisodeEnv):
         render_mode: str | None = None,
         info: str = "full",
     ) -> None:
-        rules: dict[str, Any] = {
-            "tasks": _one(tasks), "placement": placement, "fusion": fusion, "schedule": schedule, "levels": levels,
-            "cost_model": cost_model,
-        }  # fmt: skip
-        roster = JointRoster(graph, cluster, max_ops, max_edges, max_groups, max_devices, **rules)
+        roster = JointRoster(
+            graph, cluster, max_ops, max_edges, max_groups, max_devices, tasks=tasks, placement=placement,
+            fusion=fusion, schedule=schedule, levels=levels, cost_model=cost_model,
+        )  # fmt: skip
         super().__init__(partial(JointStep, roster, start=start, reward=reward), render_mode, info)
 
 
@@ -223,14 +222,8 @@ class GraphOptimizationOneShotEnv(EpisodeEnv):
         render_mode: str | None = None,
         info: str = "full",
     ) -> None:
-        rules: dict[str, Any] = {
-            "tasks": _one(tasks), "placement": placement, "fusion": fusion, "schedule": schedule, "levels": levels,
-            "cost_model": cost_model,
-        }  # fmt: skip
-        roster = JointRoster(graph, cluster, max_ops, max_edges, max_groups, max_devices, **rules)
+        roster = JointRoster(
+            graph, cluster, max_ops, max_edges, max_groups, max_devices, tasks=tasks, placement=placement,
+            fusion=fusion, schedule=schedule, levels=levels, cost_model=cost_model,
+        )  # fmt: skip
         super().__init__(partial(JointOneShot, roster, start=start), render_mode, info)
-
-
-def _one(tasks: str | Sequence[str] | None) -> Any:
-    """A name for one set of tasks: environments that are alike share their instances."""
-    return tasks if tasks is None or isinstance(tasks, str) else "+".join(map(str, tasks))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from graphopt_gym.envs.core.episodes import one_shot_masks
 from graphopt_gym.envs.core.levels import LevelEpisodes, StepLevels
 from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.envs.core.roster import Roster
@@ -114,17 +115,14 @@ class JointOneShot(LevelEpisodes):
             np.concatenate([np.full(size, choices) for size, choices in roster.blocks.values()])
         )
 
-    def _sizes(self, instance: Instance) -> dict[str, int]:
-        """How many entries of each block of an action count."""
-        return {task: part.stop - part.start for task, part in instance.problem.slices.items()}
-
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         illegal = np.zeros(len(rows), bool)
         for at, row in enumerate(rows.tolist()):
             instance, begin = self.instance(row), 0
             chosen = []
-            for (size, _), own in zip(self.roster.blocks.values(), self._sizes(instance).values(), strict=True):
-                chosen.append(actions[at, begin : begin + own])
+            for task, (size, _) in self.roster.blocks.items():
+                part = instance.problem.slices[task]
+                chosen.append(actions[at, begin : begin + part.stop - part.start])
                 begin += size
             given = np.concatenate(chosen)
             wrong = (given < 0) | (given >= instance.problem.entry_choices)
@@ -163,14 +161,8 @@ class JointOneShot(LevelEpisodes):
 
     def masks(self, rows: np.ndarray) -> np.ndarray:
         masks = []
-        for row in rows.tolist():
-            instance = self.instance(row)
-            own = self._sizes(instance)
-            blocks = []
-            for task, (size, choices) in self.roster.blocks.items():
-                allowed = np.zeros((size, choices), bool)
-                allowed[:, 0] = True
-                allowed[: own[task], : instance.num_devices if task == "placement" else instance.num_levels] = True
-                blocks.append(allowed.ravel())
-            masks.append(np.concatenate(blocks))
-        return np.stack(masks)
+        for task, (size, choices) in self.roster.blocks.items():
+            which = ("num_devices", "num_groups") if task == "placement" else ("num_levels", "num_tasks")
+            allowed, count = (self.of_instances(rows, what) for what in which)
+            masks.append(one_shot_masks(np.arange(choices) < allowed[:, None], count, size))
+        return np.concatenate(masks, axis=1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from graphopt_gym.envs.core.levels import check_decides
 from graphopt_gym.envs.core.roster import Roster, padded_size
 from graphopt_gym.envs.fusion.instances import op_features
 from graphopt_gym.envs.joint.problem import TASKS, GraphOptimizationProblem
@@ -78,12 +80,13 @@ class JointRoster(Roster[Instance]):
 
     def __init__(
         self, graph: Any, cluster: Any, max_ops: int | None, max_edges: int | None, max_groups: int | None,
-        max_devices: int | None, **options: Any,
+        max_devices: int | None, tasks: str | Sequence[str] | None = None, **options: Any,
     ) -> None:  # fmt: skip
         stated = {name: value for name, value in options.items() if value is not None}
+        if tasks is not None:  # one name for one set of tasks: environments that are alike share their instances
+            stated["tasks"] = tasks if isinstance(tasks, str) else "+".join(map(str, tasks))
         super().__init__(GraphOptimizationProblem, Instance, graph, cluster, **stated)
-        if all(one.num_ops == 0 for one in self.flat):
-            raise InputError("no op of these graphs has a decision; give another graph")
+        check_decides(self.flat)
         first = self.flat[0]
         for one in self.flat:
             if (one.problem.tasks, one.num_levels) != (first.problem.tasks, first.num_levels):
@@ -92,10 +95,10 @@ class JointRoster(Roster[Instance]):
         def most(what: str) -> int:
             return max(1, *(getattr(one, what) for one in self.flat), 1)
 
-        tasks = padded_size("max_ops", max_ops, most("num_tasks"))
+        ops = padded_size("max_ops", max_ops, most("num_tasks"))
         groups = padded_size("max_groups", max_groups, most("num_groups"))
         self.sizes = {
-            "K": tasks,
+            "K": ops,
             "E": padded_size("max_edges", max_edges, most("num_edges")),
             "G": groups,
             "D": padded_size("max_devices", max_devices, most("num_devices")),
@@ -107,5 +110,5 @@ class JointRoster(Roster[Instance]):
         self.sizes["C"] = max(self.sizes["D"] * decides[0], self.sizes["P"] * any(decides[1:]))
         # entries that an action of a whole decision has of each task, and how many choices each
         self.blocks = {
-            task: (groups, self.sizes["D"]) if task == "placement" else (tasks, self.sizes["P"]) for task in self.tasks
+            task: (groups, self.sizes["D"]) if task == "placement" else (ops, self.sizes["P"]) for task in self.tasks
         }

@@ -16,12 +16,11 @@ from graphopt_gym.envs.core.steps import StepProblem
 from graphopt_gym.envs.fusion import methods as fusion
 from graphopt_gym.envs.fusion.problem import fusion_moves
 from graphopt_gym.envs.joint.bounds import step_bounds
-from graphopt_gym.envs.scheduling import orders
+from graphopt_gym.envs.scheduling.methods import RULES
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.fields import check_integers, choice, whole
 from graphopt_gym.simulator.fused import FusedSimulator
 from graphopt_gym.simulator.fusing import may_begin
-from graphopt_gym.simulator.orders import fixed_priorities
 from graphopt_gym.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -39,19 +38,11 @@ WEIGHTS = {"placement": 0.5, "fusion": 0.2, "schedule": 0.3}  # how often a move
 FUSIONS: dict[str, Callable[[fusion.Fusible], np.ndarray]] = {
     name: getattr(fusion, name) for name in ("none", "greedy", "vertical", "epilogues", "benefit")
 }
-# by what a device's ready queue is ordered: float64 [K] of a simulator and a placement; None: equal levels
-SCHEDULES: dict[str, Callable[[Simulator, np.ndarray], np.ndarray] | None] = {
-    "fifo": None,
-    "program": lambda simulator, _: fixed_priorities(
-        "program", simulator.tasks, simulator.durations_s, simulator.cluster
-    ),
-    "rank": orders.placed_rank,
-    "highest_level": orders.highest_level,
-    "most_work_remaining": orders.most_work_remaining,
-    "depth_first": orders.depth_first,
-    "shortest_first": orders.shortest_first,
-    "longest_first": orders.longest_first,
-}
+# by what a device's ready queue is ordered: rules of `Scheduling-v0`
+SCHEDULES = (
+    "fifo", "program", "placed_rank", "highest_level", "most_work_remaining", "depth_first", "shortest_first",
+    "longest_first",
+)  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -129,7 +120,7 @@ class GraphOptimizationProblem(StepProblem):
         decides = _tasks(tasks)
         find_method("Placement-v0", placement)
         choice("fusion", fusion, tuple(FUSIONS))
-        choice("schedule", schedule, tuple(SCHEDULES))
+        choice("schedule", schedule, SCHEDULES)
         self.levels = whole("levels", levels, 2)
         self.config = {
             "graph": stored_name(graph, self.graph),
@@ -181,10 +172,9 @@ class GraphOptimizationProblem(StepProblem):
     def schedule_by(self, name: str, placed: np.ndarray) -> np.ndarray:
         """int32 [K]: one of :data:`SCHEDULES`, of the device of each task int32 [K]: as many tasks a level as there are
         levels, so a level holds those whose priorities are near each other."""
-        rule = SCHEDULES[name]
         levels = np.zeros(self.num_tasks, np.int32)
-        if rule is not None:
-            priority = rule(self.simulator, placed)[self.scheduled]
+        if name != "fifo":  # all of one level
+            priority = RULES[name][0](self.simulator, placed)[self.scheduled]
             place = np.empty(len(priority), np.int64)
             place[np.argsort(priority, kind="stable")] = np.arange(len(priority))
             levels[self.scheduled] = place * self.levels // max(1, len(priority))

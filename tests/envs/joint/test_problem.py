@@ -11,6 +11,7 @@ import pytest
 import graphopt_gym as gg
 from graphopt_gym.envs.fusion.problem import FusionProblem
 from graphopt_gym.envs.joint.problem import SCHEDULES, TASKS, GraphOptimizationProblem, Parts
+from graphopt_gym.envs.scheduling.methods import RULES
 from graphopt_gym.errors import InputError
 from graphopt_gym.simulator import Simulator
 from graphopt_gym.solutions import load_solution, validate
@@ -117,19 +118,19 @@ def test_tasks__what_is_not_decided_is_the_default_stack():
 
 
 def test_default__is_the_named_stack():
-    problem = GraphOptimizationProblem(**SMALL, fusion="none", schedule="rank")
+    problem = GraphOptimizationProblem(**SMALL, fusion="none", schedule="placed_rank")
     placed = gg.solve(gg.make_problem("Placement-v0", **SMALL), "expert").decision
     assert problem.default.placement.tolist() == placed.tolist()
     assert not problem.default.fusion.any()
     assert len(np.unique(problem.default.schedule[problem.scheduled])) == problem.levels
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if SCHEDULES[name]])
+@pytest.mark.parametrize("name", SCHEDULES[1:])
 def test_schedules__levels_follow_the_priorities(name):
     problem = GraphOptimizationProblem("bert_base", "v100x2")
     placed = problem.default.placement[problem.group_of_task]
     levels = problem.schedule_by(name, placed)[problem.scheduled]
-    priority = SCHEDULES[name](problem.simulator, placed)[problem.scheduled]
+    priority = RULES[name][0](problem.simulator, placed)[problem.scheduled]
     order = np.argsort(priority, kind="stable")
     assert (np.diff(levels[order]) >= 0).all()
     assert np.bincount(levels).max() - np.bincount(levels).min() <= 1
