@@ -70,10 +70,10 @@ class _ProblemCase:
 
     def _permuted_by_choices(self, rng: np.random.Generator) -> list[np.ndarray]:
         """The samples with entries that have the same choices in other orders."""
-        allowed = getattr(self.problem, "choices_allowed", None)
-        if allowed is None or self.sampled[0].ndim != 1:
+        if self.sampled[0].ndim != 1:
             return []
-        kinds = np.unique(np.asarray(allowed), axis=0, return_inverse=True)[1].ravel()
+        problem: Any = self.problem
+        kinds = np.unique(problem.choices_allowed, axis=0, return_inverse=True)[1].ravel()
         changed = [one.copy() for one in self.sampled]
         for one in changed:
             for kind in range(int(kinds.max()) + 1):
@@ -91,7 +91,7 @@ class _ProblemCase:
         """Those met, those given as invalid, and, of arrays, the samples' entries in other orders and all alike.
 
         Of several rows, which may decide on different things, each is put into another order, or alike, by itself; so
-        are entries of one row that have other choices (``choices_allowed``). What ``check`` refuses is left out.
+        are entries of one row that have other choices (``choices_allowed``), where what ``check`` refuses is left out.
         """
         found = [*self.sampled, *self.neighbours, *self.children, *self.invalid]
         if self.arrays:
@@ -100,8 +100,9 @@ class _ProblemCase:
             first = self.sampled[0]
             alike = (first.min(axis=-1, keepdims=True), first.max(axis=-1, keepdims=True))
             more += [np.broadcast_to(entry, first.shape).copy() for entry in alike]
-            more += self._permuted_by_choices(rng)
-            found += [one for one in more if self._is_taken(one)]
+            if getattr(self.problem, "choices_allowed", None) is None:
+                return found + more
+            found += [one for one in more if self._is_taken(one)] + self._permuted_by_choices(rng)
         return found
 
 
