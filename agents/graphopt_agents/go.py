@@ -65,6 +65,7 @@ class Task(gdp.Task):
     """One graph on one cluster, and what the run knows of it. ``instance``: of the placement of its groups."""
 
     whole: Instance
+    told: np.ndarray | None = None  # the decision that ``graph`` tells of
 
     def named(self, decisions: np.ndarray) -> np.ndarray:
         """The same decisions with interchangeable devices named in the order of their groups."""
@@ -202,8 +203,9 @@ class Trainer(OneShotTrainer):
     def update(self) -> list[dict[str, Any]]:
         if self.args.timeline:
             for task in self.tasks:
-                if task.elites:
-                    task.graph = task.graph.after(task.whole, task.elites[0][2])
+                if task.elites and task.elites[0][2] is not task.told:
+                    task.told = task.elites[0][2]
+                    task.graph = task.graph.after(task.whole, task.told)
         return super().update()
 
 

@@ -48,9 +48,9 @@ LEVEL = OP_FEATURES.index("level")
 TIMES = [OP_FEATURES.index(name) for name in ("time", "memory_bound", "saving")]
 SENT = OP_FEATURES.index("log_output_bytes")
 BASIS = 5  # functions of a level
-FEEDBACK = 2 * 3 + 4  # what a pass is told of an op by the pass before
+DEVICE_WAVES = 2  # frequencies of a device's place
+FEEDBACK = 2 + 2 * DEVICE_WAVES + 4  # what a pass is told of an op by the pass before
 BEFORE = 2 + 3 + 2  # of a decision that was simulated
-DEVICE_WAVES = 3
 
 
 @dataclass(frozen=True)
@@ -254,12 +254,12 @@ class JointNetwork(nn.Module):
         if "placement" in logits:
             chances = logits["placement"].softmax(1)
             places = graph.place.device_places()
-            points = torch.stack([places, *waves_of(places, DEVICE_WAVES)[:4]], dim=1)
+            points = torch.stack([places, *waves_of(places, DEVICE_WAVES)], dim=1)
             load = _load(graph, chances)
             mean = torch.cat([chances @ points, (chances @ load)[:, None]], dim=1)
             columns.append(mean[graph.group_of_op])
         else:
-            columns.append(graph.nodes.new_zeros(count, 6))
+            columns.append(graph.nodes.new_zeros(count, 2 + 2 * DEVICE_WAVES))
         for task in TASKS[1:]:
             if task in logits:
                 chances = logits[task].softmax(1)
