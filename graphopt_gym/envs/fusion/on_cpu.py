@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from graphopt_gym.benchmarks.timing import least_ms
 from graphopt_gym.compiled import kernel
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.fusion.methods import greedy, none
 from graphopt_gym.envs.fusion.problem import FusionProblem
 
 SHAPES = ((64, 256), (1024, 1024), (4096, 4096))
-LEAST_S, MOST_RUNS = 0.3, 200  # how long each is timed
 
 
 def cpu_fusion_report(shapes: Sequence[tuple[int, int]] = SHAPES, say: Callable[[str], object] = str) -> dict[str, Any]:
@@ -47,20 +46,19 @@ def cpu_fusion_report(shapes: Sequence[tuple[int, int]] = SHAPES, say: Callable[
                     alone, fused = problem.costs(np.stack([none(problem), greedy(problem)]))[0].tolist()
                     torch._dynamo.reset()
                     compiled: Any = torch.compile(module, dynamic=False)
-                    eager_s, compiled_s = _seconds(partial(module, *inputs)), _seconds(partial(compiled, *inputs))
+                    eager_ms, compiled_ms = least_ms(partial(module, *inputs)), least_ms(partial(compiled, *inputs))
                     arrays = [one.numpy() for one in inputs]
-                    loop_s = _seconds(partial(loop, *arrays)) if loop else None
-                    best = min(compiled_s, loop_s or compiled_s)
+                    loop_ms = least_ms(partial(loop, *arrays)) if loop else None
                     rows.append(
                         {
                             "program": name,
                             "shape": "x".join(map(str, shape)),
-                            "eager_ms": 1e3 * eager_s,
+                            "eager_ms": eager_ms,
                             "simulated_ms": 1e3 * alone,
-                            "compiled_ms": 1e3 * compiled_s,
-                            "loop_ms": 1e3 * loop_s if loop_s else None,
+                            "compiled_ms": compiled_ms,
+                            "loop_ms": loop_ms,
                             "fused_simulated_ms": 1e3 * fused,
-                            "speedup": eager_s / best,
+                            "speedup": eager_ms / min(compiled_ms, loop_ms or compiled_ms),
                             "simulated_speedup": alone / fused,
                         }
                     )
@@ -74,19 +72,6 @@ def cpu_fusion_report(shapes: Sequence[tuple[int, int]] = SHAPES, say: Callable[
             "launches and bytes knows",
         ],
     }  # fmt: skip
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    """The least of several runs, on the clock of this process."""
-    run()
-    run()
-    found: list[float] = []
-    began = time.perf_counter()
-    while len(found) < 3 or (time.perf_counter() - began < LEAST_S and len(found) < MOST_RUNS):
-        started = time.process_time()
-        run()
-        found.append(time.process_time() - started)
-    return min(found)
 
 
 @kernel(allocates=True)
