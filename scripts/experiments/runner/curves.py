@@ -35,7 +35,8 @@ def draw_curves(experiment: Experiment, runs: Runs, folder: Path) -> None:
     """The figure of ``Experiment.curves``, in the folder of the page."""
     curves, unit = experiment.curves, experiment.cost[2]
     assert curves is not None
-    graphs = curves.graphs or experiment.graphs
+    every = curves.graphs or experiment.graphs
+    graphs = [graph for graph in every if any(job[0] == graph for job in runs)] or every
     figure, axes = panels(len(graphs), curves.columns, (3.75, 3))
     at = np.unique(np.geomspace(1, experiment.budget, 80).astype(int))
     for axis, graph in zip(axes, graphs, strict=True):
@@ -59,5 +60,5 @@ def draw_curves(experiment: Experiment, runs: Runs, folder: Path) -> None:
         axes[0].legend(fontsize=8)
     figure.supxlabel(curves.labels[0])
     figure.supylabel(curves.labels[1])
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.02, 0, 1, 1))  # beside the label of all
     save(figure, folder / curves.image, 80)
