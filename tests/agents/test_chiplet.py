@@ -32,12 +32,7 @@ from tests.agents.test_gdp import assert_same
 SMALL: dict[str, Any] = {"width": 16, "layers": 2, "passes": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_envs(num_envs: int, **arguments: Any) -> SB3VecEnv:

@@ -36,12 +36,7 @@ from graphopt_gym.wrappers import SB3VecEnv
 SMALL = {"width": 16, "sage_layers": 2, "blocks": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,7 @@ SMALL: dict[str, Any] = {"width": 16, "sage_layers": 2}
 GRAPH = {"graph": "transformer_xl_2layer", "cluster": "v100x2"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arguments(**changes: Any) -> go.Args:

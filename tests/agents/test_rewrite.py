@@ -48,12 +48,7 @@ SMALL: dict[str, Any] = {"width": 16, "layers": 2}
 RULES = torch.from_numpy(rule_numbers(all_rules(), all_rules()))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_envs(num_envs: int, **arguments: Any) -> SB3VecEnv:

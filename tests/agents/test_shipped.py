@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import pytest
-import torch
 
 from graphopt_gym.agent import find_agent
 
@@ -35,12 +33,7 @@ DECISIONS: list[tuple[str, str, str, dict[str, int], float | None, int, str]] = 
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("name", "graph", "cluster", "how", "cost", "evaluations", "digest"), DECISIONS)
