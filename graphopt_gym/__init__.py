@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import load_cluster as load_cluster
     from graphopt_gym.hardware.cluster import load_device as load_device
     from graphopt_gym.hardware.cost_model import CostModel as CostModel
+    from graphopt_gym.hardware.machine import Machine as Machine
+    from graphopt_gym.hardware.machine import load_machine as load_machine
+    from graphopt_gym.hardware.machine import machine_names as machine_names
     from graphopt_gym.hardware.package import Package as Package
     from graphopt_gym.hardware.package import load_package as load_package
     from graphopt_gym.hardware.package import package_names as package_names
@@ -64,6 +67,9 @@ _LAZY = {
     "cluster_names": "hardware.cluster",
     "load_device": "hardware.cluster",
     "CostModel": "hardware.cost_model",
+    "Machine": "hardware.machine",
+    "load_machine": "hardware.machine",
+    "machine_names": "hardware.machine",
     "Package": "hardware.package",
     "load_package": "hardware.package",
     "package_names": "hardware.package",

@@ -39,6 +39,7 @@ _OURS = {
     "programs": "graphopt_gym.graphs.zoo.programs:CATALOG",
     "clusters": "graphopt_gym.hardware.cluster:CLUSTERS",
     "packages": "graphopt_gym.hardware.package:PACKAGES",
+    "machines": "graphopt_gym.hardware.machine:MACHINES",
     "devices": "graphopt_gym.hardware.cluster:DEVICES",
     "links": "graphopt_gym.hardware.cluster:LINKS",
 }

@@ -43,16 +43,26 @@ tflops = 4
 memory_gb_per_s = 400
 sram_mib = 32
 """
+MACHINE = """
+core = "tpu_v3_core"
+[[islands]]
+hosts = 1
+cores = {memory}
+[links]
+ici = "ici_v3"
+pcie = "pcie3_x16"
+"""
 # of each catalog: a shipped name, one with a slip, and the ending of the file that ``write`` makes
 KINDS = {
     "graphs": ("bert_base", "bert_bsae", ".npz"),
     "programs": ("small_fire", "small_fier", ".txt"),
     "clusters": ("v100x4", "v100x44", ".toml"),
     "packages": ("mcm36", "mcm37", ".toml"),
+    "machines": ("pathways_a", "pathway_a", ".toml"),
     "devices": ("t4", "t44", ".toml"),
     "links": ("pcie3_x16", "pcie3_x61", ".toml"),
 }
-TEXTS = {"devices": DEVICE, "links": LINK, "clusters": CLUSTER, "packages": PACKAGE}
+TEXTS = {"devices": DEVICE, "links": LINK, "clusters": CLUSTER, "packages": PACKAGE, "machines": MACHINE}
 
 
 def write(folder: Path, kind: str, name: str = "mine", size: int = 8) -> Path:
@@ -75,6 +85,7 @@ def size_of(kind: str, thing) -> int:
         "programs": lambda: thing.shape(thing.outputs[0])[0],
         "clusters": lambda: thing.num_devices,
         "packages": lambda: thing.num_chips,
+        "machines": lambda: thing.num_cores,
         "devices": lambda: thing.memory_bytes // 2**30,
         "links": lambda: round(thing.bytes_per_s / 1e9),
     }[kind]()

@@ -39,7 +39,9 @@ def heavy(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("what", ["envs", "graphs", "programs", "clusters", "packages", "devices", "methods", "agents"])
+@pytest.mark.parametrize(
+    "what", ["envs", "graphs", "programs", "clusters", "packages", "machines", "devices", "methods", "agents"]
+)
 def test_list__every_kind__prints_a_table_and_json(graphopt, what):
     code, out, err = graphopt("list", what)
     assert (code, err) == (0, "")
