@@ -43,9 +43,10 @@ from graphopt_gym.catalog import Catalog, read_toml, stored_whole
 from graphopt_gym.errors import InputError, quoted, unknown_name
 from graphopt_gym.fields import choice, count, known_keys, needed, not_negative, plain
 from graphopt_gym.hardware.cluster import CATALOG, DEVICES, LINKS, Device, Link
+from graphopt_gym.hardware.collectives import ALGORITHMS
 
 MAX_CORES = 1_048_576
-COLLECTIVES = ("torus", "ring", "tree")
+
 MOST_S = 1e3  # that one step of the control plane may take
 
 
@@ -122,7 +123,7 @@ class Machine:
         ici: between the cores of an island: what each core sends and receives at; None where islands have one core.
         dcn: between hosts: what each host sends and receives at; None where there is one host.
         control: what the control plane costs.
-        collective: how collectives run inside an island, one of :data:`COLLECTIVES`.
+        collective: how collectives run inside an island, one of :data:`ALGORITHMS`.
         about: one line on what it stands for.
 
     Raises:
@@ -145,7 +146,7 @@ class Machine:
             raise InputError(f"{where} has zero islands; give at least one")
         if self.num_cores > MAX_CORES:
             raise InputError(f"{where} has {self.num_cores} cores; the most is {MAX_CORES}")
-        choice(f"{where}: collective", self.collective, COLLECTIVES)
+        choice(f"{where}: collective", self.collective, ALGORITHMS)
         for number, island in enumerate(self.islands):
             if island.num_cores > 1 and self.ici is None:
                 raise InputError(
@@ -305,7 +306,7 @@ def parse_machine(table: Mapping[str, Any], name: str, where: str) -> Machine:
         core=core,
         islands=tuple(islands),
         control=_control(f"{where}: control", table.get("control", {})),
-        collective=choice(f"{at}: collective", links.get("collective", "torus"), COLLECTIVES),
+        collective=choice(f"{at}: collective", links.get("collective", "torus"), ALGORITHMS),
         about=table.get("about", ""),
         **found,
     )

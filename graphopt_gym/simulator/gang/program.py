@@ -5,10 +5,10 @@ inside holds all of them. A slice is virtual, a number of cores: where it lies o
 :mod:`graphopt_gym.simulator.gang.slices`). Gangs reach the machine in *calls*, each by one *client* (Barham et al.,
 Pathways, MLSys 2022, §4).
 
-**Edges.** An edge of some bytes is a tensor: all of it, over all shards. It is resharded on its way: ``keep`` sends each
-shard to one core (or splits it evenly, where the slices differ in size), ``gather`` gives every core of the consumer the
-whole, ``transpose`` sends a part of every shard to every core. Where the consumer lies on the same cores, ``keep`` moves
-nothing. An edge of no bytes is a dependency alone.
+**Edges.** An edge of some bytes is a tensor: all of it, over all shards. It is resharded on its way: ``keep`` sends
+each shard to one core (or splits it evenly, where the slices differ in size), ``gather`` gives every core of the
+consumer the whole, ``transpose`` sends a part of every shard to every core. Where the consumer lies on the same cores,
+``keep`` moves nothing. An edge of no bytes is a dependency alone.
 
 **Memory** (HBM, of each core of the slice). ``output_bytes`` are allocated when a gang starts and freed when all gangs
 on its cores that read it by an edge of bytes, and all transfers out of it, have finished; ``temp_bytes`` while it runs;
@@ -27,10 +27,10 @@ import numpy as np
 from graphopt_gym.compiled import kernel
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.fields import byte_count, choice, count, flag, not_negative, whole
+from graphopt_gym.hardware.collectives import COLLECTIVE_KINDS
 from graphopt_gym.hardware.machine import MAX_CORES
 
 RESHARDS = ("keep", "gather", "transpose")
-COLLECTIVE_KINDS = ("none", "all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 KEEP, GATHER, TRANSPOSE = range(3)
 MOST_GANGS = 10_000_000
 MOST_S = 1e9

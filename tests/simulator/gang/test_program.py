@@ -82,10 +82,10 @@ def test_builder__refuses_what_cannot_be(change, message):
 
 
 def test_builder__refuses_empty_programs():
+    build = Builder()
+    build.slice("s", cores=1)
+    build.call()
     with pytest.raises(InputError, match="zero gangs"):
-        build = Builder()
-        build.slice("s", cores=1)
-        build.call()
         build.program()
     with pytest.raises(InputError, match="no slices yet"):
         Builder().gang("g", 0, 1.0)
