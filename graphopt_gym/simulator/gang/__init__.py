@@ -2,19 +2,26 @@
 
 from graphopt_gym.simulator.gang.program import Builder, Client, ShardedProgram, Slice, together
 from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline
+from graphopt_gym.simulator.gang.simulator import POLICIES, GangSimulator, simulate_gangs
 from graphopt_gym.simulator.gang.slices import Classes, classify, spread
+from graphopt_gym.simulator.gang.timeline import GangTimeline, Waits
 
 __all__ = [
+    "POLICIES",
     "Builder",
     "Classes",
     "Client",
+    "GangSimulator",
+    "GangTimeline",
     "Pipeline",
     "ShardedProgram",
     "Slice",
+    "Waits",
     "chain",
     "classify",
     "micro_batch_size",
     "pipeline",
+    "simulate_gangs",
     "spread",
     "together",
 ]
