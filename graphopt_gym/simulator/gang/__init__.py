@@ -1,5 +1,6 @@
 """Gangs: sharded computations over islands of cores, and the control plane that starts them (Pathways, MLSys 2022)."""
 
+from graphopt_gym.simulator.gang.orders import PIPELINE_ORDERS, bubble, pipeline_lists
 from graphopt_gym.simulator.gang.program import Builder, Client, ShardedProgram, Slice, together
 from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline
 from graphopt_gym.simulator.gang.simulator import POLICIES, GangSimulator, simulate_gangs
@@ -7,6 +8,7 @@ from graphopt_gym.simulator.gang.slices import Classes, classify, spread
 from graphopt_gym.simulator.gang.timeline import GangTimeline, Waits
 
 __all__ = [
+    "PIPELINE_ORDERS",
     "POLICIES",
     "Builder",
     "Classes",
@@ -17,10 +19,12 @@ __all__ = [
     "ShardedProgram",
     "Slice",
     "Waits",
+    "bubble",
     "chain",
     "classify",
     "micro_batch_size",
     "pipeline",
+    "pipeline_lists",
     "simulate_gangs",
     "spread",
     "together",
