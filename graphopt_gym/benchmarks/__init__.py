@@ -12,6 +12,10 @@ BENCHMARKS = {
         "graphopt_gym.benchmarks.simulator:simulator_report",
         "seconds an evaluation, against a plain Python twin and other simulators",
     ),
+    "gang": Benchmark(
+        "graphopt_gym.benchmarks.gang:gang_report",
+        "milliseconds to simulate 10 to 100,000 gangs on 8 to 100,000 cores, and choices a second",
+    ),
     "calibration": Benchmark(
         "graphopt_gym.benchmarks.calibration:calibration_report",
         "steps of small models really run on this processor, beside what the calibrated device my_cpu says",
