@@ -4,13 +4,12 @@
 
 The network is :class:`JointNetwork`; the policy is one categorical for each entry of a decision, and it is trained by
 ``core.one_shot``, as GDP is. As there, a share of each batch changes the best decisions so far (ours; ``mutants=0``,
-``elites=0`` and ``starts=False`` turn it off). A drawn decision has the likeliest levels but for a stretch of ops
-whose levels are drawn, or, a share of the time (``independent``), all levels drawn.
+``elites=0`` and ``starts=False`` turn it off). How levels are drawn is ours too, see :func:`levels.draw_levels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,10 @@ import torch
 from graphopt_agents import gdp, gdp_search
 from graphopt_agents.blocks import Blocks, draw_placements, mutate_placements
 from graphopt_agents.core.guided import train_then_anneal
-from graphopt_agents.core.one_shot import OneShotArgs, OneShotTrainer, draw_each
+from graphopt_agents.core.one_shot import OneShotArgs, OneShotTrainer
 from graphopt_agents.core.run import Costs, Run
+from graphopt_agents.levels import draw_levels, redraw
 from graphopt_agents.networks.joint import JointConfig, JointInput, JointNetwork
-from graphopt_gym.envs.core.level_moves import LevelMoves
 from graphopt_gym.envs.joint.instances import Instance
 from graphopt_gym.envs.joint.problem import TASKS, WEIGHTS
 from graphopt_gym.errors import InputError
@@ -48,13 +47,14 @@ class Args(OneShotArgs, JointConfig):
     epochs: int = 4
     learning_rate: float = 3e-3
     entropy: float = 0.003
-    independent: float = 0.3  # share of decisions drawn entry by entry, the others in blocks
+    independent: float = 0.05  # share of decisions drawn entry by entry, the others in blocks
+    ordered: float = 0.9  # share of the others whose levels share their noise, in the order of random features
     moved: float = 0.5  # share of the mutants that change by the problem's own moves, as a local search does
     canonical: bool = True  # like devices are named in the order of their groups, see gdp.Task.canonical
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(self, {"levels": 2}, shares=("independent", "moved"))
+        check_fields(self, {"levels": 2}, shares=("independent", "ordered", "moved"))
 
     def own_clusters(self, graphs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(own_cluster, graphs))
@@ -75,17 +75,6 @@ class Task(gdp.Task):
         changed, part = decisions.copy(), problem.slices["placement"]
         changed[:, part] = self.canonical(decisions[:, part])
         return changed
-
-
-def redraw(row: np.ndarray, moves: LevelMoves, chances: np.ndarray, rng: np.random.Generator) -> None:
-    """Some levels of ``row`` int32 [K], chosen as a local search does, get one that the policy draws, in place.
-
-    It is drawn from the mean of their ``chances`` float64 [K, P], mixed half and half with the uniform distribution.
-    """
-    chosen = moves.choose(rng)
-    if len(chosen):
-        weights = np.cumsum(chances[chosen].mean(axis=0) + 1 / moves.levels)
-        row[chosen] = int(np.searchsorted(weights, rng.random() * weights[-1]))
 
 
 class PolicyMoves:
@@ -121,6 +110,22 @@ class PolicyMoves:
         return changed
 
 
+def draw_decisions(
+    task: Task, logits: torch.Tensor, count: int, args: Args, rng: np.random.Generator, generator: torch.Generator
+) -> np.ndarray:
+    """int32 [count, length] of logits float32 [length, C]: placements by blocks, levels as :func:`draw_levels`."""
+    problem: GraphOptimizationProblem = task.whole.problem
+    drawn = np.empty((count, len(logits)), np.int32)
+    for name, part in problem.slices.items():
+        if name == "placement":
+            log_probs = logits[part, : problem.num_devices].log_softmax(-1)
+            drawn[:, part] = draw_placements(log_probs, count, generator, task.blocks, args.independent).numpy()
+        else:
+            mine = logits[part, : problem.levels]
+            drawn[:, part] = draw_levels(mine, task.whole.features, count, rng, args.independent, args.ordered)
+    return drawn
+
+
 class Trainer(OneShotTrainer):
     """GO's runs."""
 
@@ -149,20 +154,7 @@ class Trainer(OneShotTrainer):
         )
 
     def draw(self, task: Task, logits: torch.Tensor, count: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        problem = task.whole.problem
-        alone = self.args.independent
-        drawn = np.empty((count, len(logits)), np.int32)
-        for name, part in problem.slices.items():
-            if name == "placement":
-                log_probs = logits[part, : problem.num_devices].log_softmax(-1)
-                drawn[:, part] = draw_placements(log_probs, count, self.generator, task.blocks, alone).numpy()
-                continue
-            mine = logits[part, : problem.levels]
-            each = draw_each(mine, count, self.rng)
-            inside = self._stretches(count, mine.shape[0])
-            inside |= (self.rng.random(count) < alone)[:, None]
-            drawn[:, part] = np.where(inside, each, mine.argmax(1).numpy().astype(np.int32))
-        return drawn, {}
+        return draw_decisions(task, logits, count, self.args, self.rng, self.generator), {}
 
     def changed(self, task: Task, logits: torch.Tensor, count: int) -> np.ndarray:
         """Elites of which one task's block is drawn anew from the policy."""
@@ -190,13 +182,6 @@ class Trainer(OneShotTrainer):
             rows[mine, part] = drawn
         return rows
 
-    def _stretches(self, count: int, length: int) -> np.ndarray:
-        """bool [count, length]: a stretch each, of any order of magnitude."""
-        size = np.exp(self.rng.random(count) * np.log(length)).astype(int)
-        begin = (self.rng.random(count) * (length - size + 1)).astype(int)[:, None]
-        place = np.arange(length)
-        return (place >= begin) & (place < begin + size[:, None])  # type: ignore[no-any-return]
-
     def named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
         return task.named(decisions) if self.args.canonical else decisions
 
@@ -207,6 +192,16 @@ class Trainer(OneShotTrainer):
                     task.told = task.elites[0][2]
                     task.graph = task.graph.after(task.whole, task.told)
         return super().update()
+
+    @classmethod
+    def decide(cls, network: Any, task: Task, samples: int, seed: int, wall_s: Callable[[], float]) -> None:
+        """The likeliest decision, then others drawn as in training."""
+        with torch.no_grad():
+            logits = network(task.graph)
+        likeliest = logits.argmax(1).numpy().astype(np.int32)[None]
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        drawn = draw_decisions(task, logits, samples - 1, Args(), rng, generator)
+        cls.try_decisions(task, np.concatenate([likeliest, drawn]), wall_s)
 
 
 args_from, make_task, task_of, load_network = (

@@ -4,10 +4,10 @@ On ten graphs with 2 to 8 devices, against the default stack (the human expert's
 first served), at equal simulator calls and at equal seconds; ablations of GO's network.
 """
 
-from experiments.runner import Curves, Entry, Experiment
+from experiments.runner import Curves, Entry, Experiment, Pretraining
 from experiments.runner.tables import comparisons
 from graphopt_gym.envs.joint.problem import TASKS
-from graphopt_gym.graphs.zoo.registry import own_cluster
+from graphopt_gym.graphs.zoo.registry import ZOO, own_cluster
 
 CALLS = 3_000  # simulator calls of a run
 SECONDS = 30.0  # of the runs that are compared at equal seconds
@@ -17,6 +17,28 @@ GRAPHS = (
 )  # fmt: skip
 ALONE = tuple(f"{graph}+{task}" for task in TASKS for graph in GRAPHS)
 ABLATED = ("transformer_xl_4layer", "wavenet_2x18", "bert_base")
+HELD_OUT = ("inception_v3_b32", "transformer_xl_4layer", "wavenet_2x18", "bert_base")  # each with its whole family
+SEEN = (
+    "inception_v3_b32", "transformer_xl_2layer", "transformer_xl_4layer", "wavenet_2x18", "bert_base", "gpt2_small",
+    "resnet50",
+)  # fmt: skip
+PRETRAINING = {"updates": 80, "samples": 32, "starts": False, "elites": 0, "mutants": 0.0}
+ZERO_SHOT_CALLS, TUNING_CALLS = 64, 640
+ALONE_LEARNING = {"starts": False, "elites": 0, "mutants": 0.0}  # no decisions but the policy's own
+
+
+def other_families(graph, seed):
+    """GO on the graphs of ``SEEN`` that are of other families, each on its own cluster."""
+    graphs = [one for one in SEEN if ZOO[one].family != ZOO[graph].family]
+    pairs = [(one, own_cluster(one)) for one in graphs]
+    return Pretraining.on(pairs, "go", f"{ZOO[graph].family}-{seed}", seed=seed, **PRETRAINING)
+
+
+def from_nothing(label, **off):
+    """An entry of GO that learns from nothing, with something switched off."""
+    return Entry(label, agent="go", options=ALONE_LEARNING | off, graphs=ABLATED)
+
+
 ENTRIES = {
     "default": Entry("default stack"),
     "heuristics": Entry("heuristics"),
@@ -25,30 +47,41 @@ ENTRIES = {
     "evolution": Entry("evolution", graphs=GRAPHS),
     "cross_entropy": Entry("cross-entropy", graphs=GRAPHS),
     "random": Entry("random", graphs=GRAPHS),
-    "go": Entry("GO", agent="go", options={"starts": False, "elites": 0, "mutants": 0.0}, graphs=GRAPHS),
-    "go_starts": Entry("GO from heuristics", "go", graphs=GRAPHS),
+    "go": Entry("GO", agent="go", options=ALONE_LEARNING, graphs=GRAPHS),
     "go_search": Entry("GO + search", graphs=GRAPHS),
     "annealing_seconds": Entry(f"annealing, {SECONDS:.0f} s", "annealing", seconds=SECONDS, graphs=GRAPHS),
     "in_turn_seconds": Entry(f"in turn, {SECONDS:.0f} s", "in_turn", seconds=SECONDS, graphs=GRAPHS),
     "go_search_seconds": Entry(f"GO + search, {SECONDS:.0f} s", "go_search", seconds=SECONDS, graphs=GRAPHS),
 }
 ABLATIONS = {
-    f"go_{name}": Entry(part, agent="go", options={"starts": False, "elites": 0, "mutants": 0.0, **off}, graphs=ABLATED)
-    for name, part, off in (
-        ("untrained", "without learning", {"learning_rate": 1e-12}),
-        ("one_pass", "one pass", {"passes": 1}),
-        ("not_joint", "without joint layers", {"joint": False}),
-        ("not_shared", "without sharing", {"shared": False}),
-        ("no_recurrence", "without recurrence", {"recurrence": False}),
-    )
-} | {"go_timeline": Entry("told a timeline", agent="go", options={"timeline": True}, graphs=ABLATED)}
-ENTRIES |= ABLATIONS
-TOGETHER = ("annealing", "evolution", "cross_entropy", "go", "go_starts", "go_search")
+    "go_untrained": from_nothing("without learning", learning_rate=1e-12),
+    "go_not_ordered": from_nothing("levels without shared noise", ordered=0.0),
+    "go_one_pass": from_nothing("one pass", passes=1),
+    "go_not_joint": from_nothing("without joint layers", joint=False),
+    "go_not_shared": from_nothing("without sharing", shared=False),
+    "go_no_recurrence": from_nothing("without recurrence", recurrence=False),
+}
+STARTED = {
+    "go_starts": Entry("GO from heuristics", agent="go", graphs=ABLATED),
+    "go_starts_untrained": Entry("without learning", agent="go", options={"learning_rate": 1e-12}, graphs=ABLATED),
+    "go_timeline": Entry("told a timeline", agent="go", options={"timeline": True}, graphs=ABLATED),
+}
+NEW = {"agent": "go", "graphs": HELD_OUT}
+ZERO_SHOT, TUNED = {"zero_shot": True, "budget": ZERO_SHOT_CALLS}, {"options": ALONE_LEARNING, "budget": TUNING_CALLS}
+CARRIED = {
+    "go_zero": Entry("zero-shot", pretraining=other_families, **NEW, **ZERO_SHOT),
+    "go_zero_untrained": Entry("untrained", **NEW, **ZERO_SHOT),
+    "go_tuned": Entry("fine-tuned", pretraining=other_families, **NEW, **TUNED),
+    "go_tuned_untrained": Entry("from nothing", **NEW, **TUNED),
+}
+ENTRIES |= ABLATIONS | STARTED | CARRIED
+TOGETHER = ("annealing", "evolution", "cross_entropy", "go", "go_search")
 COMPARED = [
     *((method, "default") for method in ("heuristics", "in_turn", *TOGETHER)),
     *((method, "in_turn") for method in TOGETHER),
-    ("go_starts", "annealing"), ("go_search", "annealing"), ("go_search_seconds", "annealing_seconds"),
-    ("annealing_seconds", "in_turn_seconds"), ("best_known", "default"),
+    ("go", "heuristics"), ("go", "go_untrained"), ("go_starts", "go_starts_untrained"), ("go_search", "annealing"),
+    ("go_search_seconds", "annealing_seconds"), ("annealing_seconds", "in_turn_seconds"), ("best_known", "default"),
+    ("go_zero", "go_zero_untrained"), ("go_zero", "default"), ("go_tuned", "go_tuned_untrained"), ("go_tuned", "go"),
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from graphopt_agents.networks.inputs import (
 from graphopt_agents.networks.placement import CONTEXT_WIDTH, SAVE_MEMORY_ABOVE
 from graphopt_agents.networks.sage import GraphNetwork
 from graphopt_agents.networks.superposition import SuperposedLinear
-from graphopt_gym.envs.fusion.instances import OP_FEATURES
+from graphopt_gym.envs.joint.instances import OP_FEATURES
 from graphopt_gym.envs.joint.problem import TASKS
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import check_fields
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.joint.instances import Instance
 
 LEVEL = OP_FEATURES.index("level")
-TIMES = [OP_FEATURES.index(name) for name in ("time", "memory_bound", "saving")]
+TIMES = [OP_FEATURES.index(name) for name in ("time", "memory_bound", "saving", "head", "tail")]
 SENT = OP_FEATURES.index("log_output_bytes")
 BASIS = 5  # functions of a level
 DEVICE_WAVES = 2  # frequencies of a device's place

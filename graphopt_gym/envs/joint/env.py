@@ -45,7 +45,7 @@ class GraphOptimizationEnv(EpisodeEnv):
 
     A `Dict` of one-dimensional boxes of fixed size; `env.unwrapped.unflatten(observation)` gives views in the shapes
     of the table. All floats lie in 0 to 1. The features are named in `OP_FEATURES` of
-    `graphopt_gym.envs.fusion.instances`, `NODE_FEATURES` of `graphopt_gym.envs.placement.features` and
+    `graphopt_gym.envs.joint.instances`, `NODE_FEATURES` of `graphopt_gym.envs.placement.features` and
     `PROGRESS_FEATURES` of `graphopt_gym.envs.joint.episodes`.
 
     {STEP}

@@ -11,8 +11,7 @@ from graphopt_gym.envs.core.episodes import one_shot_masks
 from graphopt_gym.envs.core.levels import LevelEpisodes, StepLevels
 from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.envs.core.roster import Roster
-from graphopt_gym.envs.fusion.instances import OP_FEATURES
-from graphopt_gym.envs.joint.instances import STARTS, Instance, JointRoster
+from graphopt_gym.envs.joint.instances import OP_FEATURES, STARTS, Instance, JointRoster
 from graphopt_gym.envs.joint.problem import TASKS
 from graphopt_gym.envs.placement.features import NODE_FEATURES, STATIC_DEVICE_FEATURES
 

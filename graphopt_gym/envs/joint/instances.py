@@ -9,12 +9,18 @@ import numpy as np
 
 from graphopt_gym.envs.core.levels import check_decides
 from graphopt_gym.envs.core.roster import Roster, padded_size
-from graphopt_gym.envs.fusion.instances import op_features
+from graphopt_gym.envs.fusion import instances as fusion
 from graphopt_gym.envs.joint.problem import TASKS, GraphOptimizationProblem
 from graphopt_gym.envs.placement.instances import Instance as PlacementInstance
+from graphopt_gym.envs.scheduling import orders
 from graphopt_gym.errors import InputError
 
 STARTS = ("default", "plain")
+OP_FEATURES = (
+    *fusion.OP_FEATURES,
+    "head",  # the longest way up to it, as a share of the longest of all
+    "tail",  # the longest way from its start to the end, as a share
+)
 
 
 class Instance:
@@ -50,7 +56,7 @@ class Instance:
             [first if task == "placement" else one for task, one in self.decided.items()]
         ).astype(np.int64)
         self.choices = problem.entry_choices[self.entry]
-        self.features = op_features(problem.placed_by_default)
+        self.features = op_features(problem)
         self.group_features = self.placing.tables.node_features[: self.num_groups]
         members = np.bincount(problem.group_of_task, minlength=self.num_groups)
         self.group_means = np.zeros((self.num_groups, self.features.shape[1]), np.float32)
@@ -66,6 +72,15 @@ class Instance:
         """int32 [length]: the default stack, or everything on device 0, nothing fused, first come first served."""
         problem = self.problem
         return problem.decision_of(problem.default) if name == "default" else np.zeros(self.length, np.int32)
+
+
+def op_features(problem: GraphOptimizationProblem) -> np.ndarray:
+    """float32 [K, F] in 0 to 1: :data:`OP_FEATURES` of each task, where the default stack has it."""
+    placed = problem.placed_by_default
+    head = orders.placed_heads_s(placed.simulator, placed.placement)
+    tail = orders.placed_rank(placed.simulator, placed.placement)
+    ways = np.stack([head, tail], axis=1) / max(float((head + tail).max(initial=0.0)), 1e-300)
+    return np.column_stack([fusion.op_features(placed), ways.astype(np.float32)])
 
 
 def _neighbours(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
