@@ -72,7 +72,7 @@ def draw_placements(
         # 24 bits of the uniform can be 0; never infinite noise
         noise = -(-(uniform.clamp(1e-7, 1 - 1e-7).log())).log()
         rows.append((log_probs + noise[block]).argmax(1))
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else torch.empty((0, groups), dtype=torch.int64)
 
 
 def mutate_placements(

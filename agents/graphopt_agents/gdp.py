@@ -181,7 +181,7 @@ class Trainer(OneShotTrainer):
         changed = mutate_placements(best, logits.log_softmax(-1), count, self.generator, task.blocks, allowed)
         return changed.numpy().astype(np.int32)
 
-    def named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
+    def named(self, task: Task, decisions: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         return task.canonical(decisions) if self.args.canonical else decisions
 
     def more_loss(self, task: Task, logits: torch.Tensor) -> torch.Tensor | float:

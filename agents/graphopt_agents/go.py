@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from graphopt_agents import gdp, gdp_search
 from graphopt_agents.blocks import Blocks, draw_placements, mutate_placements
@@ -47,10 +48,10 @@ class Args(OneShotArgs, JointConfig):
     epochs: int = 4
     learning_rate: float = 3e-3
     entropy: float = 0.003
-    independent: float = 0.05  # share of decisions drawn entry by entry, the others in blocks
-    ordered: float = 0.9  # share of the others whose levels share their noise, in the order of random features
+    independent: float = 0.3  # share of placements drawn group by group, the others in blocks
+    ordered: float = 0.9  # share of decisions whose levels share their noise, in the order of random features
     moved: float = 0.5  # share of the mutants that change by the problem's own moves, as a local search does
-    canonical: bool = True  # like devices are named in the order of their groups, see gdp.Task.canonical
+    canonical: bool = True  # like devices are named as the policy would, see Task.named
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,13 +68,29 @@ class Task(gdp.Task):
     whole: Instance
     told: np.ndarray | None = None  # the decision that ``graph`` tells of
 
-    def named(self, decisions: np.ndarray) -> np.ndarray:
-        """The same decisions with interchangeable devices named in the order of their groups."""
+    def named(self, decisions: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+        """The same decisions with interchangeable devices named as the policy would, of its logits float32 [length, C];
+        where it does not care, in the order of their groups.
+
+        Named by their groups alone, what a policy draws most may bear the name that it draws least: what it then
+        unlearns is the other, until it draws nothing else.
+        """
         problem: GraphOptimizationProblem = self.whole.problem
         if "placement" not in problem.tasks:
             return decisions
-        changed, part = decisions.copy(), problem.slices["placement"]
-        changed[:, part] = self.canonical(decisions[:, part])
+        part, devices = problem.slices["placement"], problem.num_devices
+        changed, kinds = decisions.copy(), problem.placing.interchangeable
+        rows = self.canonical(decisions[:, part])
+        log_probs = logits[part, :devices].log_softmax(-1).double().numpy()
+        for row in rows:
+            likely = np.zeros((devices, devices))
+            np.add.at(likely, row, log_probs)
+            names = np.arange(devices, dtype=np.int32)
+            for kind in range(int(kinds.max()) + 1):
+                members = np.flatnonzero(kinds == kind)
+                names[members] = members[linear_sum_assignment(likely[np.ix_(members, members)], maximize=True)[1]]
+            row[:] = names[row]
+        changed[:, part] = rows
         return changed
 
 
@@ -122,7 +139,7 @@ def draw_decisions(
             drawn[:, part] = draw_placements(log_probs, count, generator, task.blocks, args.independent).numpy()
         else:
             mine = logits[part, : problem.levels]
-            drawn[:, part] = draw_levels(mine, task.whole.features, count, rng, args.independent, args.ordered)
+            drawn[:, part] = draw_levels(mine, task.whole.features, count, rng, args.ordered)
     return drawn
 
 
@@ -182,8 +199,8 @@ class Trainer(OneShotTrainer):
             rows[mine, part] = drawn
         return rows
 
-    def named(self, task: Task, decisions: np.ndarray) -> np.ndarray:
-        return task.named(decisions) if self.args.canonical else decisions
+    def named(self, task: Task, decisions: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+        return task.named(decisions, logits) if self.args.canonical else decisions
 
     def update(self) -> list[dict[str, Any]]:
         if self.args.timeline:

@@ -18,18 +18,16 @@ def draw_levels(
     features: np.ndarray,
     count: int,
     rng: np.random.Generator,
-    independent: float,
     ordered: float,
 ) -> np.ndarray:
     """int32 [count, K] of logits float32 [K, P] of K ops with ``features`` float32 [K, F].
 
-    The share ``independent`` of them draws each op's level by itself; of the others, the share ``ordered`` shares its
-    noise (:func:`draw_in_order`), and the rest has the likeliest levels but for a stretch of ops.
+    Of the share ``ordered`` all ops share their noise (:func:`draw_in_order`); the others have the likeliest levels but
+    for a stretch of ops, each of which draws its own.
     """
-    each, kind = draw_each(logits, count, rng), rng.random(count)
-    inside = _stretches(count, len(features), rng) | (kind < independent)[:, None]
-    rows = np.where(inside, each, logits.argmax(1).numpy().astype(np.int32))
-    together = np.flatnonzero(kind >= 1 - (1 - independent) * ordered)
+    together = np.flatnonzero(rng.random(count) < ordered)
+    inside = _stretches(count, len(features), rng)
+    rows = np.where(inside, draw_each(logits, count, rng), logits.argmax(1).numpy().astype(np.int32))
     rows[together] = draw_in_order(logits, features, len(together), rng)
     return rows
 

@@ -181,21 +181,42 @@ def test_train__resumed_is_bit_for_bit_the_same(tmp_path: Path) -> None:
 
 def test_train__learns_from_nothing() -> None:
     """Without heuristics, elites or mutants the mean of what is drawn falls far below that of random decisions."""
-    result = go.train(arguments(updates=40, samples=32, starts=False, elites=0, mutants=0.0))
+    result = go.train(arguments(updates=60, samples=32, starts=False, elites=0, mutants=0.0))
     control = go.train(arguments(updates=10, samples=32, starts=False, elites=0, mutants=0.0, learning_rate=1e-12))
     drawn = np.mean([row["mean_cost"] for row in control.curve])
     assert np.mean([row["mean_cost"] for row in result.curve[-5:]]) < 0.75 * drawn
 
 
-def test_named__keeps_the_cost_and_names_like_devices_alike() -> None:
+def test_named__keeps_the_cost_and_names_like_devices_as_the_policy_would() -> None:
     problem = GraphOptimizationProblem(**GRAPH)
     task = go.task_of(problem)
     decision = problem.sample(np.random.default_rng(0))
     parts = problem.parts(decision)
     other = problem.decision_of(parts._replace(placement=1 - parts.placement))
-    named = task.named(np.stack([decision, other]))
+    both = np.stack([decision, other])
+    logits = torch.zeros(len(decision), problem.levels)
+    named = task.named(both, logits)
     assert named[0].tolist() == named[1].tolist()
     assert problem.costs(named)[0].tolist() == problem.costs(decision[None])[0].tolist() * 2
+    for favourite in (0, 1):  # everything on one device is what the policy likes, by whatever name it came
+        logits[problem.slices["placement"], favourite] = 1.0
+        alone = np.stack([problem.decision_of(parts._replace(placement=parts.placement * 0 + d)) for d in (0, 1)])
+        assert (task.named(alone, logits)[:, problem.slices["placement"]] == favourite).all()
+        logits.zero_()
+
+
+def test_named__keeps_unlike_devices_apart() -> None:
+    """Of a cluster of two kinds, two devices of each."""
+    problem = GraphOptimizationProblem("transformer_xl_2layer", "p100x2_v100x2")
+    task, rng = go.task_of(problem), np.random.default_rng(1)
+    decisions = np.stack([problem.sample(rng) for _ in range(4)])
+    named = task.named(decisions, torch.randn(decisions.shape[1], problem.levels))
+    part = problem.slices["placement"]
+    kinds = problem.placing.interchangeable
+    assert (kinds[named[:, part]] == kinds[decisions[:, part]]).all()
+    assert (named != decisions).any()
+    for row, old in zip(named[:, part], decisions[:, part], strict=True):
+        assert len(set(zip(row.tolist(), old.tolist(), strict=True))) == 4  # a new name for each
 
 
 def test_transfer__zero_shot_and_fine_tuned(tmp_path: Path) -> None:

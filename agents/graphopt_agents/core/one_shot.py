@@ -184,8 +184,8 @@ class OneShotTrainer(Trainer):
         """int32 [at most ``count``, N]: elites changed as the policy would, priced with what it draws."""
         return np.empty((0, logits.shape[0]), np.int32)
 
-    def named(self, task: Any, decisions: np.ndarray) -> np.ndarray:
-        """Decisions that mean the same made equal."""
+    def named(self, task: Any, decisions: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+        """Decisions that mean the same made equal. ``logits``: of the policy."""
         return decisions
 
     def not_drawn(self, task: Any, decisions: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -212,11 +212,11 @@ class OneShotTrainer(Trainer):
         args = self.args
         batches, rows = [], []
         for task in self.next_tasks():
-            if args.starts and args.elites and not task.trials:
-                decisions, costs, valid = task.starts(self.rng, self.wall_s)
-                task.count(self.tried(task, self.named(task, decisions), costs, valid).rewards)
             with torch.no_grad():
                 old = self.network(task.graph)
+            if args.starts and args.elites and not task.trials:
+                decisions, costs, valid = task.starts(self.rng, self.wall_s)
+                task.count(self.tried(task, self.named(task, decisions, old), costs, valid).rewards)
             tried = self.try_some(task, old)
             choices, gains = self.learned_from(task, tried)
             task.count(tried.rewards)
@@ -255,12 +255,12 @@ class OneShotTrainer(Trainer):
         changed = self.changed(task, logits, mutants)
         if len(changed):
             decisions = np.concatenate([decisions, changed])
-        decisions = self.named(task, decisions)
+        decisions = self.named(task, decisions, logits)
         costs, valid = task.evaluate(decisions, self.wall_s)
         parts = [self.tried(task, decisions, costs, valid, drawn)]
         done = len(decisions)
         while done < args.samples:
-            moved = self.named(task, self.moved(task, min(args.samples - done, self.moved_together)))
+            moved = self.named(task, self.moved(task, min(args.samples - done, self.moved_together)), logits)
             costs, valid = task.evaluate(moved, self.wall_s, done)
             parts.append(self.tried(task, moved, costs, valid))
             done += len(moved)
