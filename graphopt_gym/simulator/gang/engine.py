@@ -17,8 +17,10 @@ host. Semantics (each stated once here; the plain twin in the tests follows the 
   round.
 - Memory, of each core of a class: a task takes ``keep`` and ``temp`` bytes when it starts; ``temp`` is freed when it
   finishes, ``keep`` when it and all that read it have finished. With back-pressure a task that lacks memory when it
-  could start steps aside, and comes back to its queues when any is freed in the class that it lacked (the first such
-  class); in LISTS gangs keep their turn and wait. Without, memory is taken all the same.
+  could start steps aside (in LISTS a gang keeps its turn and waits). Of the gangs that lack memory of a class (the
+  first that a gang lacks), and of the other tasks that do, one at a time is let back into its queues: that which needs
+  the least there, then that which goes first, as soon as it fits; the next when it has started or stepped aside again.
+  Without back-pressure memory is taken all the same.
 - A collective inside a gang holds links from when it begins to the gang's finish: no transfer starts on them meanwhile.
 """
 
@@ -83,8 +85,12 @@ class State(NamedTuple):
     left: np.ndarray  # int32 [T]: readers that have not finished
     lacks: np.ndarray  # int32 [T]: the class whose memory it lacks; -1: none
     lacked: np.ndarray  # int32 [T]: the class whose memory it lacked last; -1: never
-    next_lacking: np.ndarray  # int32 [T]
-    lacking: np.ndarray  # int32 [P]: the first of the tasks that lack its memory; -1: none
+    needs: np.ndarray  # int64 [T]: bytes that it needs there
+    aside_ptr: np.ndarray  # int64 [2 P + 1]: a heap for the gangs, then one for the others that lack a class's memory
+    aside_size: np.ndarray  # int64 [2 P]
+    aside: np.ndarray  # int32
+    back: np.ndarray  # int32 [2 P]: the one that was let back and has not started; -1: none
+    back_of: np.ndarray  # int32 [T]: of which of these heaps; -1: of none
     running: np.ndarray  # int32 [R]: the task at work; -1: none
     held: np.ndarray  # int32 [R]
     busy_s: np.ndarray  # float64 [R]
@@ -152,6 +158,45 @@ def _pop(state: Any, queue):
         state.heap[base + position] = state.heap[base + child]
         position = child
     state.heap[base + position] = task
+
+
+@kernel(inner=True, allocates=False)
+def _needs_less(state: Any, a, b):
+    if state.needs[a] != state.needs[b]:
+        return state.needs[a] < state.needs[b]
+    return _goes_first(state, a, b)
+
+
+@kernel(inner=True, allocates=False)
+def _aside_push(state: Any, slot, task):
+    base, position = state.aside_ptr[slot], state.aside_size[slot]
+    state.aside_size[slot] += 1
+    while position > 0:
+        parent = (position - 1) >> 1
+        other = state.aside[base + parent]
+        if _needs_less(state, other, task):
+            break
+        state.aside[base + position] = other
+        position = parent
+    state.aside[base + position] = task
+
+
+@kernel(inner=True, allocates=False)
+def _aside_pop(state: Any, slot):
+    state.aside_size[slot] -= 1
+    base, size = state.aside_ptr[slot], state.aside_size[slot]
+    task, position = state.aside[base + size], 0
+    while True:
+        child = 2 * position + 1
+        if child >= size:
+            break
+        if child + 1 < size and _needs_less(state, state.aside[base + child + 1], state.aside[base + child]):
+            child += 1
+        if _needs_less(state, task, state.aside[base + child]):
+            break
+        state.aside[base + position] = state.aside[base + child]
+        position = child
+    state.aside[base + position] = task
 
 
 @kernel(inner=True, allocates=False)
@@ -304,13 +349,38 @@ def _dequeue(tables: Any, state: Any, classes, groups, task):
 
 
 @kernel(inner=True, allocates=False)
-def _lacking_class(tables: Any, state: Any, task):
-    """The first class whose memory does not suffice for a task; -1: none."""
+def _lacking(tables: Any, state: Any, task):
+    """(the first class whose memory does not suffice for a task, bytes that it needs there); (-1, 0): none."""
     for index in range(tables.memory_ptr[task], tables.memory_ptr[task + 1]):
-        at = tables.memory_class[index]
-        if state.used_bytes[at] + tables.keep_bytes[index] + tables.temp_bytes[index] > tables.capacity_bytes[at]:
-            return at
-    return -1
+        at, need = tables.memory_class[index], tables.keep_bytes[index] + tables.temp_bytes[index]
+        if state.used_bytes[at] + need > tables.capacity_bytes[at]:
+            return at, need
+    return -1, 0
+
+
+@kernel(inner=True, allocates=False)
+def _let_back(tables: Any, state: Any, classes, groups, slot):
+    """Lets the first of those that lack memory back, if it fits and no other of them is back."""
+    if state.back[slot] >= 0 or state.aside_size[slot] == 0:
+        return
+    task, at = state.aside[state.aside_ptr[slot]], slot >> 1
+    if state.used_bytes[at] + state.needs[task] > tables.capacity_bytes[at]:
+        return
+    _aside_pop(state, slot)
+    state.back[slot] = task
+    state.back_of[task] = slot
+    state.lacks[task] = -1
+    _enqueue(tables, state, classes, groups, task)
+
+
+@kernel(inner=True, allocates=False)
+def _no_longer_back(tables: Any, state: Any, classes, groups, task):
+    """A task that was let back has started, or steps aside again: the next one's turn."""
+    slot = state.back_of[task]
+    if slot >= 0:
+        state.back_of[task] = -1
+        state.back[slot] = -1
+        _let_back(tables, state, classes, groups, slot)
 
 
 @kernel(inner=True, allocates=False)
@@ -350,21 +420,17 @@ def _start(tables: Any, state: Any, classes, groups, task):
         for resource in range(classes):  # whose first gang may be another one now
             if state.running[resource] < 0 and state.queued[resource] > 0:
                 _try(state, resource)
+    state.lacks[task] = -1
+    _no_longer_back(tables, state, classes, groups, task)
 
 
 @kernel(inner=True, allocates=False)
 def _free(tables: Any, state: Any, classes, groups, at):
-    """Memory was freed in a class: those that lacked it come back."""
-    task = state.lacking[at]
-    state.lacking[at] = -1
-    while task >= 0:
-        after = state.next_lacking[task]
-        state.lacks[task] = -1
-        if state.status[task] == ASIDE:
-            _enqueue(tables, state, classes, groups, task)
-        else:
-            _try(state, tables.resource[tables.resource_ptr[task]])
-        task = after
+    """Memory was freed in a class."""
+    if state.mode[0] == LISTS:
+        _try(state, at)
+    _let_back(tables, state, classes, groups, 2 * at)
+    _let_back(tables, state, classes, groups, 2 * at + 1)
 
 
 @kernel(inner=True, allocates=False)
@@ -421,7 +487,7 @@ def _is_free(tables: Any, state: Any, task):
 def _is_candidate(tables: Any, state: Any, task):
     if not _is_free(tables, state, task):
         return False
-    return state.mode[1] == 0 or _lacking_class(tables, state, task) < 0
+    return state.mode[1] == 0 or _lacking(tables, state, task)[0] < 0
 
 
 @kernel(inner=True, allocates=False)
@@ -441,19 +507,17 @@ def _start_all(tables: Any, state: Any, classes, groups):
                 break
         if not turn:
             continue
-        at = _lacking_class(tables, state, task) if state.mode[1] != 0 else -1
+        at, need = _lacking(tables, state, task) if state.mode[1] != 0 else (-1, 0)
         if at < 0:
             _start(tables, state, classes, groups, task)
             continue
-        if state.lacks[task] >= 0:
-            continue  # of LISTS, looked at again for another reason
-        state.lacks[task], state.lacked[task] = at, at
-        state.next_lacking[task] = state.lacking[at]
-        state.lacking[at] = task
+        state.lacks[task], state.lacked[task], state.needs[task] = at, at, need
         if resource < classes and state.mode[0] == LISTS:
             continue
         _dequeue(tables, state, classes, groups, task)
         state.status[task] = ASIDE
+        _aside_push(state, 2 * at + (0 if resource < classes else 1), task)
+        _no_longer_back(tables, state, classes, groups, task)
         for index in range(tables.resource_ptr[task], tables.resource_ptr[task + 1]):
             _try(state, tables.resource[index])
 
@@ -545,6 +609,11 @@ def new_state(
     np.cumsum(np.bincount(queue, minlength=queues), out=heap_ptr[1:])
     share = np.where(tables.weight > 0, 0.0, np.inf) if mode == STRIDE else np.zeros(clients)
     none = np.full(tasks, -1, np.int32)
+    first = tables.resource[tables.resource_ptr[:-1]]
+    of_memory = np.repeat(np.arange(tasks), np.diff(tables.memory_ptr))
+    slot = 2 * tables.memory_class.astype(np.int64) + (first[of_memory] >= classes)
+    aside_ptr = np.zeros(2 * classes + 1, np.int64)
+    np.cumsum(np.bincount(slot, minlength=2 * classes), out=aside_ptr[1:])
     return State(
         mode=np.array([mode, back_pressure], np.int64),
         level=levels,
@@ -559,8 +628,12 @@ def new_state(
         left=tables.readers.copy(),
         lacks=none.copy(),
         lacked=none.copy(),
-        next_lacking=none.copy(),
-        lacking=np.full(classes, -1, np.int32),
+        needs=np.zeros(tasks, np.int64),
+        aside_ptr=aside_ptr,
+        aside_size=np.zeros(2 * classes, np.int64),
+        aside=np.empty(len(tables.memory_class), np.int32),
+        back=np.full(2 * classes, -1, np.int32),
+        back_of=none.copy(),
         running=np.full(resources, -1, np.int32),
         held=np.zeros(resources, np.int32),
         busy_s=np.zeros(resources),

@@ -5,7 +5,7 @@ its gangs in the order in which they run: what ``GangSimulator.lists_of_slices``
 
 The *bubble* of a slice is the share of the time from its first start to its last finish in which it does not compute;
 that of a pipeline is the largest of its slices' (Qi et al., Zero Bubble Pipeline Parallelism, ICLR 2024, §5.3). With
-equal stages and free transfers, F, B, W seconds of forward, backward of the inputs and of the weights:
+equal stages, free transfers and M large enough, F, B, W seconds of forward, backward of the inputs and of the weights:
 
 ================ ============================================ =========================== ==========================
 order            idle seconds                                 stashes in flight (most)    source
@@ -15,12 +15,17 @@ order            idle seconds                                 stashes in flight 
 ``interleaved``  (S - 1) (F + B + W), F, B, W of a chunk      S V + S - 1                 Narayanan et al., SC 2021
 ``zb_h1``        (S - 1) (F + B - W), where F = B = W         S                           Qi et al., ICLR 2024
 ``zb_h2``        0, where F = B = W                           2 S - 1                     Qi et al., ICLR 2024
+``zb_v``         max(S - 2, 0) F, where F = B = W, of a chunk 2 S, of a chunk             after Qi et al., ICLR 2024
 ================ ============================================ =========================== ==========================
+
+ZB-V is not the published sequence, which has no bubble, but a greedy one of the same form and memory: two chunks a
+slice that lie to the last slice and back, and 2 S stashes of chunks (as many bytes as S of 1F1B).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,9 +57,12 @@ def pipeline_lists(pipeline: Pipeline, order: str) -> list[list[int]]:
             )
         if (np.diff(pipeline.slice_of) % pipeline.num_slices != 1 % pipeline.num_slices).any():
             raise InputError("order 'interleaved' is for layout 'loop', and the pipeline is a 'vee'; give another")
+    elif order == "zb_v":
+        if chunks != 2 or pipeline.slice_of[-1] != 0:
+            raise InputError("order 'zb_v' is for two chunks a slice; give pipeline(..., chunks=2, layout='vee')")
     elif chunks > 1 and order != "gpipe":
         raise InputError(f"order {order!r} is for one chunk a slice, and the pipeline has {chunks}; give 'interleaved'")
-    if order in ("zb_h1", "zb_h2") and not split:
+    if order.startswith("zb_") and not split:
         raise InputError(f"order {order!r} needs the weights' gradient apart; give pipeline(..., weight_s=...)")
     make = PIPELINE_ORDERS[order]
     gangs = {"F": pipeline.forward, "B": pipeline.backward, "W": pipeline.weight}
@@ -152,10 +160,45 @@ def _zero_bubble(ahead_of: Callable[[int, int], int], behind_of: Callable[[int, 
     return order
 
 
+_VEE = {"F1": 0, "B0": 1, "F0": 2, "W0": 3, "B1": 4, "W1": 5}  # what a slice takes first, by chunk
+
+
+@lru_cache(maxsize=32)
+def _vee_steps(slices: int, count: int) -> list[Step]:
+    """Greedy: each slice takes the first that it can by :data:`_VEE`, all of one second, 2 S stashes at most."""
+    stages = [[number, 2 * slices - 1 - number] for number in range(slices)]
+    done = {kind: [0] * (2 * slices) for kind in "FBW"}  # of each stage
+    found: list[Step] = [[] for _ in range(slices)]
+    while any(done["W"][stage] < count for stage in range(2 * slices)):
+        now = {kind: list(row) for kind, row in done.items()}  # what finished before this second
+        for number, mine in enumerate(stages):
+            live = sum(now["F"][stage] - now["W"][stage] for stage in mine)
+            options = []
+            for chunk, stage in enumerate(mine):
+                forward, backward, weight = (now[kind][stage] for kind in "FBW")
+                if forward < count and live < 2 * slices and (stage == 0 or now["F"][stage - 1] > forward):
+                    options.append((_VEE[f"F{chunk}"], "F", stage))
+                last = stage == 2 * slices - 1
+                if backward < forward and (last or now["B"][stage + 1] > backward):
+                    options.append((_VEE[f"B{chunk}"], "B", stage))
+                if weight < backward:
+                    options.append((_VEE[f"W{chunk}"], "W", stage))
+            if options:
+                _, kind, stage = min(options)
+                found[number].append((kind, stage, done[kind][stage]))
+                done[kind][stage] += 1
+    return found
+
+
+def _vee(pipeline: Pipeline, number: int) -> Step:
+    return _vee_steps(pipeline.num_slices, pipeline.micro_batches)[number]
+
+
 PIPELINE_ORDERS: dict[str, Callable[[Pipeline, int], Step]] = {
     "gpipe": _gpipe,
     "1f1b": _alternating,
     "interleaved": _interleaved,
     "zb_h1": _zero_bubble(lambda slices, number: slices - number, lambda slices, number: number),
     "zb_h2": _zero_bubble(lambda slices, number: 2 * (slices - number) - 1, lambda slices, number: 2 * number),
+    "zb_v": _vee,
 }

@@ -35,6 +35,14 @@ class Waits(NamedTuple):
     lacked: np.ndarray  # int32 [G]: the core class whose memory it lacked last; -1: never
 
 
+class Track(NamedTuple):
+    """A resource that did something."""
+
+    kind: str  # one of RESOURCES
+    name: str
+    tasks: np.ndarray  # int64, in order of start
+
+
 @dataclass(frozen=True, eq=False)
 class GangTimeline:
     """A simulated run. G gangs, T tasks, X transfers, P core classes, R resources.
@@ -114,11 +122,54 @@ class GangTimeline:
 
     def resource_tasks(self, number: int) -> np.ndarray:
         """int64: the tasks of a resource that started, in order of start."""
+        ptr, tasks = self._by_resource
+        return tasks[ptr[number] : ptr[number + 1]]
+
+    @cached_property
+    def _by_resource(self) -> tuple[np.ndarray, np.ndarray]:
         tables = self.lowered.tables
         owner = np.repeat(np.arange(len(self.start_s)), np.diff(tables.resource_ptr))
-        tasks = owner[tables.resource == number]
-        tasks = tasks[~np.isnan(self.start_s[tasks])]
-        return tasks[np.argsort(self.start_s[tasks], kind="stable")]
+        ran = ~np.isnan(self.start_s[owner])
+        owner, at = owner[ran], tables.resource[ran]
+        order = np.lexsort((self.finish_s[owner], self.start_s[owner], at))
+        ptr = np.zeros(self.lowered.num_resources + 1, np.int64)
+        np.cumsum(np.bincount(at, minlength=self.lowered.num_resources), out=ptr[1:])
+        return ptr, owner[order]
+
+    def tracks(self) -> list[Track]:
+        """What did anything, each with its tasks: core classes, links, hosts, schedulers, controllers and clients."""
+        starts = [*self.lowered.offsets.values(), self.lowered.num_resources]
+        found = []
+        for kind, begin, end in zip(RESOURCES, starts[:-1], starts[1:], strict=True):
+            for number in range(begin, end):
+                tasks = self.resource_tasks(number)
+                if len(tasks):
+                    found.append(Track(kind, self.resource(number), tasks))
+        return found
+
+    def memory(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(times float64, bytes int64): a step function of what each core of a class holds from each time on.
+
+        Found from starts and finishes, apart from the engine's own count. What never started holds nothing; what never
+        finished is held to the end.
+        """
+        tables = self.lowered.tables
+        owner = np.repeat(np.arange(len(self.start_s)), np.diff(tables.memory_ptr))
+        rows = np.flatnonzero((tables.memory_class == number) & ~np.isnan(self.start_s[owner]))
+        reader = np.repeat(np.arange(len(self.start_s)), np.diff(tables.read_ptr))
+        ends = np.where(np.isnan(self.finish_s), np.inf, self.finish_s)
+        freed = ends.copy()
+        np.maximum.at(freed, tables.read, ends[reader])
+        task, kept, temp = owner[rows], tables.keep_bytes[rows], tables.temp_bytes[rows]
+        times = np.concatenate([[0.0], self.start_s[task], self.finish_s[task], freed[task]])
+        change = np.concatenate([[tables.resident_bytes[number]], kept + temp, -temp, -kept])
+        later = np.isfinite(times) & (change != 0)
+        later[0] = True
+        times, change = times[later], change[later]
+        order = np.lexsort((change, times))  # at one instant what is freed comes first
+        level, times = np.cumsum(change[order]), times[order]
+        last = np.append(times[1:] != times[:-1], True)
+        return times[last], level[last]
 
     def task(self, number: int) -> str:
         """What a task is called."""

@@ -48,6 +48,28 @@ def test_engine__agrees_with_its_twin(policy, block):
         simulator.timeline(state)  # has something to say of every end
 
 
+def test_runs__keep_the_rules_of_the_machine():
+    """Looked at from outside: no resource does two things, nothing starts before what it comes after, memory."""
+    for seed in range(150):
+        simulator, _ = random_simulator(seed)
+        run = simulator.run("stride" if seed % 2 else "fifo")
+        tables = simulator.lowered.tables
+        for track in run.tracks():
+            start, finish = run.start_s[track.tasks], run.finish_s[track.tasks]
+            assert (start[1:] >= finish[:-1]).all()
+        before = np.repeat(np.arange(simulator.num_tasks), np.diff(tables.after_ptr))
+        there = run.finish_s[before] + tables.delay_s
+        assert not (run.start_s[tables.after] < there).any()
+        for number in range(simulator.classes.num_classes):
+            times, level = run.memory(number)
+            lasting = np.append(np.diff(times) > 0, True)
+            assert level[lasting].max(initial=0) <= run.peak_bytes[number]
+            if simulator.back_pressure and tables.resident_bytes[number] <= tables.capacity_bytes[number]:
+                assert run.peak_bytes[number] <= tables.capacity_bytes[number]
+            if (tables.duration_s > 0).all():
+                assert level.max() == run.peak_bytes[number]
+
+
 @pytest.mark.parametrize("block", range(3))
 def test_choose__agrees_with_the_twin_step_by_step(block):
     for seed in range(block * 60, block * 60 + 60):

@@ -71,9 +71,19 @@ def test_zb_h2__has_no_bubble_where_memory_allows(stages, batches):
     assert found.peak_bytes.max() == 2 * stages - 1
 
 
+@pytest.mark.parametrize(("stages", "batches"), [(1, 3), (2, 6), (3, 9), (4, 12), (4, 16), (8, 24)])
+def test_zb_v__has_next_to_no_bubble_and_the_memory_of_1f1b(stages, batches):
+    made = {"forward_s": 1.0, "backward_s": 1.0, "weight_s": 1.0, "chunks": 2, "layout": "vee"}
+    found = run("zb_v", stages, batches, **made)
+    idle = max(stages - 2, 0)
+    assert bubble(found) == pytest.approx(idle / (6 * batches + idle), abs=1e-12)
+    assert found.peak_bytes.max() <= 2 * stages  # stashes of chunks, half as large as those of a stage
+
+
 @pytest.mark.parametrize("order", PIPELINE_ORDERS)
 def test_order__holds_every_gang_of_a_slice_once(order):
-    made = pipeline(3, 6, 1.0, 1.0, weight_s=1.0, apply_s=1.0, steps=2, chunks=2 if order == "interleaved" else 1)
+    options = {"interleaved": {"chunks": 2}, "zb_v": {"chunks": 2, "layout": "vee"}}.get(order, {})
+    made = pipeline(3, 6, 1.0, 1.0, weight_s=1.0, apply_s=1.0, steps=2, **options)
     lists = pipeline_lists(made, order)
     assert sorted(gang for row in lists for gang in row) == list(range(made.program.num_gangs))
     for number, row in enumerate(lists):
@@ -117,6 +127,7 @@ def test_transfers__of_micro_batches_overlap_with_computing():
     ("order", "options", "message"),
     [
         ("1f1b", {"chunks": 2}, "order '1f1b' is for one chunk a slice, and the pipeline has 2; give 'interleaved'"),
+        ("zb_v", {"chunks": 2}, "order 'zb_v' is for two chunks a slice; give pipeline(..., chunks=2, layout='vee')"),
         ("zb_h1", {}, "order 'zb_h1' needs the weights' gradient apart"),
         ("interleaved", {"micro_batches": 5}, "micro_batches is 5, which 2 stages do not divide"),
         ("interleaved", {"chunks": 2, "layout": "vee"}, "order 'interleaved' is for layout 'loop'"),

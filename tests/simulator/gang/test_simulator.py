@@ -398,6 +398,20 @@ def test_resources__are_called_what_they_are():
     assert run.gang_cores(0).tolist() == [0, 1, 2, 3]
 
 
+def test_tracks__are_of_whatever_did_something():
+    run = simulate_gangs(chain(2, 4, 1.0, nodes=2), TOY)
+    kinds = [track.kind for track in run.tracks()]
+    assert kinds == ["core", "executor", "scheduler", "client", "controller"]
+    assert [run.task(one) for one in run.tracks()[0].tasks] == ["c0", "c1"]
+
+
+def test_memory__is_a_step_function_of_what_is_held():
+    run = memory_case()
+    times, level = run.memory(0)
+    assert dict(zip(times.tolist(), level.tolist())) == {0: 6, 3.5: 6, 4.5: 0}
+    assert run.memory(1)[1].tolist() == [0]
+
+
 def test_cost__grows_with_classes_not_with_cores():
     large = GangSimulator(chain(100, 2048, 1e-3, nodes=100), "pathways_a")
     small = GangSimulator(chain(100, 8, 1e-3, nodes=100), "pathways_a")

@@ -46,7 +46,8 @@ class Twin:
         self.start, self.finish = [math.nan] * count, [math.nan] * count
         self.waiting_ready = {t for t in self.tasks if self.edges_left[t] == 0}  # whose ready time is known
         self.queue = set()
-        self.aside = {}  # task -> the class that it lacks
+        self.aside = {}  # task -> (class that it lacks, whether it is a gang, bytes that it needs there)
+        self.back = {}  # (class, whether a gang) -> the task that was let back
         self.lacked = [-1] * count
         self.running = {}  # task -> finish
         self.done = set()
@@ -87,8 +88,22 @@ class Twin:
     def lacks(self, t):
         for at, keep, temp in self.memory[t]:
             if self.used[at] + keep + temp > self.capacity[at]:
-                return at
+                return at, self.is_gang(t), keep + temp
         return None
+
+    def let_back(self):
+        for slot in [(at, gang) for at in range(self.classes) for gang in (True, False)]:
+            there = [t for t, (*where, _) in self.aside.items() if tuple(where) == slot]
+            if there and slot not in self.back:
+                t = min(there, key=lambda t: (self.aside[t][2], self.key(t)))
+                if self.used[slot[0]] + self.aside[t][2] <= self.capacity[slot[0]]:
+                    del self.aside[t]
+                    self.back[slot] = t
+                    self.enqueue(t)
+
+    def no_longer_back(self, t):
+        self.back = {slot: other for slot, other in self.back.items() if other != t}
+        self.let_back()
 
     # ---- what happens
 
@@ -122,11 +137,7 @@ class Twin:
             elif self.mode == "round_robin":
                 self.round += 1
                 self.passes[client] = self.round
-
-    def give_back(self, at):
-        for t in [t for t, lacked in self.aside.items() if lacked == at]:
-            del self.aside[t]
-            self.enqueue(t)
+        self.no_longer_back(t)
 
     def end(self, t):
         del self.running[t]
@@ -145,23 +156,19 @@ class Twin:
             self.ready[other] = max(self.ready[other], self.now + delay)
             if self.edges_left[other] == 0:
                 self.waiting_ready.add(other)
-        return [at for at, _ in freed]
 
     def take_in(self):
         """Everything that happens at this instant."""
-        freed = []
         for t in sorted(t for t, finish in self.running.items() if finish == self.now):
-            freed += self.end(t)
+            self.end(t)
         for t in self.running:
             if self.holds[t] and self.start[t] + self.hold_after[t] <= self.now:
                 self.taken_hold[t] = True
         arrived = {t for t in self.waiting_ready if self.ready[t] <= self.now}
         self.waiting_ready -= arrived
-        back = {t for t, at in self.aside.items() if at in freed}
-        for t in back:
-            del self.aside[t]
-        for t in sorted(arrived | back):
+        for t in sorted(arrived):
             self.enqueue(t)
+        self.let_back()
 
     def start_one(self):
         """Starts, or sets aside, the first task of the lowest resource that can; whether there was one."""
@@ -171,16 +178,16 @@ class Twin:
             t = self.first(r)
             if t is None or not self.free(t) or any(self.first(other) != t for other in self.resources[t]):
                 continue
-            at = self.lacks(t) if self.back_pressure else None
-            if at is None:
+            lack = self.lacks(t) if self.back_pressure else None
+            if lack is None:
                 self.begin(t)
                 return True
+            self.lacked[t] = lack[0]
             if not (self.mode == "lists" and self.is_gang(t)):
-                self.lacked[t] = at
                 self.queue.discard(t)
-                self.aside[t] = at
+                self.aside[t] = lack
+                self.no_longer_back(t)
                 return True
-            self.lacked[t] = at
         return False
 
     def candidates(self):
