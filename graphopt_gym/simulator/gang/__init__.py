@@ -2,7 +2,7 @@
 
 from graphopt_gym.simulator.gang.orders import PIPELINE_ORDERS, bubble, pipeline_lists
 from graphopt_gym.simulator.gang.program import Builder, Client, ShardedProgram, Slice, together
-from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline
+from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline, stage_layers
 from graphopt_gym.simulator.gang.simulator import POLICIES, GangSimulator, simulate_gangs
 from graphopt_gym.simulator.gang.slices import Classes, classify, spread
 from graphopt_gym.simulator.gang.timeline import GangTimeline, Waits
@@ -27,5 +27,6 @@ __all__ = [
     "pipeline_lists",
     "simulate_gangs",
     "spread",
+    "stage_layers",
     "together",
 ]

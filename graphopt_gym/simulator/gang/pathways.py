@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from graphopt_gym.errors import InputError
 from graphopt_gym.hardware.collectives import collective_s
 from graphopt_gym.hardware.machine import Island, Machine, load_machine
 from graphopt_gym.simulator.gang.orders import pipeline_lists
 from graphopt_gym.simulator.gang.program import Builder
-from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline
+from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline, stage_layers
 from graphopt_gym.simulator.gang.simulator import GangSimulator, simulate_gangs
 
 COMPUTE_SHARE = 0.5394  # fitted: decoder_3b, pipeline_S4_M16, 128 cores
@@ -76,8 +77,17 @@ def decoder_pipeline(
     share: float = COMPUTE_SHARE,
     steps: int = 1,
 ) -> tuple[Pipeline, Machine]:
-    """The decoder as a pipeline: every stage on ``cores / stages`` cores, each of which holds the stage whole."""
+    """The decoder as a pipeline: every stage on ``cores / stages`` cores, each of which holds the stage whole.
+
+    The stages take alike: the paper's first and last have a layer less, and the embedding and the softmax in its place.
+
+    Raises:
+        InputError: more stages than layers, micro-batches that do not divide the batch, stages that do not the cores.
+    """
     found = on_cores(machine, cores)
+    stage_layers(model.layers, stages)
+    if cores % stages:
+        raise InputError(f"stages is {stages}, which does not divide the {cores} cores; give a divisor")
     each = cores // stages
     examples = micro_batch_size(batch, micro_batches)
     tokens = examples * model.sequence

@@ -17,21 +17,31 @@ the copy that a transfer makes from its start until its readers have finished. `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from graphopt_gym.catalog import stored_whole
 from graphopt_gym.compiled import kernel
 from graphopt_gym.errors import InputError, quoted
-from graphopt_gym.fields import byte_count, choice, count, flag, not_negative, whole
+from graphopt_gym.fields import byte_count, choice, count, flag, not_negative, plain, whole
 from graphopt_gym.hardware.collectives import COLLECTIVE_KINDS
 from graphopt_gym.hardware.machine import MAX_CORES
 
 RESHARDS = ("keep", "gather", "transpose")
 KEEP, GATHER, TRANSPOSE = range(3)
+COLUMNS: dict[str, Any] = {  # of a program, and their types
+    "call_client": np.int32, "arrival_s": np.float64, "call": np.int32, "slice": np.int32, "time_s": np.float64,
+    "collective": np.int8, "collective_bytes": np.int64, "repeats": np.int32, "output_bytes": np.int64,
+    "temp_bytes": np.int64, "regular": bool, "spans": bool, "on_cores": bool, "edge_src": np.int32,
+    "edge_dst": np.int32, "edge_bytes": np.int64, "edge_reshard": np.int8,
+}  # fmt: skip
+GANG_COLUMNS = tuple(COLUMNS)[2:13]
 MOST_GANGS = 10_000_000
 MOST_S = 1e9
 
@@ -164,6 +174,42 @@ class ShardedProgram:
     def remaining_s(self) -> np.ndarray:
         """float64 [G]: the longest way from the start of each gang to the end of the program, in seconds of shards."""
         return _longest(*self._successors, self.sequence, self.time_s * self.repeats)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that a run depends on (not the names)."""
+        facts = [[one.weight for one in self.clients], [[one.cores, one.resident_bytes] for one in self.slices]]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name in COLUMNS:
+            digest.update(getattr(self, name).tobytes())
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole of it in JSON's types."""
+        return {
+            "name": self.name,
+            "clients": [[one.name, float(one.weight)] for one in self.clients],
+            "slices": [[one.name, one.cores, int(one.resident_bytes)] for one in self.slices],
+            "names": list(self.names),
+            **{name: plain(getattr(self, name)) for name in COLUMNS},
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> ShardedProgram:
+        """A program from what :meth:`to_json` gives.
+
+        Raises:
+            InputError: something else, or of a release that knows more.
+        """
+        with stored_whole("program"):
+            columns: dict[str, Any] = {name: np.array(given[name], kind) for name, kind in COLUMNS.items()}
+            return cls(
+                str(given["name"]),
+                tuple(Client(*one) for one in given["clients"]),
+                tuple(Slice(*one) for one in given["slices"]),
+                tuple(map(str, given["names"])),
+                **columns,
+            )
 
     def __repr__(self) -> str:
         return (
@@ -332,12 +378,7 @@ class Builder:
             InputError: as :class:`ShardedProgram`.
         """
         gangs = list(zip(*self._gangs, strict=True)) or [()] * 12
-        kinds: dict[str, Any] = {
-            "call": np.int32, "slice": np.int32, "time_s": np.float64, "collective": np.int8,
-            "collective_bytes": np.int64, "repeats": np.int32, "output_bytes": np.int64, "temp_bytes": np.int64,
-            "regular": bool, "spans": bool, "on_cores": bool,
-        }  # fmt: skip
-        columns = {name: np.array(gangs[1 + index], kind) for index, (name, kind) in enumerate(kinds.items())}
+        columns = {name: np.array(gangs[1 + index], COLUMNS[name]) for index, name in enumerate(GANG_COLUMNS)}
         calls = np.array(self._calls, np.float64).reshape(-1, 2)
         edges = np.array(self._edges, np.int64).reshape(-1, 4)
         return ShardedProgram(

@@ -112,6 +112,18 @@ def micro_batch_size(batch: int, micro_batches: int) -> int:
     return batch // micro_batches
 
 
+def stage_layers(layers: int, stages: int) -> list[int]:
+    """Layers of each of S stages, as even as can be, the larger ones first.
+
+    Raises:
+        InputError: more stages than layers.
+    """
+    whole("layers", layers, 1)
+    if whole("stages", stages, 1) > layers:
+        raise InputError(f"stages is {stages}, more than the {layers} layers; give at most {layers}")
+    return [layers // stages + (number < layers % stages) for number in range(stages)]
+
+
 def pipeline(
     stages: int,
     micro_batches: int,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from graphopt_gym.simulator.gang import engine
+from graphopt_gym.simulator.gang import GangSimulator, Slice, engine
 from graphopt_gym.simulator.gang.simulator import POLICIES
 from tests.simulator.gang.cases import random_simulator
 from tests.simulator.gang.twin import Twin
@@ -68,6 +70,24 @@ def test_runs__keep_the_rules_of_the_machine():
                 assert run.peak_bytes[number] <= tables.capacity_bytes[number]
             if (tables.duration_s > 0).all():
                 assert level.max() == run.peak_bytes[number]
+
+
+def test_classes__however_fine_give_the_same_run():
+    """Slices without gangs cut core and host classes into smaller ones, and change nothing."""
+    finer = 0
+    for seed in range(120):
+        simulator, rng = random_simulator(seed, back_pressure=False)
+        program, machine = simulator.program, simulator.machine
+        extra = [int(one) for one in rng.integers(0, machine.num_cores, 3)]
+        more = replace(program, slices=(*program.slices, *(Slice(f"cut {n}", 1) for n in range(3))))
+        first = [*simulator.classes.first_core.tolist(), *extra]
+        other = GangSimulator(
+            more, machine, first, controllers=simulator.controllers, dispatch=simulator.dispatch, back_pressure=False
+        )
+        finer += other.classes.num_classes > simulator.classes.num_classes
+        for policy in ("fifo", "stride"):
+            np.testing.assert_array_equal(simulator.run(policy).gang_start_s, other.run(policy).gang_start_s)
+    assert finer > 50
 
 
 @pytest.mark.parametrize("block", range(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fit_gang
 import pytest
 
+from graphopt_gym.errors import InputError
 from graphopt_gym.hardware.machine import load_machine
 from graphopt_gym.simulator.gang import chain, simulate_gangs, together
 from graphopt_gym.simulator.gang.pathways import (
@@ -99,6 +100,19 @@ def test_decoder__fits_the_memory_of_its_cores():
     assert DECODER_3B.parameters == pytest.approx(3e9, rel=0.1)
     made, machine = decoder_pipeline(4, 16, 128)
     assert made.program.slices[0].resident_bytes + 16 * made.program.output_bytes.max() < machine.hbm_bytes
+
+
+@pytest.mark.parametrize(
+    ("stages", "micro_batches", "message"),
+    [
+        (64, 256, "stages is 64, more than the 62 layers"),
+        (4, 24, "micro_batches is 24, which does not divide the batch of 2048"),
+        (5, 16, "stages is 5, which does not divide the 128 cores"),
+    ],
+)
+def test_decoder__refuses_what_cannot_be(stages, micro_batches, message):
+    with pytest.raises(InputError, match=message):
+        decoder_pipeline(stages, micro_batches, 128)
 
 
 def test_dispatch__of_few_cores_takes_one_host():

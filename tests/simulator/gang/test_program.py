@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import doctest
+import json
 
 import numpy as np
 import pytest
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.simulator.gang import Builder, Client, chain, micro_batch_size, pipeline, together
+from graphopt_gym.simulator.gang import (
+    Builder,
+    Client,
+    ShardedProgram,
+    chain,
+    micro_batch_size,
+    pipeline,
+    stage_layers,
+    together,
+)
 from graphopt_gym.simulator.gang import program as program_module
 
 
@@ -178,3 +188,18 @@ def test_micro_batches__divide_the_batch():
     assert micro_batch_size(2048, 16) == 128
     with pytest.raises(InputError, match="micro_batches is 7, which does not divide the batch of 2048"):
         micro_batch_size(2048, 7)
+
+
+def test_stages__are_no_more_than_layers():
+    assert stage_layers(7, 3) == [3, 2, 2]
+    with pytest.raises(InputError, match="stages is 8, more than the 7 layers; give at most 7"):
+        stage_layers(7, 8)
+
+
+def test_json__gives_the_same_program():
+    program = together([two_gangs(regular=False), pipeline(2, 3, 1.0, 2.0, stash_bytes=4).program], [1.0, 0.5])
+    again = ShardedProgram.from_json(json.loads(json.dumps(program.to_json())))
+    assert again.fingerprint == program.fingerprint != two_gangs().fingerprint
+    assert again.names == program.names
+    with pytest.raises(InputError, match="program is no stored program"):
+        ShardedProgram.from_json({"name": "none"})
