@@ -1,4 +1,4 @@
-"""What a forward pass and a training step of the GDP network take: seconds and memory, against the number of ops."""
+"""What a forward pass and a training step of GDP's and GO's networks take: seconds and memory, by the number of ops."""
 
 from __future__ import annotations
 
@@ -11,51 +11,56 @@ from typing import Any
 
 SIZES = (1_000, 5_000, 20_000, 80_000)
 DEVICES, SAMPLES = 8, 16
+AGENTS = ("gdp", "go")
 
 
 def agent_report(sizes: tuple[int, ...] = SIZES, say: Callable[[str], object] = str) -> dict[str, Any]:
     """The table behind ``graphopt bench agent``.
 
-    Each size runs in a process of its own, so that its peak memory is its own: a random layered DAG, every op a
-    decision, on 8 devices, with the network's standard sizes. A training step is one pass of PPO forward and
-    backward over a batch of 16 placements, and Adam.
+    Each row is of a process of its own, so that its peak memory is its own: a random layered DAG, every op a decision
+    (of GO three), on 8 devices, with the network's standard sizes. A training step is one pass of PPO forward and
+    backward over a batch of 16 decisions, and Adam.
     """
     rows = []
-    for size in sizes:
-        say(f"{size:,} ops")
-        rows.append(_measured_apart(size))
-    first, last = rows[0], rows[-1]
+    for agent in AGENTS:
+        for size in sizes:
+            say(f"{agent}: {size:,} ops")
+            rows.append(_measured_apart(agent, size))
     notes = [
-        "forward: the network on the whole graph; draw: 16 placements from its policy; step: PPO forward and backward "
+        "forward: the network on the whole graph; draw: 16 decisions from its policy; step: PPO forward and backward "
         "over them, and Adam; each the least of two",
         "peak_mib: most memory of the whole process; base_mib: before the network ran (Python, torch, the graph)",
-        f"from {first['ops']:,} to {last['ops']:,} ops ({last['ops'] / first['ops']:.0f} times) a step takes "
-        f"{last['step_s'] / first['step_s']:.0f} times as long",
         f"threads: {rows[0]['threads']}",
     ]
+    for agent in AGENTS:
+        first, *_, last = [row for row in rows if row["agent"] == agent]
+        notes.append(
+            f"{agent}: from {first['ops']:,} to {last['ops']:,} ops ({last['ops'] / first['ops']:.0f} times) a step "
+            f"takes {last['step_s'] / first['step_s']:.0f} times as long"
+        )
     columns = [name for name in rows[0] if name != "threads"]
-    return {"title": "GDP network", "columns": columns, "rows": rows, "notes": notes}
+    return {"title": "networks", "columns": columns, "rows": rows, "notes": notes}
 
 
-def _measured_apart(num_ops: int) -> dict[str, Any]:
-    code = f"from graphopt_agents.benchmark import measure; measure({num_ops})"
+def _measured_apart(agent: str, num_ops: int) -> dict[str, Any]:
+    code = f"from graphopt_agents.benchmark import measure; measure({agent!r}, {num_ops})"
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"the benchmark of {num_ops} ops failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"{agent} at {num_ops} ops failed: {done.stderr.strip().splitlines()[-1:]}")
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 
 
-def measure(num_ops: int) -> None:
+def measure(agent: str, num_ops: int) -> None:
     """Print one row as JSON; run in a process of its own."""
     import resource
     import time
 
     import torch
 
-    from graphopt_agents import blocks, gdp
     from graphopt_agents.core import one_shot
+    from graphopt_gym.agent import find_agent
     from graphopt_gym.graphs.generators import layered_dag
     from graphopt_gym.hardware.cluster import load_cluster
 
@@ -72,25 +77,26 @@ def measure(num_ops: int) -> None:
 
     # views and sources join their neighbours or cost nothing; here every op is a decision
     graph = layered_dag(num_ops, width=8, seed=0, views=0.0, sources=0.0)
-    args = gdp.Args(graphs=(graph.name,), clusters=("v100x8",), grouping="op", samples=SAMPLES)
-    task = gdp.make_task(graph, load_cluster("v100x8"), args)
-    trainer = gdp.Trainer(args, [task])
+    trainer_class = find_agent(agent).load()
+    given = {"grouping": "op"} if agent == "gdp" else {}
+    args = trainer_class.args_from({"graphs": (graph.name,), "clusters": ("v100x8",), "samples": SAMPLES, **given})
+    task = trainer_class.make_task(graph, load_cluster("v100x8"), args)
+    trainer = trainer_class(args, [task])
     base = peak_mib()
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
-            logits: torch.Tensor = trainer.network(task.graph).log_softmax(-1)
+            logits: torch.Tensor = trainer.network(task.graph)
             return logits
 
     forward_s = least_s(forward)
     forward_mib = peak_mib()
-    log_probs = forward()
-    generator = torch.Generator().manual_seed(0)
-    draw_s = least_s(lambda: blocks.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3))
-    actions = blocks.draw_placements(log_probs, SAMPLES, generator, task.blocks, 0.3).t().contiguous()
+    logits = forward()
+    draw_s = least_s(lambda: trainer.draw(task, logits, SAMPLES))
+    decisions, _ = trainer.draw(task, logits, SAMPLES)
     advantages = torch.linspace(-1, 1, SAMPLES)
-    choices = one_shot.EveryEntry(actions)
-    before, _ = choices.scored(log_probs)
+    choices = one_shot.EveryEntry(torch.from_numpy(decisions).long().t().contiguous())
+    before, _ = choices.scored(logits)
 
     def step() -> None:
         trainer.optimizer.zero_grad()
@@ -100,8 +106,9 @@ def measure(num_ops: int) -> None:
 
     step_s = least_s(step)
     row = {
+        "agent": agent,
         "ops": num_ops,
-        "groups": task.graph.num_groups,
+        "entries": decisions.shape[1],
         "edges": int(task.graph.edge_index.shape[1]),
         "devices": DEVICES,
         "forward_s": forward_s,

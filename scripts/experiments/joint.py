@@ -122,6 +122,23 @@ def label(name):
     return ENTRIES[name].label if name in ENTRIES else name.replace("_", " ")
 
 
+def not_run(runs):
+    """What of the experiment has fewer seeds than it should, in words."""
+    lacking = []
+    for name, entry in ENTRIES.items():
+        wanted = EXPERIMENT.seeds if EXPERIMENT.is_random(name) else EXPERIMENT.seeds[:1]
+        cases = entry.graphs or EXPERIMENT.graphs
+        few = {}
+        for case in cases:
+            there = sum(bool((case, name, seed) in runs) for seed in wanted)
+            if there < len(wanted):
+                few.setdefault(there, []).append(case)
+        for there, graphs in sorted(few.items()):
+            where = "all graphs" if len(graphs) == len(cases) else ", ".join(graphs)
+            lacking.append(f"{entry.label} has {there} of {len(wanted)} seeds on {where}")
+    return lacking
+
+
 def summarise(runs, out):
     rows, today = [], EXPERIMENT.is_of_today(runs)
     for graph in GRAPHS:
@@ -135,7 +152,10 @@ def summarise(runs, out):
         row["bound"] = max(problem.bounds().values()) if today else None
         row["parts"] = parts_of_gain(problem, runs.best_run(graph)["decision"])
         rows.append(row)
-    return {"calls": CALLS, "seeds": EXPERIMENT.names_in(runs), "rows": rows, "against": comparisons(rows, COMPARED)}
+    against = comparisons(rows, COMPARED)
+    return {
+        "calls": CALLS, "seeds": EXPERIMENT.names_in(runs), "missing": not_run(runs), "rows": rows, "against": against,
+    }  # fmt: skip
 
 
 EXPERIMENT = Experiment(

@@ -337,5 +337,8 @@ def test_benchmark__runs_and_measures_each_size() -> None:
     from graphopt_agents.benchmark import agent_report
 
     report = agent_report((200, 400))
-    assert [row["ops"] for row in report["rows"]] == [200, 400]
+    assert [(row["agent"], row["ops"]) for row in report["rows"]] == [
+        (agent, ops) for agent in ("gdp", "go") for ops in (200, 400)
+    ]
+    assert [row["entries"] for row in report["rows"]] == [200, 400, 600, 1200]
     assert all(row["forward_s"] > 0 and row["step_s"] > 0 and row["peak_mib"] > 0 for row in report["rows"])

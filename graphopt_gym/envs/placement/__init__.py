@@ -33,7 +33,7 @@ TASK = Task(
         ),
         "agent": Benchmark(
             "graphopt_agents.benchmark:agent_report",
-            "seconds and memory of the GDP network, up to 80,000 ops",
+            "seconds and memory of GDP's and GO's networks, up to 80,000 ops",
             needs=("torch", "torch_geometric", "stable_baselines3", "graphopt_agents"),
         ),
     },
