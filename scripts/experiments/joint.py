@@ -16,7 +16,7 @@ GRAPHS = (
     "transformer_xl_8layer", "amoebanet", "wavenet_2x18", "bert_base",
 )  # fmt: skip
 ALONE = tuple(f"{graph}+{task}" for task in TASKS for graph in GRAPHS)
-ABLATED = ("transformer_xl_4layer", "wavenet_2x18", "bert_base")
+ABLATED = ("inception_v3_b32", "transformer_xl_4layer", "bert_base")
 HELD_OUT = ("inception_v3_b32", "transformer_xl_4layer", "wavenet_2x18", "bert_base")  # each with its whole family
 SEEN = (
     "inception_v3_b32", "transformer_xl_2layer", "transformer_xl_4layer", "wavenet_2x18", "bert_base", "gpt2_small",
