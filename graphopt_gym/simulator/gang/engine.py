@@ -12,9 +12,9 @@ host. Semantics (each stated once here; the plain twin in the tests follows the 
   without a ready gang that gets one has at least the largest pass at which any gang started (start-time fair queueing:
   Goyal et al., SIGCOMM 1996). Round robin: the pass is when the client was last served. LISTS: each core class takes
   strictly the next gang of its list, ready or not. CHOOSE: whoever calls says which, gang by gang.
-- At one instant every finish, arrival and hold is taken in before anything starts. Then, again and again, the lowest
-  resource whose first task can start starts it. Work of no duration finishes at the instant it started, in a further
-  round.
+- At one instant every finish, arrival and hold is taken in before anything starts. Then, again and again, of the tasks
+  that can start the one with the lowest index does. Work of no duration finishes at the instant it started, in a
+  further round.
 - Memory, of each core of a class: a task takes ``keep`` and ``temp`` bytes when it starts; ``temp`` is freed when it
   finishes, ``keep`` when it and all that read it have finished. With back-pressure a task that lacks memory when it
   could start steps aside (in LISTS a gang keeps its turn and waits). Of the gangs that lack memory of a class (the
@@ -36,7 +36,7 @@ STATIC, STRIDE, ROUND_ROBIN, LISTS, CHOOSE = range(5)
 WAITING, READY, ASIDE, RUNNING, DONE = range(5)  # states of a task
 BEGIN, WAIT = -2, -1  # what a caller may say in place of a gang
 # places of the counts in State.counts
-NUM_EVENTS, NUM_TRY, NUM_OPEN, NUM_DONE, ROUND, NUM_STARTED = range(6)
+NUM_EVENTS, NUM_TRY, NUM_ABLE, NUM_OPEN, NUM_DONE, ROUND = range(6)
 NOW, VIRTUAL, OVER_TIME, OVER_BYTES, OVER_CLASS = range(5)  # places in State.clock
 
 
@@ -84,7 +84,7 @@ class State(NamedTuple):
     waiting: np.ndarray  # int32 [T]
     left: np.ndarray  # int32 [T]: readers that have not finished
     lacks: np.ndarray  # int32 [T]: the class whose memory it lacks; -1: none
-    lacked: np.ndarray  # int32 [T]: the class whose memory it lacked last; -1: never
+    lacked: np.ndarray  # int32 [T]: the class whose memory it lacked first; -1: none
     needs: np.ndarray  # int64 [T]: bytes that it needs there
     aside_ptr: np.ndarray  # int64 [2 P + 1]: a heap for the gangs, then one for the others that lack a class's memory
     aside_size: np.ndarray  # int64 [2 P]
@@ -100,8 +100,10 @@ class State(NamedTuple):
     queued: np.ndarray  # int64 [P]: ready gangs of a class
     ready_gangs: np.ndarray  # int64 [C]
     share: np.ndarray  # float64 [C]: the pass of each client
-    trying: np.ndarray  # int32 [R]: a heap of resources that may have something to start
+    trying: np.ndarray  # int32 [R]: resources that may have something to start
     listed: np.ndarray  # bool [R]
+    able: np.ndarray  # int32 [T]: a heap of tasks that could start when they were looked at
+    is_able: np.ndarray  # bool [T]
     open: np.ndarray  # int32 [G], of CHOOSE: the ready gangs
     event_s: np.ndarray  # float64 [3 T + 1]: a heap
     event: np.ndarray  # int64: task: it finishes, T + task: it arrives, 2 T + task: its collective begins
@@ -238,37 +240,43 @@ def _event_pop(state: Any):
 @kernel(inner=True, allocates=False)
 def _try(state: Any, resource):
     """Lists a resource among those that may have something to start."""
-    if state.listed[resource]:
-        return
-    state.listed[resource] = True
-    position = state.counts[NUM_TRY]
-    state.counts[NUM_TRY] += 1
-    while position > 0:
-        parent = (position - 1) >> 1
-        if state.trying[parent] <= resource:
-            break
-        state.trying[position] = state.trying[parent]
-        position = parent
-    state.trying[position] = resource
+    if not state.listed[resource]:
+        state.listed[resource] = True
+        state.trying[state.counts[NUM_TRY]] = resource
+        state.counts[NUM_TRY] += 1
 
 
 @kernel(inner=True, allocates=False)
-def _next_to_try(state: Any):
-    state.counts[NUM_TRY] -= 1
-    size, lowest = state.counts[NUM_TRY], state.trying[0]
-    last, position = state.trying[size], 0
+def _able_push(state: Any, task):
+    state.is_able[task] = True
+    position = state.counts[NUM_ABLE]
+    state.counts[NUM_ABLE] += 1
+    while position > 0:
+        parent = (position - 1) >> 1
+        if state.able[parent] <= task:
+            break
+        state.able[position] = state.able[parent]
+        position = parent
+    state.able[position] = task
+
+
+@kernel(inner=True, allocates=False)
+def _able_pop(state: Any):
+    state.counts[NUM_ABLE] -= 1
+    size, lowest = state.counts[NUM_ABLE], state.able[0]
+    last, position = state.able[size], 0
     while True:
         child = 2 * position + 1
         if child >= size:
             break
-        if child + 1 < size and state.trying[child + 1] < state.trying[child]:
+        if child + 1 < size and state.able[child + 1] < state.able[child]:
             child += 1
-        if last <= state.trying[child]:
+        if last <= state.able[child]:
             break
-        state.trying[position] = state.trying[child]
+        state.able[position] = state.able[child]
         position = child
-    state.trying[position] = last
-    state.listed[lowest] = False
+    state.able[position] = last
+    state.is_able[lowest] = False
     return lowest
 
 
@@ -390,7 +398,6 @@ def _start(tables: Any, state: Any, classes, groups, task):
     state.status[task] = RUNNING
     state.start_s[task] = now
     state.finish_s[task] = now + tables.duration_s[task]
-    state.counts[NUM_STARTED] += 1
     for index in range(tables.resource_ptr[task], tables.resource_ptr[task + 1]):
         resource = tables.resource[index]
         state.running[resource] = task
@@ -491,32 +498,47 @@ def _is_candidate(tables: Any, state: Any, task):
 
 
 @kernel(inner=True, allocates=False)
+def _is_able(tables: Any, state: Any, classes, groups, task):
+    """Whether a ready task goes first on all its resources, and all are free."""
+    if state.status[task] != READY or not _is_free(tables, state, task):
+        return False
+    for index in range(tables.resource_ptr[task], tables.resource_ptr[task + 1]):
+        if _first(tables, state, classes, groups, tables.resource[index]) != task:
+            return False
+    return True
+
+
+@kernel(inner=True, allocates=False)
 def _start_all(tables: Any, state: Any, classes, groups):
     """Starts whatever can start now, but for what the caller chooses."""
-    while state.counts[NUM_TRY] > 0:
-        resource = _next_to_try(state)
-        if resource < classes and state.mode[0] == CHOOSE:
-            continue
-        task = _first(tables, state, classes, groups, resource)
-        if task < 0 or not _is_free(tables, state, task):
-            continue
-        turn = True
-        for index in range(tables.resource_ptr[task], tables.resource_ptr[task + 1]):
-            if _first(tables, state, classes, groups, tables.resource[index]) != task:
-                turn = False
-                break
-        if not turn:
+    while True:
+        while state.counts[NUM_TRY] > 0:
+            state.counts[NUM_TRY] -= 1
+            resource = state.trying[state.counts[NUM_TRY]]
+            state.listed[resource] = False
+            if resource < classes and state.mode[0] == CHOOSE:
+                continue
+            task = _first(tables, state, classes, groups, resource)
+            if task >= 0 and not state.is_able[task] and _is_able(tables, state, classes, groups, task):
+                _able_push(state, task)
+        if state.counts[NUM_ABLE] == 0:
+            return
+        task = _able_pop(state)
+        if not _is_able(tables, state, classes, groups, task):
             continue
         at, need = _lacking(tables, state, task) if state.mode[1] != 0 else (-1, 0)
         if at < 0:
             _start(tables, state, classes, groups, task)
             continue
-        state.lacks[task], state.lacked[task], state.needs[task] = at, at, need
-        if resource < classes and state.mode[0] == LISTS:
+        state.lacks[task], state.needs[task] = at, need
+        if state.lacked[task] < 0:
+            state.lacked[task] = at
+        on_cores = tables.resource[tables.resource_ptr[task]] < classes
+        if on_cores and state.mode[0] == LISTS:
             continue
         _dequeue(tables, state, classes, groups, task)
         state.status[task] = ASIDE
-        _aside_push(state, 2 * at + (0 if resource < classes else 1), task)
+        _aside_push(state, 2 * at + (0 if on_cores else 1), task)
         _no_longer_back(tables, state, classes, groups, task)
         for index in range(tables.resource_ptr[task], tables.resource_ptr[task + 1]):
             _try(state, tables.resource[index])
@@ -645,6 +667,8 @@ def new_state(
         share=share,
         trying=np.empty(resources, np.int32),
         listed=np.zeros(resources, bool),
+        able=np.empty(tasks, np.int32),
+        is_able=np.zeros(tasks, bool),
         open=np.empty(gangs, np.int32),
         event_s=np.empty(3 * tasks + 1),
         event=np.empty(3 * tasks + 1, np.int64),

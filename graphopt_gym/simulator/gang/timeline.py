@@ -32,7 +32,7 @@ class Waits(NamedTuple):
     start_s: np.ndarray  # float64 [G]
     last: np.ndarray  # int32 [G]: the task that it waited for last before it was ready; -1: none
     behind: np.ndarray  # int32 [G]: the gang on its cores whose finish let it start; -1: it started when ready
-    lacked: np.ndarray  # int32 [G]: the core class whose memory it lacked last; -1: never
+    lacked: np.ndarray  # int32 [G]: the core class whose memory it lacked first; -1: none
 
 
 class Track(NamedTuple):
@@ -279,14 +279,24 @@ def why_stuck(timeline: GangTimeline, state: State, lists: Any) -> Stuck:
                 found += [int(other) for other in rows if state.status[other] != DONE]
         return found
 
+    def lacks(task: int) -> int:
+        """The class whose memory a task lacks; -1: none."""
+        if state.status[task] != READY or state.lacks[task] < 0:
+            return int(state.lacks[task])
+        for row in range(tables.memory_ptr[task], tables.memory_ptr[task + 1]):  # in its turn all along: as it is now
+            at, need = int(tables.memory_class[row]), tables.keep_bytes[row] + tables.temp_bytes[row]
+            if state.used_bytes[at] + need > tables.capacity_bytes[at]:
+                return at
+        return -1
+
     def waits(task: int) -> list[tuple[int, str]]:
         """(task that it waits for, why)."""
         status = int(state.status[task])
         if status not in (READY, ASIDE):
             rows = before[back[back_ptr[task] : back_ptr[task + 1]]].tolist()
             return [(one, "for what it reads or is launched by,") for one in rows if state.status[one] != DONE]
-        if state.lacks[task] >= 0:
-            at = int(state.lacks[task])
+        at = lacks(task)
+        if at >= 0:
             return [(one, f"for memory of {classes.label(at)} that is held for") for one in holders(at)]
         if int(state.mode[0]) != LISTS or lists is None:
             return []
@@ -333,7 +343,7 @@ def why_stuck(timeline: GangTimeline, state: State, lists: Any) -> Stuck:
                 whys.append(why)
                 stack.append((other, iter(waits(other))))
     for task in unfinished:
-        at = int(state.lacks[task])
+        at = lacks(task)
         if at >= 0:
             rows = slice(int(tables.memory_ptr[task]), int(tables.memory_ptr[task + 1]))
             own = tables.memory_class[rows] == at

@@ -35,8 +35,6 @@ class Twin:
         self.used = tables.resident_bytes.tolist()
         self.peak, self.peak_s = list(self.used), [0.0] * len(self.used)
         self.classes = len(self.capacity)
-        self.all_resources = sorted({r for row in self.resources for r in row})
-
         self.edges_left = tables.before.tolist()
         self.readers = [0] * count
         for t in self.tasks:
@@ -171,18 +169,17 @@ class Twin:
         self.let_back()
 
     def start_one(self):
-        """Starts, or sets aside, the first task of the lowest resource that can; whether there was one."""
-        for r in self.all_resources:
-            if r < self.classes and self.mode == "choose":
+        """Starts, or sets aside, the lowest task that can start; whether there was one."""
+        for t in sorted(self.queue):
+            if self.is_gang(t) and self.mode == "choose":
                 continue
-            t = self.first(r)
-            if t is None or not self.free(t) or any(self.first(other) != t for other in self.resources[t]):
+            if not self.free(t) or any(self.first(r) != t for r in self.resources[t]):
                 continue
             lack = self.lacks(t) if self.back_pressure else None
             if lack is None:
                 self.begin(t)
                 return True
-            self.lacked[t] = lack[0]
+            self.lacked[t] = lack[0] if self.lacked[t] < 0 else self.lacked[t]
             if not (self.mode == "lists" and self.is_gang(t)):
                 self.queue.discard(t)
                 self.aside[t] = lack
