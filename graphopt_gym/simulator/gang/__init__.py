@@ -1,5 +1,6 @@
 """Gangs: sharded computations over islands of cores, and the control plane that starts them (Pathways, MLSys 2022)."""
 
+from graphopt_gym.simulator.gang.lower_bounds import Bounds, bounds
 from graphopt_gym.simulator.gang.orders import PIPELINE_ORDERS, bubble, pipeline_lists
 from graphopt_gym.simulator.gang.program import Builder, Client, ShardedProgram, Slice, together
 from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline, stage_layers
@@ -10,6 +11,7 @@ from graphopt_gym.simulator.gang.timeline import GangTimeline, Waits
 __all__ = [
     "PIPELINE_ORDERS",
     "POLICIES",
+    "Bounds",
     "Builder",
     "Classes",
     "Client",
@@ -19,6 +21,7 @@ __all__ = [
     "ShardedProgram",
     "Slice",
     "Waits",
+    "bounds",
     "bubble",
     "chain",
     "classify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -269,6 +269,7 @@ def why_stuck(timeline: GangTimeline, state: State, lists: Any) -> Stuck:
     reader_ptr = np.r_[0, np.cumsum(np.bincount(tables.read, minlength=total))]
     memory_owner = np.repeat(np.arange(total), np.diff(tables.memory_ptr))
 
+    @cache
     def holders(at: int) -> list[int]:
         """Unfinished tasks that have to read what is held in a class."""
         kept = memory_owner[(tables.memory_class == at) & (tables.keep_bytes > 0)]
