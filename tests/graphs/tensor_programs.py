@@ -18,6 +18,13 @@ h = softmax(gelu(mul(n, tanh(sigmoid(n)))))
 return concat(split1(h, axis=2, at=3), relu(split0(h, axis=2, at=3)), h, axis=-1), m
 """
 TEXTS = {
+    "opaque": """
+x = input(name="x", shape=(2, 3))
+y = opaque(relu(x), x, kind="LSTM", name="n", shape=(4, 1), dtype="int64", op_class="matmul", flops=9, bytes_read=4)
+z = getitem(y, index=1, shape=(5,))
+c = opaque(kind="A", name="c", shape=(2,))
+return add(z, z), opaque(y, kind="Cast", name="b", shape=(2, 0), op_class="view"), c
+""",
     "two outputs": """
 x = input(name="x", shape=(1, 6))
 y = input(name="y", shape=(6,))

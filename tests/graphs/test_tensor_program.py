@@ -20,7 +20,7 @@ from tests.graphs.tensor_programs import EVERY_OP, TEXTS
 
 
 def test_every_op__is_in_the_test_program():
-    used = {node.op for node in parse_program(EVERY_OP).nodes.values()}
+    used = {node.op for text in (EVERY_OP, TEXTS["opaque"]) for node in parse_program(text).nodes.values()}
     assert used == set(OPS)
 
 
@@ -78,6 +78,16 @@ def test_parse_program__names_line_and_column(text, message):
         ("maxpool", [(2, 3)], {"kernel": (2, 2)}, "needs an input"),
         ("layernorm", [(2, 3), (2,), (3,)], {}, "last dimension"),
         ("relu", [(2,), (2,)], {}, "takes 1 operands, got 2"),
+        (
+            "opaque",
+            [(2,)],
+            {"kind": "A", "name": "a", "shape": (2,), "op_class": "relu"},
+            "op_class 'relu'; known: sou",
+        ),
+        ("opaque", [], {"kind": "A", "name": "a", "shape": (2,), "op_class": "view"}, "a view of 0 tensors"),
+        ("opaque", [(2,)], {"kind": "A", "name": "a", "shape": (-1,)}, "sizes must be positive"),
+        ("opaque", [(2,)], {"kind": "A", "name": "a", "shape": (1,), "flops": -1}, "negative flops"),
+        ("getitem", [(2,)], {"index": -1, "shape": (1,)}, "counts results from 0"),
         ("transpose", [(2, 3)], {}, "parameter 'perm' is missing"),
         ("conv3d", [(2, 3)], {}, "unknown operator 'conv3d'; did you mean 'conv2d'"),
     ],
@@ -238,3 +248,33 @@ def test_random_values__are_made_when_asked_for_and_the_same_every_time():
         assert sorted(asked) == ["w", "x"]  # each once
         for result, expected in zip(results, execute(program, kept), strict=True):
             np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+def test_opaque__depends_on_every_element_of_every_operand_and_on_its_name():
+    rng = np.random.default_rng(0)
+    for shape in ((3, 4), (2,), (7, 9)):
+        operands = [rng.standard_normal((4, 5)), rng.standard_normal(3)]
+
+        def run(values, name="n", shape=shape):
+            builder = ProgramBuilder()
+            inputs = [builder.input(f"x{place}", value.shape) for place, value in enumerate(values)]
+            program = builder.finish([builder.op("opaque", *inputs, kind="A", name=name, shape=shape)])
+            return execute(program, {f"x{place}": value for place, value in enumerate(values)})[0]
+
+        before = run(operands)
+        assert before.shape == shape
+        for place, operand in enumerate(operands):
+            for index in np.ndindex(operand.shape):
+                changed = [value.copy() for value in operands]
+                changed[place][index] += 1e-3
+                assert 1e-5 < np.abs(run(changed) - before).max() < 1e-1
+        assert np.abs(run(operands, "m") - before).max() > 0.1
+
+
+def test_opaque__costs_what_it_says():
+    program = parse_program(TEXTS["opaque"])
+    graph = to_computation_graph(program)
+    kinds = [graph.kinds[kind] for kind in graph.kind]
+    assert kinds == ["input", "relu", "LSTM", "getitem", "add", "Cast", "parameter"]
+    assert graph.flops.tolist() == [0, 6, 9, 0, 5, 0, 0]
+    assert graph.bytes_read.tolist() == [0, 24, 4, 0, 20, 0, 0]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.graphs.tensor_program.convert import CLASS_OF, GraphRows
+from graphopt_gym.graphs.tensor_program.convert import GraphRows, class_of
 from graphopt_gym.graphs.tensor_program.ops import Params, Shape
 from graphopt_gym.graphs.tensor_program.program import Change, TensorProgram
 from graphopt_gym.hardware.cluster import Device, load_device
@@ -87,9 +87,7 @@ class ProgramCosts:
 
     def _priced(self, program: TensorProgram, nodes: Iterable[int]) -> dict[int, float]:
         counted = [
-            node
-            for node in nodes
-            if not program.is_static(node) and CLASS_OF.get(program.nodes[node].op, "view") != "view"
+            node for node in nodes if not program.is_static(node) and class_of(*program.nodes[node][:2]) != "view"
         ]
         return dict(zip(counted, self.seconds([operation_of(program, node) for node in counted]), strict=True))
 

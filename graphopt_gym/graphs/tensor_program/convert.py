@@ -3,7 +3,8 @@
 Subgraphs of weights alone are computed once, before inference: they stand as one parameter each and cost nothing
 (TENSAT counts operators on weights as free too). Of the rest, ``split0``, ``split1`` and ``reshape`` are views: they
 describe a part of memory, or another shape of it. ``transpose`` is a copy, as its result is laid out anew; that is what
-makes every reshape a view. A fused activation adds neither time nor bytes to its matmul or convolution.
+makes every reshape a view. A fused activation adds neither time nor bytes to its matmul or convolution. An ``opaque``
+operator says itself what it costs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, ComputationGraph
-from graphopt_gym.graphs.tensor_program.ops import Params, Shape
+from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 ITEM_BYTES = 4  # tensors are priced as float32
@@ -25,6 +26,7 @@ CLASS_OF = {
     "split0": "view",
     "split1": "view",
     "reshape": "view",
+    "getitem": "view",
     "transpose": "copy",
     "concat": "copy",
     "enlarge": "copy",
@@ -35,7 +37,14 @@ CLASS_OF = {
     "layernorm": "norm",
     **dict.fromkeys(("add", "mul", "smul", "relu", "tanh", "sigmoid", "gelu"), "elementwise"),
 }
+_OPAQUE = list(OPS["opaque"].params)
+_OP_CLASS, _FLOPS, _READ, _WRITTEN = map(_OPAQUE.index, ("op_class", "flops", "bytes_read", "bytes_written"))
 _PER_ELEMENT = {"softmax": 5, "layernorm": 8, "gelu": 8, "tanh": 4, "sigmoid": 4}
+
+
+def class_of(op: str, params: Params) -> str:
+    """The class of an op, one of ``OP_CLASSES``; of leaves and constants ``view``, as they cost nothing."""
+    return str(params[_OP_CLASS]) if op == "opaque" else CLASS_OF.get(op, "view")
 
 
 def op_flops(op: str, params: Params, shape: Shape, inputs: Sequence[Shape]) -> int:
@@ -47,6 +56,8 @@ def op_flops(op: str, params: Params, shape: Shape, inputs: Sequence[Shape]) -> 
         return 2 * elements * math.prod(inputs[1][1:])
     if op in ("maxpool", "avgpool"):
         return elements * math.prod(params[0])
+    if op == "opaque":
+        return int(params[_FLOPS])
     if CLASS_OF[op] in ("view", "copy"):
         return 0
     return elements * _PER_ELEMENT.get(op, 1)
@@ -70,16 +81,18 @@ class GraphRows:
         """An op that reads the given rows; one that it reads twice is one tensor, read once."""
         inputs = [tuple(size for size in self.shapes[row] if size >= 0) for row in rows]
         size = ITEM_BYTES * math.prod(shape)
-        op_class = CLASS_OF[op]
-        read = 0 if op_class == "view" else sum(self.columns["output_bytes"][row] for row in set(rows))
+        op_class, kind, written = class_of(op, params), op, size
+        read = sum(self.columns["output_bytes"][row] for row in set(rows))
+        if op == "opaque":
+            kind, read, written = str(params[0]), params[_READ], params[_WRITTEN]
         row = self._add(
-            op,
+            kind,
             op_class,
             shape,
             output_bytes=size,
             flops=op_flops(op, params, shape, inputs),
-            bytes_read=read,
-            bytes_written=0 if op_class == "view" else size,
+            bytes_read=0 if op_class == "view" else read,
+            bytes_written=0 if op_class == "view" else written,
         )
         self.edges.extend((source, row) for source in set(rows))
         return row

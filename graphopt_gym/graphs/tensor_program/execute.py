@@ -1,4 +1,9 @@
-"""Running a TensorProgram: with numpy, or with torch (imported when asked for)."""
+"""Running a TensorProgram: with numpy, or with torch (imported when asked for).
+
+What an ``opaque`` operator computes is not in a program. It is run as an uninterpreted function: a fixed one of its
+name that depends on every element of every operand. Two programs that agree for such functions agree for whatever the
+operators are, so a rewrite can be checked; what comes out is not what the ONNX file computes, which onnxruntime runs.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
+from graphopt_gym.graphs.tensor_program.ops import FOREIGN, OPS, Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 LAYERNORM_EPSILON = 1e-5
+OPAQUE_PARAMS = len(OPS["opaque"].params)
 BACKENDS = ("numpy", "torch")
 DTYPES = ("float32", "float64")
 
@@ -203,6 +209,34 @@ def _concat(*arguments: Any) -> np.ndarray:
     return np.concatenate(arguments[:-1], axis=arguments[-1])
 
 
+def _opaque(*arguments: Any) -> np.ndarray:
+    operands, (kind, name, shape, *_) = arguments[:-OPAQUE_PARAMS], arguments[-OPAQUE_PARAMS:]
+    return _uninterpreted(f"{kind} {name}", shape, operands)
+
+
+def _getitem(x: np.ndarray, index: int, shape: Shape, dtype: str) -> np.ndarray:
+    return _uninterpreted(f"getitem {index}", shape, [x])
+
+
+def _uninterpreted(name: str, shape: Shape, operands: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each operand, weighted sums: as many as the result has elements, each element in one or more of them."""
+    size = math.prod(shape)
+    seed = int.from_bytes(hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest(), "little")
+    total = np.random.default_rng([seed, 0]).standard_normal(size)
+    for place, operand in enumerate(operands, start=1):
+        if size == 0 or operand.size == 0:
+            continue
+        random = np.random.default_rng([seed, place])
+        length = max(size, operand.size)
+        length += -length % size
+        terms = np.zeros(length)
+        terms[: max(size, operand.size)] = np.resize(operand, max(size, operand.size))
+        terms *= random.standard_normal(length)
+        total += terms.reshape(-1, size).sum(axis=0) / math.sqrt(length // size)
+    total /= math.sqrt(1 + len(operands))
+    return (total + np.sin(total) / 2).reshape(shape)
+
+
 NUMPY_OPS: dict[str, Callable[..., Any]] = {
     "leaf": lambda value: value,
     "add": np.add,
@@ -228,6 +262,8 @@ NUMPY_OPS: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "layernorm": _layernorm,
     "gelu": _gelu,
+    "opaque": _opaque,
+    "getitem": _getitem,
 }
 
 # -- torch -------------------------------------------------------------------------------------------------------------
@@ -258,6 +294,13 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
     def rebuilt(op: str) -> Callable[..., Any]:
         return lambda w, *params: torch.as_tensor(NUMPY_OPS[op](w.numpy(), *params))
 
+    def foreign(op: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            given = [x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
+            return torch.as_tensor(NUMPY_OPS[op](*given), dtype=kind)
+
+        return call
+
     table: dict[str, Callable[..., Any]] = {
         "leaf": lambda value: torch.from_numpy(np.require(value, requirements="W")).to(kind),
         "add": torch.add,
@@ -280,6 +323,7 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
         "gelu": F.gelu,
         **{op: constant(op) for op in ("eye", "identity_kernel", "pool_kernel")},
         **{op: rebuilt(op) for op in ("enlarge", "merge")},
+        **{op: foreign(op) for op in FOREIGN},
     }
 
     def run(op: str, *arguments: Any) -> Any:

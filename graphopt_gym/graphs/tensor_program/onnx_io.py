@@ -24,7 +24,7 @@ from graphopt_gym.extras import need
 from graphopt_gym.files import read_file, write_file
 from graphopt_gym.graphs.onnx.front import UNFIT, attributes_of, bind, dtype_name, node_name, parse, refuse, unfit
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
-from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
+from graphopt_gym.graphs.tensor_program.ops import FOREIGN, Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
 if TYPE_CHECKING:
@@ -515,6 +515,9 @@ class _Writer:
                 self._store(params[0], np.asarray(values[params[0]], np.float32))
             elif op in ("eye", "identity_kernel", "pool_kernel"):
                 names[node] = self._constant(np.asarray(NUMPY_OPS[op](*params), np.float32))
+            elif op in FOREIGN:
+                what = f"operator {params[0]!r} ({params[1]!r})" if op == "opaque" else "a getitem"
+                raise InputError(f"{what} is one of an ONNX file; export it from that file")
             else:
                 names[node] = self._write(op, params, [names[source] for source in inputs], program, inputs)
         for index, output in enumerate(program.outputs):  # an output's name must be its own, and no leaf's

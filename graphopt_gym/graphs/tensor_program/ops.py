@@ -16,8 +16,12 @@ input weight``. Where ours differ:
   output channels belong to them.
 - ``concat`` takes two operands or more.
 
-Ours: ``eye``, ``identity_kernel``, ``pool_kernel`` (TENSAT's constants Imatmul, Iconv, Cpool), and, opaque to all
+Ours: ``eye``, ``identity_kernel``, ``pool_kernel`` (TENSAT's constants Imatmul, Iconv, Cpool), and, left alone by all
 rules, ``softmax``, ``layernorm``, ``gelu``.
+
+``opaque`` stands for an operator that the language does not know, such as an LSTM of an ONNX file: it reads any number
+of tensors, its ``name`` says which operator of the file it is, and no rule matches it. Its ``shape`` and ``dtype`` are
+those of one of its results; ``getitem`` is another. ``op_class``, ``flops`` and bytes are what the cost model needs.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.graph import MAX_RANK
+from graphopt_gym.graphs.graph import MAX_RANK, OP_CLASSES
 
 Shape = tuple[int, ...]
 Params = tuple[Any, ...]
@@ -36,6 +40,8 @@ REQUIRED = object()
 ACTIVATIONS = ("none", "relu", "sigmoid", "tanh")
 PADDINGS = ("same", "valid")
 NAMES = frozenset(ACTIVATIONS + PADDINGS)  # the words that a parameter may be
+FOREIGN = ("opaque", "getitem")  # of these a tensor may be empty, as what is found in data may be
+_LEAST = {-1: 2, -2: 0}
 
 
 class ShapeError(Exception):
@@ -47,7 +53,7 @@ class OpSpec:
     """One operator.
 
     Attributes:
-        operands: how many it reads; -1: two or more.
+        operands: how many it reads; -1: two or more; -2: any number.
         params: parameter -> (kind, default); kinds: ``int``, ``ints``, ``str``, ``act``, ``padding``.
         infer: (operand shapes, *parameters) -> output shape; raises ShapeError.
         normal: (operand shapes, *parameters) -> the parameters in the one form that they are stored in.
@@ -68,13 +74,13 @@ def infer(op: str, shapes: Sequence[Shape], params: Params) -> tuple[Params, Sha
     """
     spec = OPS[op]
     try:
-        if len(shapes) != spec.operands and not (spec.operands < 0 and len(shapes) >= 2):
+        if len(shapes) != spec.operands and not (spec.operands < 0 and len(shapes) >= _LEAST[spec.operands]):
             wanted = str(spec.operands) if spec.operands >= 0 else "two or more"
             raise ShapeError(f"takes {wanted} operands, got {len(shapes)}")
         if spec.normal is not None:
             params = spec.normal(shapes, *params)
         shape = spec.infer(shapes, *params)
-        if len(shape) > MAX_RANK or any(size < 1 for size in shape):
+        if len(shape) > MAX_RANK or any(size < (op not in FOREIGN) for size in shape):
             raise ShapeError(f"gives shape {shape}; sizes must be positive, at most {MAX_RANK} of them")
         return params, shape
     except ShapeError as error:
@@ -307,8 +313,35 @@ def _layernorm(shapes: Sequence[Shape]) -> Shape:
     return x
 
 
+def _opaque(
+    shapes: Sequence[Shape],
+    kind: str,
+    name: str,
+    shape: Shape,
+    dtype: str,
+    op_class: str,
+    flops: int,
+    bytes_read: int,
+    bytes_written: int,
+) -> Shape:
+    if op_class not in OP_CLASSES:
+        raise ShapeError(f"is of op_class {op_class!r}; known: {', '.join(OP_CLASSES)}")
+    if op_class == "view" and len(shapes) != 1:
+        raise ShapeError(f"is a view of {len(shapes)} tensors; a view is of one (or op_class='copy')")
+    if min(flops, bytes_read, bytes_written) < 0:
+        raise ShapeError("has negative flops or bytes")
+    return shape
+
+
+def _getitem(shapes: Sequence[Shape], index: int, shape: Shape, dtype: str) -> Shape:
+    if index < 0:
+        raise ShapeError("counts results from 0")
+    return shape
+
+
 _INT, _INTS, _STR = ("int", REQUIRED), ("ints", REQUIRED), ("str", REQUIRED)
 _ACT, _PAD, _STRIDE = ("act", "none"), ("padding", "same"), ("ints", (1, 1))
+_DTYPE, _NONE = ("str", "float32"), ("int", 0)
 _POOL = {"kernel": _INTS, "stride": _STRIDE, "padding": _PAD}
 
 OPS: dict[str, OpSpec] = {
@@ -339,6 +372,9 @@ OPS: dict[str, OpSpec] = {
         OpSpec("softmax", 1, {"axis": ("int", -1)}, _first, _axis_normal),
         OpSpec("layernorm", 3, {}, _layernorm),
         OpSpec("gelu", 1, {}, _first),
+        OpSpec("opaque", -2, {"kind": _STR, "name": _STR, "shape": _INTS, "dtype": _DTYPE, "op_class": ("str", "other"),
+                              "flops": _NONE, "bytes_read": _NONE, "bytes_written": _NONE}, _opaque),
+        OpSpec("getitem", 1, {"index": _INT, "shape": _INTS, "dtype": _DTYPE}, _getitem),
     )
-}
+}  # fmt: skip
 LEAVES = frozenset(name for name, spec in OPS.items() if spec.operands == 0)

@@ -22,7 +22,7 @@ from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice
-from graphopt_gym.graphs.tensor_program.convert import CLASS_OF
+from graphopt_gym.graphs.tensor_program.convert import class_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
 UNIT_S = 1e-15  # greedy adds whole femtoseconds, so that sums do not round
@@ -187,7 +187,7 @@ class Choices:
         priced, operations = [], []
         times = {id(node): 0.0 for node in nodes}
         for node in nodes:
-            if CLASS_OF.get(node.op, "view") != "view":
+            if class_of(node.op, node.params) != "view":
                 children = node.children
                 priced.append(id(node))
                 operations.append(
