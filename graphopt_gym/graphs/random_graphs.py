@@ -17,6 +17,7 @@ drawn log-uniformly from the sizes that the zoo has; a block's width differs fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ class _Network:
 
     def log_uniform(self, low: int, high: int, step: int = 1) -> int:
         """A multiple of ``step``."""
-        return max(step, round(np.exp(self.rng.uniform(np.log(low), np.log(high))) / step) * step)
+        return max(step, round(math.exp(self.rng.uniform(math.log(low), math.log(high))) / step) * step)
 
     def wide(self, width: int, step: int) -> int:
         """About a width: times a log-normal factor."""
@@ -399,7 +400,7 @@ class RandomGraphs(Generator[ComputationGraph]):
 
     def _make(self, rng: np.random.Generator, name: str) -> ComputationGraph:
         low, high = self.num_ops
-        count = int(np.clip(np.floor(np.exp(rng.uniform(np.log(low), np.log(high + 1)))), low, high))
+        count = int(np.clip(math.floor(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), low, high))
         fitting = [family for family in self.families if FAMILIES[family].least <= count]
         family = fitting[int(rng.integers(len(fitting)))]
         optimizer = self.optimizer[int(rng.integers(len(self.optimizer)))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -145,7 +146,7 @@ class GraphVariations(Generator[ComputationGraph]):
     def _make(self, rng: np.random.Generator, name: str) -> ComputationGraph:
         drawn = {}
         for key, (low, high) in self.sizes:
-            drawn[key] = min(max(int(np.exp(rng.uniform(np.log(low), np.log(high + 1)))), low), high)
+            drawn[key] = min(max(int(math.exp(rng.uniform(math.log(low), math.log(high + 1)))), low), high)
         return self._of(drawn).replace(name=name)
 
     def _of(self, sizes: dict[str, int]) -> ComputationGraph:

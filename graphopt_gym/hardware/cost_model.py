@@ -59,6 +59,7 @@ from graphopt_gym.fields import choice
 from graphopt_gym.files import parse_json, read_file
 from graphopt_gym.graphs.graph import DTYPES, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.hardware.cluster import Device
+from graphopt_gym.hardware.functions import exp, log
 from graphopt_gym.hardware.kernels import (
     NORM,
     SOFTMAX,
@@ -179,12 +180,11 @@ class CostModel:
             products.price(p, cores, device, seconds, efficiency)
             convolutions.price(p, cores, device, seconds, efficiency)
             attention.price(p, self.fitted["attention"], device, seconds, efficiency)
-            with np.errstate(divide="ignore"):
-                log_compute += np.log(seconds) / len(several)
-            log_efficiency += np.log(efficiency) / len(several)
+            log_compute += log(seconds) / len(several)
+            log_efficiency += log(efficiency) / len(several)
         if several:
-            compute_s[real] = np.exp(log_compute[real])
-            bytes_per_s[real] *= np.exp(log_efficiency[real])
+            compute_s[real] = exp(log_compute[real])
+            bytes_per_s[real] *= exp(log_efficiency[real])
         in_products = products_of(graph)
         for name, chosen in (("in_model_products", in_products), ("in_model_streams", ~in_products)):
             factor = device.fitted.get(name, 1.0)

@@ -8,6 +8,7 @@ measured ones differ from their datasheets and from each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -156,7 +157,7 @@ class PerturbedClusters(Generator[Cluster]):
         made: dict[Any, Any] = {}
 
         def factor(key: str) -> float:
-            return float(np.exp(spreads[key] * rng.standard_normal()))
+            return math.exp(spreads[key] * rng.standard_normal())
 
         def device(number: int, one: Device) -> Device:
             at = one if self.alike else number

@@ -27,10 +27,13 @@ softmax and normalisation by the length of the rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from graphopt_gym.hardware.functions import log, power
 
 if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import Device
@@ -126,7 +129,7 @@ def gemm_seconds(
             best = np.minimum(best, seconds)
     best = best / (1 + p["long_gain"] / (1 + best / p["long_s"]))
     if p["deep_loss"] > 0:
-        best = best * (1 + p["deep_loss"] / (1 + (k / p["deep_k"]) ** -p["deep_power"]))
+        best = best * (1 + p["deep_loss"] / (1 + power(k / p["deep_k"], -p["deep_power"])))
     return best
 
 
@@ -155,7 +158,7 @@ def tensor_core_seconds(
     partial_s = 4 * batch * m * n / (0.8 * bytes_per_s)
     best = np.full(np.shape(m), np.inf)
     for tm, tn in TILES:
-        efficiency = q["largest"] * q["small"] ** (np.log2(TILES[0][0] * TILES[0][1] / (tm * tn)) / 2)
+        efficiency = q["largest"] * q["small"] ** (math.log2(TILES[0][0] * TILES[0][1] / (tm * tn)) / 2)
         tiles = batch * np.ceil(m / tm) * np.ceil(n / tn) / units
         unit_flops = 2 * tm * tn * units / efficiency / peak_flops
         for split in SPLITS:
@@ -283,4 +286,4 @@ def row_efficiency(knots: tuple[int, ...], efficiencies: Any, length: np.ndarray
 
     Between knots linear in the logarithm of the length; constant outside.
     """
-    return np.interp(np.log(np.maximum(length, 1)), np.log(knots), efficiencies)
+    return np.interp(log(np.maximum(length, 1)), log(knots), efficiencies)

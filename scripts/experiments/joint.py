@@ -66,7 +66,9 @@ ABLATIONS = {
 }
 STARTED = {
     "go_starts": Entry("GO from heuristics", agent="go", graphs=ABLATED),
-    "go_starts_untrained": Entry("without learning", agent="go", options={"learning_rate": 1e-12}, graphs=ABLATED),
+    "go_starts_untrained": Entry(
+        "from heuristics without learning", agent="go", options={"learning_rate": 1e-12}, graphs=ABLATED
+    ),
     "go_timeline": Entry("told a timeline", agent="go", options={"timeline": True}, graphs=ABLATED),
 }
 NEW = {"agent": "go", "graphs": HELD_OUT}
@@ -126,19 +128,15 @@ def label(name):
 
 
 def not_run(runs):
-    """What of the experiment has fewer seeds than it should, in words."""
+    """The entries that have fewer seeds than they should somewhere, in words."""
     lacking = []
     for name, entry in ENTRIES.items():
         wanted = EXPERIMENT.seeds if EXPERIMENT.is_random(name) else EXPERIMENT.seeds[:1]
         cases = entry.graphs or EXPERIMENT.graphs
-        few = {}
-        for case in cases:
-            there = sum(bool((case, name, seed) in runs) for seed in wanted)
-            if there < len(wanted):
-                few.setdefault(there, []).append(case)
-        for there, graphs in sorted(few.items()):
-            where = "all graphs" if len(graphs) == len(cases) else ", ".join(graphs)
-            lacking.append(f"{entry.label} has {there} of {len(wanted)} seeds on {where}")
+        there = [sum((case, name, seed) in runs for seed in wanted) for case in cases]
+        few = [number for number in there if number < len(wanted)]
+        if few:
+            lacking.append(f"{entry.label} on {len(few)} of {len(cases)} ({min(few)} of {len(wanted)} seeds at least)")
     return lacking
 
 

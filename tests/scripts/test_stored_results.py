@@ -12,7 +12,7 @@ from experiments.runner.page import render
 from experiments.runner.runs import stored_runs
 
 from graphopt_gym.data import data_path
-from graphopt_gym.graphs.zoo.registry import SPLITS, ZOO
+from graphopt_gym.graphs.zoo.registry import SPLITS, own_cluster
 from tests.stored_costs import is_refused, of_today, same_but_costs
 
 FOLDER = data_path().parent / "scripts" / "experiments"
@@ -42,7 +42,7 @@ def test_stored_runs__are_of_all_graphs():
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_stored_runs__cost_what_they_say__or_are_refused(name, case, tmp_path):
     problem = load(FOLDER, name).problem(case)
-    assert problem.cluster.name == ZOO[problem.graph.name].cluster
+    assert problem.cluster.name == own_cluster(problem.graph.name)
     runs = [run for run in RUNS[name] if run["graph"] == case]
     assert {run["name"] for run in runs} >= EXPERIMENTS[name]
     for run in runs:
