@@ -20,7 +20,6 @@ import numpy as np
 
 from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.extras import need
-from graphopt_gym.files import read_file
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.graphs.onnx.contrib import Tensor
 from graphopt_gym.graphs.onnx.flatten import RANDOM, FlatModel, choices_of, flatten
@@ -31,6 +30,7 @@ from graphopt_gym.graphs.onnx.front import (
     dtype_name,
     node_name,
     parse,
+    read_model_file,
     refuse,
     shape_of,
     unfit,
@@ -76,7 +76,7 @@ def import_onnx(
     import onnx
 
     where = f"ONNX file {quoted(os.fspath(path))}"
-    content = read_file(path, "ONNX file")
+    content = read_model_file(path)
     model = parse(content, where)
     dims = dict(dims or {})
     bind(model.graph, dims, where, choices_of(model.graph))

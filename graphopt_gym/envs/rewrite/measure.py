@@ -109,6 +109,12 @@ def measure(
     import torch
 
     values = random_values(original, seed=0, dtype=dtype)
+    foreign = next((one for one in original.nodes.values() if one.op == "opaque"), None)
+    if foreign is not None:
+        raise InputError(
+            f"program {original.name!r} has operators that torch does not run, such as {foreign.params[0]} "
+            f"({foreign.params[1]!r}); export it, and time both files in onnxruntime"
+        )
     _check_alike(original, rewritten)
     calls, inputs = [], []
     before = torch.get_num_threads()

@@ -89,6 +89,17 @@ def flatten(model: onnx.ModelProto, dims: Mapping[str, int], where: str) -> Flat
     return _Flattener(model, dims, where).run()
 
 
+def known_of(model: onnx.ModelProto, where: str) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TensorProto]]:
+    """Types of a bound model's tensors, and values of those that follow from shapes and constants alone.
+
+    Control flow is left as it is: of what a subgraph gives, the types that the file states are known.
+    """
+    flattener = _Flattener(model, {}, where)
+    flattener.handlers = {}
+    flattener.run()
+    return flattener.types, flattener.values
+
+
 class _Flattener:
     def __init__(self, model: onnx.ModelProto, dims: Mapping[str, int], where: str) -> None:
         self.model, self.dims, self.where = model, dims, where
@@ -623,7 +634,8 @@ class _Flattener:
                     feeds[name] = onnx.numpy_helper.to_array(self.values[name])
                 elif (shape := shape_of(kind)) is not None:
                     feeds[name] = np.broadcast_to(np.float32(0), shape)  # takes no memory
-            results = onnx.reference.ReferenceEvaluator(graph, opsets=dict(self.versions)).run(None, feeds)
+            with np.errstate(all="ignore"):
+                results = onnx.reference.ReferenceEvaluator(graph, opsets=dict(self.versions)).run(None, feeds)
             return {
                 name: onnx.numpy_helper.from_array(np.asarray(result), name)
                 for name, result in zip([name for name in node.output if name], results, strict=True)

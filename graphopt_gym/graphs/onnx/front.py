@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, one_line, unknown_name
+from graphopt_gym.errors import InputError, one_line, quoted, unknown_name
+from graphopt_gym.files import MAX_BYTES, read_file
 
 if TYPE_CHECKING:
     import onnx
 
 UNNAMED = ("?",)  # what some exporters write for any size at all
+
+
+def read_model_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an ONNX file.
+
+    Raises:
+        InputError: it cannot be read, or is larger than a protocol buffer can be.
+    """
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError):
+        size = 0  # refused below
+    if size >= MAX_BYTES:
+        raise InputError(
+            f"ONNX file {quoted(os.fspath(path))} has {size:,} bytes; no ONNX file holds more than 2 GB: store its "
+            "weights in a file beside it, onnx.save(model, path, save_as_external_data=True)"
+        )
+    return read_file(path, "ONNX file")
 
 
 def parse(content: bytes, where: str) -> onnx.ModelProto:
@@ -125,6 +145,33 @@ def _symbol(value: onnx.ValueInfoProto, axis: int) -> str | None:
     """None where the size is fixed; else its symbol, empty where it has none (or a negative size)."""
     dim = value.type.tensor_type.shape.dim[axis]
     return None if dim.HasField("dim_value") and dim.dim_value >= 0 else str(dim.dim_param)
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Names that a node's subgraphs take from outside, each once."""
+    found: dict[str, None] = {}
+
+    def visit(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+        inside = outer | {t.name for t in graph.initializer} | {value.name for value in graph.input}
+        inside |= {t.values.name for t in graph.sparse_initializer}
+        for one in graph.node:
+            found.update(dict.fromkeys(name for name in one.input if name and name not in inside))
+            for inner in _subgraphs(one):
+                visit(inner, inside)
+            inside |= {name for name in one.output if name}
+        found.update(dict.fromkeys(value.name for value in graph.output if value.name not in inside))
+
+    for graph in _subgraphs(node):
+        visit(graph, frozenset())
+    return list(found)
+
+
+def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else [*attribute.graphs])
+    ]
 
 
 def shape_of(kind: onnx.TypeProto | None) -> tuple[int, ...] | None:

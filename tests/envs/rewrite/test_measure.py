@@ -100,6 +100,12 @@ def test_measure__refuses_programs_with_other_leaves_or_outputs():
         measure(parse_program(text), parse_program(text.replace("return v2", "return v2, v2")))
 
 
+def test_measure__refuses_operators_of_a_file():
+    program = parse_program('return opaque(input(name="x", shape=(2,)), kind="LSTM", name="l", shape=(2,))')
+    with pytest.raises(InputError, match=r"does not run, such as LSTM \('l'\); export it"):
+        measure(program, program)
+
+
 @pytest.fixture
 def solution(graphopt, tmp_path):
     path, out = tmp_path / "inception.txt", tmp_path / "x.json"
