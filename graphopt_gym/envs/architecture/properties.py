@@ -29,7 +29,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from graphopt_gym.envs.architecture.ops import OPS
+from graphopt_gym.envs.architecture.ops import OPS, feature_axis
 from graphopt_gym.envs.architecture.program import Architecture
 from graphopt_gym.errors import InputError
 
@@ -227,8 +227,6 @@ def _reshape(table: _Table, x: tuple[int, ...], shape: tuple[int, ...]) -> None:
                     along = index[axis - first_i].reshape(shape[first_j:j])
                     if (np.diff(along, axis=row - first_j) != 0).any():
                         table.pair(row, axis)
-        for row, axis in zip([r for r in rows if shape[r] == 1], [c for c in columns if x[c] == 1], strict=False):
-            table.pair(row, axis)
 
 
 def append_depth(depth: Depth, segment: str) -> Depth:
@@ -319,19 +317,21 @@ class Requirement:
     Attributes:
         mixing: for each input, a matrix as in :class:`Properties`, or None where nothing is asked.
         depth: for each input.
-        shape: of the output, or None where any of the same rank will do.
-        rank: of the output.
+        shape: of the output; a size is None where any will do that primitives can reach.
     """
 
     mixing: tuple[np.ndarray | None, ...]
     depth: tuple[int, ...]
-    shape: tuple[int, ...] | None
-    rank: int
+    shape: tuple[int | None, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
 
     @classmethod
     def of(cls, properties: Properties) -> Requirement:
         """All that a program is."""
-        return cls(properties.mixing, properties.depth, properties.shape, len(properties.shape))
+        return cls(properties.mixing, properties.depth, properties.shape)
 
     def mixing_distance(self, properties: Properties) -> int:
         """Entries of the matrices where more is asked."""
@@ -344,7 +344,7 @@ class Requirement:
 
     def shape_distance(self, properties: Properties) -> float:
         """Dimensions that differ; :data:`UNDEFINED` where no primitive can mend it (:func:`shape_distance`)."""
-        return shape_distance(self.shape, properties.shape, self.rank)
+        return shape_distance(self.shape, properties.shape)
 
     def distance(self, properties: Properties) -> float:
         """The sum of the three; 0 exactly where the program satisfies all (Jin et al., section 5.3)."""
@@ -352,13 +352,13 @@ class Requirement:
 
     def mutated(self, rng: np.random.Generator) -> Requirement:
         """A mutation (Jin et al., section 6): each depth is kept with probability one half, else moved by 1 or 2 up or
-        down, not below 0; the output shape is dropped with probability one half; the matrix of each input is, too."""
+        down, not below 0; the shape is dropped with probability one half, and so is the matrix of each input."""
         depth = tuple(
             value if rng.random() < 0.5 else max(0, value + int(rng.choice((-2, -1, 1, 2)))) for value in self.depth
         )
-        shape = None if rng.random() < 0.5 else self.shape
+        shape = (None,) * self.rank if rng.random() < 0.5 else self.shape
         mixing = tuple(None if rng.random() < 0.5 else matrix for matrix in self.mixing)
-        return Requirement(mixing, depth, shape, self.rank)
+        return Requirement(mixing, depth, shape)
 
     def only(self, *names: str) -> Requirement:
         """With some of ``mixing``, ``depth`` and ``shape`` alone, for ablations.
@@ -372,8 +372,7 @@ class Requirement:
         return Requirement(
             self.mixing if "mixing" in names else (None,) * len(self.mixing),
             self.depth if "depth" in names else (0,) * len(self.depth),
-            self.shape if "shape" in names else None,
-            self.rank,
+            self.shape if "shape" in names else (None,) * self.rank,
         )
 
     def __repr__(self) -> str:
@@ -381,20 +380,20 @@ class Requirement:
         return f"Requirement(mixing=({mixing}), depth={self.depth}, shape={self.shape})"
 
 
-def shape_distance(target: tuple[int, ...] | None, shape: tuple[int, ...], rank: int) -> float:
-    """Dimensions that differ from the target's.
+def shape_distance(target: tuple[int | None, ...], shape: tuple[int, ...]) -> float:
+    """Dimensions that differ from the target's; those where the target is None do not.
 
     :data:`UNDEFINED` where the rank differs, or the height or width of an image is no multiple of the target's:
-    channels change freely, spatial sizes only shrink, by whole factors. Dimensions of tokens other than features cannot
+    features change freely, spatial sizes only shrink, by whole factors. Dimensions of tokens other than features cannot
     change at all.
     """
-    if len(shape) != rank:
+    if len(shape) != len(target):
         return UNDEFINED
-    if target is None:
-        return 0
-    if len(shape) == 3:
-        if any(n % t for n, t in zip(shape[1:], target[1:], strict=True)):
-            return UNDEFINED
-    elif shape[:-1] != target[:-1]:
-        return UNDEFINED
-    return sum(n != t for n, t in zip(shape, target, strict=True))
+    free, image = feature_axis(shape), len(shape) == 3
+    distance = 0
+    for axis, (size, wanted) in enumerate(zip(shape, target, strict=True)):
+        if wanted is not None and size != wanted:
+            if axis != free and (not image or size % wanted):
+                return UNDEFINED
+            distance += 1
+    return distance

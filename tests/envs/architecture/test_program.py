@@ -246,3 +246,16 @@ def test_onnx__gives_what_torch_gives(tmp_path):
         (found,) = session.run(None, given)
         expected = module(*values).detach().numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4, err_msg=architecture.text())
+
+
+def test_import__needs_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import graphopt_gym.envs.architecture.benchmarks\n"
+        "from graphopt_gym.envs.architecture import infer, load_seed\n"
+        "assert infer(load_seed('resnet34')).shape == (1000,)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
