@@ -1,7 +1,7 @@
 """Independent checks of what synthesis returns: its properties, from the definitions, and that it runs.
 
-This shares no code with :mod:`.properties`: dependencies are written down as sets of positions, one output position at a
-time, letters are read off these sets, and paths are followed backwards from the output.
+This shares no code with :mod:`.properties`: dependencies are written down as sets of positions, one output position
+at a time, letters are read off these sets, and paths are followed backwards from the output.
 """
 
 from __future__ import annotations

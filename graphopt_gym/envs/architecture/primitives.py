@@ -1,8 +1,8 @@
 """What synthesis appends: the grammar's one-operand ops with their parameters, and classes of equal abstraction.
 
-Features are relative to the input (a quarter, a half, as many, twice, four times; Jin et al., OOPSLA 2022, section 6.1),
-or those that the target shape asks for; kernels 1, 3, 5 with stride 1 or the kernel's size; groups, dilations and
-windows from small sets.
+Features are relative to the input (a quarter, a half, as many, twice, four times; Jin et al., OOPSLA 2022), or those
+that the target shape asks for; kernels 1, 3, 5 with stride 1 or the kernel's size; groups, dilations and windows from
+small sets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Program properties of architectures as an abstract interpretation: mixing, depth, shape.
 
-Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022, sections 4 and 5. A
+Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022 (arXiv:2205.03960). A
 property is a set of values with a partial order, and a function from programs to values; a program satisfies a value
 where its own is at least that.
 
@@ -347,11 +347,11 @@ class Requirement:
         return shape_distance(self.shape, properties.shape)
 
     def distance(self, properties: Properties) -> float:
-        """The sum of the three; 0 exactly where the program satisfies all (Jin et al., section 5.3)."""
+        """The sum of the three; 0 exactly where the program satisfies all (Jin et al.)."""
         return self.mixing_distance(properties) + self.depth_distance(properties) + self.shape_distance(properties)
 
     def mutated(self, rng: np.random.Generator) -> Requirement:
-        """A mutation (Jin et al., section 6): each depth is kept with probability one half, else moved by 1 or 2 up or
+        """A mutation (Jin et al.): each depth is kept with probability one half, else moved by 1 or 2 up or
         down, not below 0; the shape is dropped with probability one half, and so is the matrix of each input."""
         depth = tuple(
             value if rng.random() < 0.5 else max(0, value + int(rng.choice((-2, -1, 1, 2)))) for value in self.depth

@@ -172,7 +172,7 @@ def relative(op: Op, shape: Shape) -> tuple[Any, ...]:
 
 def equal_pieces(architecture: Architecture, piece: Piece) -> list[Piece]:
     """All sequences of an architecture that are the same ops relative to their inputs, the given one first; those that
-    overlap one before are left out (Jin et al., section 6: a mutation is applied to equal blocks, too)."""
+    overlap one before are left out (Jin et al.: a mutation is applied to equal blocks, too)."""
 
     def key(ops: Sequence[int]) -> list[Any]:
         return [

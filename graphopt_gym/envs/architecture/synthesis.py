@@ -1,6 +1,6 @@
 """Synthesis of sequences of ops that satisfy given properties: progressive, and enumerative as the baseline.
 
-Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022, section 5. Both
+Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022. Both
 search over classes of primitives that are equal in the space of properties; members are drawn afterwards, and what
 results is verified again: its properties as inferred, those that an independent checker finds, and that it runs.
 """
@@ -135,7 +135,7 @@ def progressive(
     of its best class) and then one of its classes, as in the paper's release; else convolutions, of which there are
     most, crowd out the rest. Once the sequence is as long as the original, only ops of least distance are drawn; it
     fails beyond the original's length + 2. The first sequence of an op or more at distance 0 is the result. Time is
-    linear in the length times the number of classes (section 5.3). Ops after which no other op can mend the shape are
+    linear in the length times the number of classes. Ops after which no other op can mend the shape are
     not drawn.
 
     Args:
