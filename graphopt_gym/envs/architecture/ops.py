@@ -1,11 +1,11 @@
 """The operators of an architecture: operands, parameters, shapes, trainable parameters, work.
 
 The grammar is alpha-NAS's (Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis",
-OOPSLA 2022, arXiv:2205.03960): ``dense``, ``conv`` (stride, groups, dilation), ``add``, ``smul`` (by a constant), ``relu``,
-``gelu``, ``silu``, ``sigmoid``, ``softmax``, ``batch_norm``, ``layer_norm``, ``group_norm``, ``dropout``, ``avg_pool``,
-``max_pool``, and ``reshape`` and ``mean`` for heads. Its seeds need a few more, which synthesis never draws: ``input``,
-``param`` (a trainable tensor, such as position embeddings), ``mul`` (gates), ``matmul`` and ``transpose`` (attention),
-``concat`` and ``slice``.
+OOPSLA 2022, arXiv:2205.03960): ``dense``, ``conv`` (stride, groups, dilation), ``add``, ``smul`` (by a constant),
+``relu``, ``gelu``, ``silu``, ``sigmoid``, ``softmax``, ``batch_norm``, ``layer_norm``, ``group_norm``, ``dropout``,
+``avg_pool``, ``max_pool``, and ``reshape`` and ``mean`` for heads. Its seeds need a few more, which synthesis never
+draws: ``input``, ``param`` (a trainable tensor, such as position embeddings), ``mul`` (gates), ``matmul`` and
+``transpose`` (attention), ``concat`` and ``slice``.
 
 Shapes and axes are those of one sample; the batch dimension stands before them and no operator touches it. Images are
 (channels, height, width), tokens (count, features). A multiply-add counts as two FLOPs.

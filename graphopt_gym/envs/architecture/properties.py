@@ -1,7 +1,7 @@
 """Program properties of architectures as an abstract interpretation: mixing, depth, shape.
 
-Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022 (arXiv:2205.03960). A
-property is a set of values with a partial order, and a function from programs to values; a program satisfies a value
+Jin, Phothilimthana, Roy: "Neural Architecture Search using Property Guided Synthesis", OOPSLA 2022 (arXiv:2205.03960).
+A property is a set of values with a partial order, and a function from programs to values; a program satisfies a value
 where its own is at least that.
 
 - **Mixing**: for each input, a matrix (output dimensions x input dimensions, the batch first) over
