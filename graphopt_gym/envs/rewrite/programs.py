@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphopt_gym.envs.rewrite.measure import TOLERANCE, correlation, measure
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
@@ -13,9 +13,6 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.files import check_output, write_text
 from graphopt_gym.graphs.tensor_program import TensorProgram, program_text
 from graphopt_gym.solutions import StoredSolution
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def measure_report(
@@ -90,12 +87,14 @@ def export_solution(
         graph: stands in for the program that the solution names, such as an ONNX file that has moved.
 
     Returns:
-        What was written: ``file``, ``ops``, and ``weights``: where their values are from. Those of an ONNX file that
-        the solution is of go into the new one, and so do the names of its inputs and outputs; other programs have no
-        values, and get random ones.
+        What was written: ``file``, ``ops``, and ``weights``: where their values are from. A solution of an ONNX file
+        is written as an edit of that file, compared with it in onnxruntime beforehand (``nodes_kept``, ``nodes_added``,
+        ``same_outputs_at``: the open sizes at which it was), see :mod:`graphopt_gym.graphs.tensor_program.onnx_edit`;
+        other programs have no values, and get random ones.
 
     Raises:
-        InputError: a decision that does not compute what the original does, or a file that cannot be written.
+        InputError: a decision that does not compute what the original does, or whose file does not in onnxruntime; a
+            file that cannot be written.
     """
     out = Path(stored.path.with_suffix(".onnx") if out is None else out)
     check_output(out, inputs=(stored.path, graph))
@@ -107,21 +106,24 @@ def export_solution(
     if wrong:
         raise InputError(f"{str(stored.path)!r} holds a program that is not the original's equal: {wrong[0]}")
     weights = "none, a text has no values"
+    edited: dict[str, Any] = {}
     if out.suffix == ".onnx":
-        from graphopt_gym.graphs.tensor_program.onnx_io import output_names, read_onnx, write_onnx
+        from graphopt_gym.graphs.tensor_program.onnx_edit import write_edited
+        from graphopt_gym.graphs.tensor_program.onnx_io import write_onnx
+        from graphopt_gym.graphs.tensor_program.onnx_read import load_onnx
         from graphopt_gym.graphs.zoo.programs import CATALOG
 
-        values: dict[str, np.ndarray] | None = None
-        outputs: list[str] | None = None
-        weights = "random, the program has no values"
         file, dims = CATALOG.split_dims(source)
-        if Path(file).suffix == ".onnx":
-            dims |= problem.config.get("dims") or {}
-            values, outputs = read_onnx(file, dims=dims)[1], output_names(file)
-            if {*outputs} & {*program.leaves("input"), *values}:  # an output that is an input gets a name of its own
-                outputs = None
+        if Path(file).suffix.lower() == ".onnx":
+            loaded = load_onnx(file, dims=dims | (problem.config.get("dims") or {}))
+            said = write_edited(loaded, program, out)
+            sizes = [",".join(f"{key}={size}" for key, size in one.items()) for one in said["checked"]]
+            edited = {"nodes_kept": said["kept"], "nodes_added": said["added"]}
+            edited |= {"same_outputs_at": "; ".join(sizes)} if any(sizes) else {}
             weights = f"of {source}"
-        write_onnx(program, out, values, outputs)
+        else:
+            write_onnx(program, out)
+            weights = "random, the program has no values"
     else:
         write_text(out, program_text(program))
-    return {"file": os.fspath(out), "ops": program.statistics()["computed"], "weights": weights}
+    return {"file": os.fspath(out), "ops": program.statistics()["computed"], "weights": weights, **edited}

@@ -36,7 +36,7 @@ def read_model_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def parse(content: bytes, where: str) -> onnx.ModelProto:
-    import onnx.inliner
+    import onnx
     from google.protobuf.message import DecodeError
 
     try:
@@ -53,11 +53,17 @@ def parse(content: bytes, where: str) -> onnx.ModelProto:
     try:
         if not external:  # the checker insists on opening the files beside
             onnx.checker.check_model(model)
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+        model = inlined(model)
     except Exception as error:  # the checker and the inliner have no common error
         raise InputError(f"{where} is not a valid ONNX model: {one_line(error)}") from error
     return model
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions' nodes in place of their calls."""
+    import onnx.inliner
+
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def bind(graph: onnx.GraphProto, dims: Mapping[str, int], where: str, choices: Collection[str] = ()) -> None:
@@ -164,6 +170,26 @@ def captured(node: onnx.NodeProto) -> list[str]:
     for graph in _subgraphs(node):
         visit(graph, frozenset())
     return list(found)
+
+
+def renamed_captures(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Renames what a node's subgraphs take from outside."""
+
+    def visit(graph: onnx.GraphProto, left: Mapping[str, str]) -> None:
+        own = {t.name for t in graph.initializer} | {value.name for value in graph.input}
+        own |= {name for one in graph.node for name in one.output} | {t.values.name for t in graph.sparse_initializer}
+        left = {old: new for old, new in left.items() if old not in own}
+        for one in graph.node:
+            one.input[:] = [left.get(name, name) for name in one.input]
+            for inner in _subgraphs(one):
+                visit(inner, left)
+        for value in graph.output:
+            value.name = left.get(value.name, value.name)
+
+    changed = {old: new for old, new in names.items() if old != new}
+    if changed:
+        for graph in _subgraphs(node):
+            visit(graph, changed)
 
 
 def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -62,7 +62,12 @@ def random_values(program: TensorProgram, seed: int = 0, dtype: str = "float64")
 
 
 def execute(
-    program: TensorProgram, values: Mapping[str, Any], *, dtype: str = "float64", backend: str = "numpy"
+    program: TensorProgram,
+    values: Mapping[str, Any],
+    *,
+    dtype: str = "float64",
+    backend: str = "numpy",
+    watch: Callable[[int, np.ndarray], None] | None = None,
 ) -> list[np.ndarray]:
     """The program's outputs for the given values of its leaves.
 
@@ -70,6 +75,7 @@ def execute(
         values: an array for each leaf, inputs and weights, by name; each is asked for once, when it is first needed.
         dtype: ``float32`` or ``float64``; what everything is computed in.
         backend: ``numpy`` or ``torch``.
+        watch: called with every node and its value, when that is known.
 
     Raises:
         InputError: a leaf has no value, or one of another shape; an unknown dtype or backend.
@@ -86,12 +92,16 @@ def execute(
     def result(node: int) -> Any:
         if node not in results:  # a leaf: read when first needed
             results[node] = run("leaf", _value(values, program.nodes[node].params[0], program.shape(node), dtype))
+            if watch is not None:
+                watch(node, np.asarray(results[node]))
         return results[node]
 
     for node in program.order:
         op, params, inputs, _ = program.nodes[node]
         if op not in ("input", "weight"):
             results[node] = run(op, *[result(source) for source in inputs], *params)
+            if watch is not None:
+                watch(node, np.asarray(results[node]))
         for source in set(inputs):  # what nobody reads any more is given up
             left[source] -= 1
             if not left[source] and source not in outputs:

@@ -41,9 +41,10 @@ from graphopt_gym.graphs.onnx.front import (
     parse,
     read_model_file,
     shape_of,
+    unfit,
 )
 from graphopt_gym.graphs.onnx.operators import SAME_SIZE, class_of, flops_of
-from graphopt_gym.graphs.onnx.running import NoKernel, open_session, shapes_by_running
+from graphopt_gym.graphs.onnx.running import NoKernel, drawn_runs, open_session, shapes_by_running
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -84,6 +85,7 @@ class OnnxProgram:
         dtypes: tensor -> type of its elements, as ONNX names it in small letters.
         shapes: tensor -> shape, as far as it is known.
         sized: tensors that follow from open sizes, such as shapes.
+        constants: weight of the program -> the tensor of the file that it is; others are worked out from some.
         dims: sizes of open dimensions.
     """
 
@@ -94,6 +96,7 @@ class OnnxProgram:
     dtypes: dict[str, str]
     shapes: dict[str, Shape]
     sized: set[str]
+    constants: dict[str, str]
     path: Path
     dims: dict[str, int] = field(default_factory=dict)
 
@@ -135,7 +138,17 @@ def load_onnx(
     loaded.dims = given
     if installed("onnxruntime"):
         with contextlib.suppress(NoKernel):  # on another machine there may be one
-            open_session(path, where, optimise=False)
+            session = open_session(path, where, optimise=False)
+            if reader.doubtful:
+                shapes = {value.name: shape_of(value.type) or () for value in model.graph.input}
+                try:
+                    next(drawn_runs(session, model, shapes, 0))
+                except InputError as error:
+                    raise InputError(f"{where}: {reader.doubtful[0]}; {error}") from None
+    elif reader.doubtful:
+        raise InputError(
+            f"{where}: {reader.doubtful[0]}; where onnxruntime is installed, it is asked whether that runs"
+        )
     return loaded
 
 
@@ -186,9 +199,10 @@ class _Reader:
         self.sized = self._sized()
         self.values: dict[str, np.ndarray] = {}
         self.ids: dict[str, int] = {}
+        self.constants: dict[str, str] = {}
         self.translations: dict[int, Translation] = {}
         self.loose: set[str] = set()  # tensors whose shape, or whether they are tensors at all, depends on data
-        self.opaque: list[str] = []
+        self.doubtful: list[str] = []  # nodes whose attributes and inputs seem not to fit
         self._steps: list[int] = []
         nodes = self.graph.node
         self.quantised = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output} | {
@@ -217,7 +231,9 @@ class _Reader:
         values = {leaf: value for leaf, value in self.values.items() if leaf in weights}
         dtypes = {name: dtype_name(kind.tensor_type.elem_type) for name, kind in self.types.items()}
         shapes = {name: shape for name, kind in self.types.items() if (shape := shape_of(kind)) is not None}
-        return OnnxProgram(program, values, self.ids, self.translations, dtypes, shapes, self.sized, path)
+        return OnnxProgram(
+            program, values, self.ids, self.translations, dtypes, shapes, self.sized, self.constants, path
+        )
 
     # -- what is known of tensors ----------------------------------------------------------------------------------
 
@@ -289,6 +305,7 @@ class _Reader:
             if self.dtype(name) not in FLOATS or name in self.sized or 0 in self.shape(name):
                 raise _Unsupported(f"{name!r} is no constant of floats")
             self.ids[name] = self._weight(name, self.array(name))
+            self.constants[self.builder.leaf_name(self.ids[name])] = name
         return self.ids[name]
 
     def _output(self, name: str) -> int:
@@ -342,7 +359,10 @@ class _Reader:
             return None
         try:
             found = handler(node, attributes_of(node))
-        except UNFIT:
+        except _Unsupported:
+            return None
+        except UNFIT as error:  # a form that is not known, or damage
+            self.doubtful.append(f"{node.op_type} ({node_name(node)}): {unfit(error)}")
             return None
         ids = [found] if isinstance(found, int) else found
         results = dict(zip(outputs, ids, strict=False))
@@ -354,7 +374,6 @@ class _Reader:
         return results
 
     def _opaque(self, node: onnx.NodeProto, outputs: Sequence[str]) -> dict[str, int]:
-        self.opaque.append(node_name(node))
         given = dict.fromkeys(name for name in (*node.input, *captured(node)) if name)
         read = dict.fromkeys(self.ids[name] for name in given if name in self.ids and not self.is_constant(name))
         kept = [name for name in outputs if name in self.used] or list(outputs[:1])

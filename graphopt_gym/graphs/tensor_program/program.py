@@ -151,6 +151,10 @@ class TensorProgram:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    def find(self, op: str, params: Params, inputs: tuple[int, ...]) -> int | None:
+        """The node that computes an op, with parameters in normal form, on these nodes; None where there is none."""
+        return self._ids.get((op, params, inputs))
+
     def leaves(self, op: str) -> dict[str, Shape]:
         """Name -> shape of all nodes ``input`` or ``weight``, in order."""
         found = (self._nodes[node] for node in self.order)
@@ -215,6 +219,10 @@ class ProgramBuilder:
 
     def shape(self, node: int) -> Shape:
         return self._nodes[node].shape
+
+    def leaf_name(self, node: int) -> str:
+        """The name of an input or a weight."""
+        return str(self._nodes[node].params[0])
 
     def input(self, name: str, shape: Sequence[int]) -> int:
         return self._leaf("input", name, shape)

@@ -188,19 +188,17 @@ RELU = [("Relu", "x", "y", {})]
 @pytest.mark.parametrize(
     ("given", "messages"),
     [
-        ({"nodes": [("Erf", "x", "a", {}), ("Pow", "a a", "b", {}), ("LSTM", "b b b", "c", {}),
-                    ("Relu", "c", "y", {})]}, ("Erf (a), Pow (b), LSTM (c)",)),
-        ({"nodes": RELU, "opset": 7}, ("opset 7", "13 to 24")),
-        ({"nodes": RELU, "opset": 99}, ("opset 99", "13 to 24")),
+        ({"nodes": [("Erf", "x", "a", {}), ("LSTM", "a a a", "y", {})]}, ("onnxruntime: ", "LSTM", "rank 3")),
+        ({"nodes": RELU, "opset": 99}, ("onnxruntime: ", "Opset 99")),
         ({"nodes": RELU, "shape": ("batch", 3)}, ("x[batch, 3]", "dims={'batch': …}")),
-        ({"nodes": RELU, "shape": (0, 3)}, ("sizes must be positive",)),
-        ({"nodes": RELU, "kind": "INT64"}, ("input 'x' of INT64",)),
+        ({"nodes": RELU, "kind": "INT64"}, ("onnxruntime: ", "Type Error")),
         ({"nodes": [("MatMul", "x w", "y", {})], "weights": {"w": np.zeros((4, 5), np.float32)}},
-         ("MatMul (y): matmul", "(2, 3) and (4, 5)")),
-        ({"nodes": [("Add", "x w", "y", {})], "weights": {"w": np.zeros(3, np.int64)}}, ("'w' holds int64",)),
+         ("onnxruntime: ", "MatMul", "Incompatible dimensions")),
+        ({"nodes": [("Add", "x w", "y", {})], "weights": {"w": np.zeros(3, np.int64)}},
+         ("onnxruntime: ", "Type parameter (T)")),
         ({"nodes": [("Gemm", "x w", "y", {})], "shape": (2, 2, 3), "weights": {"w": np.zeros((3, 5), np.float32)}},
-         ("Gemm (y)", "matrices")),
-        ({"nodes": [("Transpose", "x", "y", {"perm": [0, 5]})]}, ("Transpose (y)", "permutation")),
+         ("onnxruntime: ", "Gemm", "rank 2")),
+        ({"nodes": [("Transpose", "x", "y", {"perm": [0, 5]})]}, ("onnxruntime: ", "Transpose", "perm")),
     ],
 )  # fmt: skip
 def test_solve__refuses_an_onnx_file_in_one_line(graphopt, tmp_path, given, messages):
