@@ -89,6 +89,7 @@ def edit_onnx(source: OnnxProgram, rewritten: TensorProgram, other_dims: Mapping
     model, external = _whole(source.path, where)
     if rewritten == source.program:
         return Edited(model, len(model.graph.node), 0, external)
+    rewritten = _unfused(rewritten)
     return _Editor(source, rewritten, model, where, other_dims).edit(external)
 
 
@@ -115,6 +116,19 @@ def write_edited(source: OnnxProgram, rewritten: TensorProgram, path: str | os.P
     else:
         _write_beside(edited.model, path)
     return {"kept": edited.kept, "added": edited.added, "checked": [dims for dims, _ in runs]}
+
+
+def _unfused(program: TensorProgram) -> TensorProgram:
+    """With activations as nodes of their own, as in ONNX: runtimes fuse them again, and nodes of the file are found."""
+    builder, ids = ProgramBuilder(program.name), {}
+    for node in program.order:
+        op, params, inputs, _ = program.nodes[node]
+        given = [ids[source] for source in inputs]
+        if op in ("matmul", "conv2d") and params[-1] != "none":
+            ids[node] = builder.op(params[-1], builder.add(op, (*params[:-1], "none"), given))
+        else:
+            ids[node] = builder.add(op, params, given)
+    return builder.finish([ids[output] for output in program.outputs])
 
 
 def _whole(path: Path, where: str) -> tuple[onnx.ModelProto, bool]:
@@ -547,15 +561,13 @@ class _Editor:
                 f"{self.where}: its rewritten form has a new {op} of what is no constant, which opset {self.opset} "
                 "cannot say; leave out the rules that bring it"
             )
-        act = params[-1] if op in ("matmul", "conv2d") else "none"
         if op in ("split0", "split1") and self._make_parts(node, key):
             return
         out = self.names[key] = self._free(node)
-        product = out if act == "none" else self._new(f"{out}_before_{act}")
         if op == "add" and self._make_biased(node, out, dtype):
             return
         if op == "conv2d":
-            self._emit("Conv", [self.name(source, dtype) for source in inputs], product, **self._conv(node))
+            self._emit("Conv", [self.name(source, dtype) for source in inputs], out, **self._conv(node))
         elif op in ("maxpool", "avgpool"):
             self._make_pool(node, out, dtype)
         elif op in ("split0", "split1"):
@@ -571,9 +583,7 @@ class _Editor:
         else:
             settings = {"concat": "axis", "softmax": "axis", "transpose": "perm"}
             attributes = {settings[op]: params[0]} if op in settings else {}
-            self._emit(_SIMPLE[op], [self.name(source, dtype) for source in inputs], product, **attributes)
-        if act != "none":
-            self._emit(_SIMPLE[act], [product], out)
+            self._emit(_SIMPLE[op], [self.name(source, dtype) for source in inputs], out, **attributes)
 
     def _emit(self, kind: str, reads: list[str], out: str, **attributes: Any) -> None:
         self.made.append(_Made(kind, reads, [out], attributes))
@@ -591,7 +601,7 @@ class _Editor:
             one = self.nodes[product]
             alone = self.program.users(product) == (node,) and product not in self.program.outputs
             if (
-                one.op not in ("conv2d", "matmul") or one.params[-1] != "none" or not alone or product in self.maker
+                one.op not in ("conv2d", "matmul") or not alone or product in self.maker
                 or not self.program.is_static(bias) or bias in self.foreign_below
                 or one.shape != self.program.shape(node)
                 or self.program.is_static(product)

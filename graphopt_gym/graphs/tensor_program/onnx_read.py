@@ -553,14 +553,21 @@ class _Reader:
 
     def _conv(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         x, w = self._id(node.input[0]), self._id(node.input[1])
-        if len(self.builder.shape(w)) != 4:
-            raise _Unsupported("not of images (rank 4)")
+        size, kernel = self.builder.shape(x), self.builder.shape(w)
+        if len(kernel) == 3:  # of a sequence: an image of height 1
+            x = self._op("reshape", x, shape=(*size[:2], 1, size[2]))
+            w = self._op("reshape", w, shape=(*kernel[:2], 1, kernel[2]))
+            attributes = _as_image(attributes)
+        elif len(kernel) != 4:
+            raise _Unsupported("not of images or sequences")
         stride, padding = _window(attributes, self.builder.shape(w)[2:])
         result = self._op("conv2d", x, w, stride=stride, padding=padding)
+        if len(kernel) == 3:
+            result = self._op("reshape", result, shape=self.shape(node.output[0]))
         if len(node.input) < 3 or not node.input[2]:
             return result
-        bias = self._id(node.input[2])
-        return self._op("add", result, self._op("reshape", bias, shape=(-1, 1, 1)))
+        bias = self._op("reshape", self._id(node.input[2]), shape=(-1, *[1] * (len(kernel) - 2)))
+        return self._op("add", result, bias)
 
     def _batchnormalization(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         others = [name for name in node.output[1:] if name in self.used]
@@ -729,6 +736,13 @@ def _limits(dtype: np.dtype) -> tuple[float, float]:
 
     info: Callable[[Any], Any] = ml_dtypes.finfo
     return float(info(dtype).smallest_normal), float(info(dtype).max)
+
+
+def _as_image(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a window on a sequence, as one on an image of height 1."""
+    pads = attributes.get("pads", (0, 0))
+    wide = {name: (1, *attributes[name]) for name in ("strides", "dilations") if name in attributes}
+    return {**attributes, "strides": (1, 1), **wide, "pads": (0, pads[0], 0, pads[1])}
 
 
 def _window(attributes: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Shape, str]:
