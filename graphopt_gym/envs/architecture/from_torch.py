@@ -73,12 +73,17 @@ def import_module(
         raise InputError(f"image is {quoted(image, 80)}; give the shape of one image, such as (3, 32, 32)")
     parameters = [*module.parameters(), *module.buffers()]
     device = parameters[0].device if parameters else "cpu"
+    modes = {one: one.training for one in module.modules()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            module.eval()  # in training, batch norms write to their buffers
             exported = torch.export.export(module, (torch.zeros(_BATCH, *shape, device=device),), strict=False)
     except Exception as error:  # whatever the module raises
         raise InputError(f"{name} cannot be traced on images {shape}: {one_line(error)}") from error
+    finally:
+        for one, training in modes.items():
+            one.training = training
     return _Importer(exported, shape, name).run()
 
 

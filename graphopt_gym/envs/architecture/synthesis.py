@@ -258,7 +258,47 @@ def enumerative(
     return _concrete(task, shape, result.chosen, rng, verify, run, started)
 
 
-METHODS: dict[str, Callable[..., Synthesis]] = {"progressive": progressive, "enumerative": enumerative}
+def undirected(
+    shape: Shape,
+    requirement: Requirement,
+    length: int,
+    rng: np.random.Generator,
+    *,
+    attempts: int = 1,
+    verify: Verify | None = None,
+    run: bool = True,
+) -> Synthesis:
+    """Random ops that no property directs, for ablations: of a requirement the shape alone counts.
+
+    A number of ops is drawn evenly from 1 to the original's + 2, then each operator evenly, and one of its classes. It
+    fails where the shape is another one in the end. Arguments and errors as of :func:`progressive`.
+    """
+    started = time.perf_counter()
+    task = _task(shape, requirement.only("shape"), classes_by_kind)
+    length, reason = whole("length", length), ""
+    for _ in range(whole("attempts", attempts, 1)):
+        state = _State(identity(len(shape)), NO_OP, tuple(shape))
+        for left in range(int(rng.integers(1, length + BEYOND + 1)), 0, -1):
+            options = task.options(state)
+            found = task.distances(state, options) if options else np.full(1, math.inf)
+            fitting = np.isfinite(found) if left > 1 else found == 0
+            if not fitting.any():
+                reason = f"no op can follow on {state.shape}"
+                break
+            state = state.append(options[_draw(options, fitting.astype(float), rng)])
+        else:
+            result = _concrete(task, shape, state.chosen, rng, verify, run, started)
+            if result.found:
+                return result
+            reason = result.reason
+    return Synthesis(None, None, reason, task.tried, time.perf_counter() - started)
+
+
+METHODS: dict[str, Callable[..., Synthesis]] = {
+    "progressive": progressive,
+    "enumerative": enumerative,
+    "undirected": undirected,
+}
 
 
 def _task(shape: Shape, requirement: Requirement, options_of: Callable[..., tuple[Class, ...]]) -> _Task:
@@ -383,7 +423,7 @@ def mutate_subgraph(
 
     Args:
         ops: the subgraph, such as :func:`.subgraph.pick_subgraph` gives.
-        method: ``progressive`` or ``enumerative``; ``options`` are its further arguments.
+        method: ``progressive``, ``enumerative`` or ``undirected``; ``options`` are its further arguments.
         properties: as for :func:`requirement_of`.
 
     Raises:

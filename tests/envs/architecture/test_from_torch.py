@@ -72,6 +72,16 @@ def test_from_module__attention_slices_and_positions():
     }
 
 
+def test_from_module__leaves_the_module_as_it_is():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Flatten())
+    module[1].eval()
+    architecture = from_module(module, (3, 8, 8))
+    assert [op.kind for op in architecture.ops[1:]] == ["conv", "batch_norm", "relu", "dropout", "reshape"]
+    assert [one.training for one in module] == [True, False, True, True, True]
+    assert module[1].num_batches_tracked == 0
+    assert not module[1].running_mean.any()
+
+
 def test_from_module__names_all_that_is_outside():
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.Upsample(scale_factor=2), nn.ELU(), nn.ELU(), nn.GELU("tanh")

@@ -279,6 +279,18 @@ def test_verified__catches_what_is_wrong():
     assert lied == ["a reason"]
 
 
+def test_undirected__any_ops_of_any_number_that_give_the_shape():
+    asked = Requirement.of(infer(chain((16, 8, 8), BLOCK)))
+    results = [synthesis.undirected((16, 8, 8), asked, 4, rng(seed), run=False, attempts=5) for seed in range(60)]
+    found = [one for one in results if one.found]
+    assert len(found) > 50
+    assert {len(one.steps) for one in found} == set(range(1, 4 + BEYOND + 1))
+    assert all(sequence((16, 8, 8), one.steps).ops[-1].shape == (16, 8, 8) for one in found)
+    assert not all(asked.distance(infer(sequence((16, 8, 8), one.steps))) == 0 for one in found)
+    larger = Requirement((None,), (0,), (16, 16, 16))
+    assert synthesis.undirected((16, 8, 8), larger, 3, rng()).reason == "no op can follow on (16, 8, 8)"
+
+
 @pytest.mark.parametrize("over", ["classes", "primitives"])
 def test_enumerative__finds_the_shortest(over):
     asked = Requirement((None,), (3,), (16, 8, 8))
