@@ -44,6 +44,7 @@ from graphopt_gym.fields import positive, whole
 
 BEYOND = 2  # ops that a sequence may have more than the original
 REDRAWS = 8  # of the members of its classes, until what results is verified
+_Known = dict[tuple[Any, ...], Steps | None]
 Verify = Callable[[Architecture, Requirement], list[str]]
 
 
@@ -398,6 +399,8 @@ def requirement_of(
 
 
 def _with_fixed_sizes(architecture: Architecture, piece: Piece, asked: Requirement) -> Requirement:
+    if None not in asked.shape:
+        return asked
     last = architecture.ops[piece.ops[-1]].shape
     sizes = zip(asked.shape, free_sizes(architecture, piece), last, strict=True)
     shape = tuple(size if wanted is None and not free else wanted for wanted, free, size in sizes)
@@ -452,8 +455,12 @@ def mutate_subgraph(
             return result(None, synthesis.reason)
         by[piece] = synthesis.steps
         taken |= set(piece.ops)
+        assert synthesis.primitives is not None
+        known: _Known = {}
         for other in equal_pieces(architecture, piece)[1:] if everywhere else []:
-            steps = None if (taken | own) & set(other.ops) else _elsewhere(architecture, piece, other, done[-1])
+            if (taken | own) & set(other.ops):
+                continue
+            steps = _elsewhere(architecture, other, requirement, synthesis.primitives, known)
             if steps is not None:
                 by[other] = steps
                 taken |= set(other.ops)
@@ -465,20 +472,25 @@ def mutate_subgraph(
 
 
 def _elsewhere(
-    architecture: Architecture, piece: Piece, other: Piece, found: tuple[Piece, Requirement, Synthesis]
+    architecture: Architecture, other: Piece, requirement: Requirement, primitives: Sequence[Primitive], known: _Known
 ) -> Steps | None:
-    """What was synthesised for a piece on the tensor of an equal one; None where it does not fit or satisfy there."""
-    _, requirement, synthesis = found
-    assert synthesis.primitives is not None
-    original = Requirement.of(infer(as_architecture(architecture, other)))
-    mixing = tuple(None if one is None else of for one, of in zip(requirement.mixing, original.mixing, strict=True))
-    sizes = tuple(None if one is None else of for one, of in zip(requirement.shape, original.shape, strict=True))
-    asked = _with_fixed_sizes(architecture, other, Requirement(mixing, requirement.depth, sizes))
+    """Primitives that were synthesised for an equal piece, on another's tensor; None where they do not fit or satisfy.
+
+    Args:
+        known: what came out for equal demands on equal tensors.
+    """
     shape = architecture.ops[other.source].shape
-    steps = realise(synthesis.primitives, shape, features_of(original.shape))
-    if steps is None or verified(shape, steps, asked, run=False):
-        return None
-    return steps
+    last = architecture.ops[other.ops[-1]].shape
+    sizes = tuple(None if one is None else of for one, of in zip(requirement.shape, last, strict=True))
+    sizes = _with_fixed_sizes(architecture, other, Requirement((None,), (0,), sizes)).shape
+    key = (shape, last, sizes)
+    if key not in known:
+        original = infer(as_architecture(architecture, other))
+        mixing = tuple(None if one is None else of for one, of in zip(requirement.mixing, original.mixing, strict=True))
+        asked = Requirement(mixing, requirement.depth, sizes)
+        steps = realise(primitives, shape, features_of(last))
+        known[key] = None if steps is None or verified(shape, steps, asked, run=False) else steps
+    return known[key]
 
 
 def features_of(shape: tuple[int | None, ...]) -> int | None:
