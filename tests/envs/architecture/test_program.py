@@ -259,3 +259,19 @@ def test_import__needs_no_torch():
         "assert infer(load_seed('resnet34')).shape == (1000,)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("cluster", ["v100x2", "t4x4"])
+def test_graph__is_priced_by_the_cost_model(cluster):
+    import graphopt_gym as gg
+    from graphopt_gym.hardware.cost_model import load_cost_model
+
+    device, model = gg.load_cluster(cluster).devices[0], load_cost_model()
+    seconds = {}
+    for name in ("resnet_28", "cnn_28"):
+        for train in (False, True):
+            times = model.op_times(load_seed(name).to_graph(batch=32, train=train), device)
+            assert np.isfinite(times).all()
+            seconds[name, train] = times.sum()
+    assert seconds["resnet_28", False] > seconds["cnn_28", False] > 0
+    assert seconds["resnet_28", True] > 2 * seconds["resnet_28", False]
