@@ -57,8 +57,7 @@ def microbatched(graph: ComputationGraph, count: int, schedule: str = "gpipe", s
     whole("count", count, 1)
     whole("stages", stages, 1)
     choice("schedule", schedule, SCHEDULES)
-    if not (graph.phase == _UPDATE).any() or not (graph.phase == _BACKWARD).any():
-        raise InputError(f"graph {graph.name!r} is no training step; micro-batches need a backward pass and updates")
+    _check_step(graph)
     if count == 1:
         return graph
     shared, gradients = shared_ops(graph), _gradients(graph)
@@ -126,6 +125,51 @@ def microbatched(graph: ComputationGraph, count: int, schedule: str = "gpipe", s
         edges=np.concatenate(edges),
         metadata={**graph.metadata, "micro_batches": count, "schedule": schedule},
     )
+
+
+def micro_batch(graph: ComputationGraph, count: int, sums: bool = True) -> tuple[ComputationGraph, np.ndarray]:
+    """One of ``count`` micro-batches by itself: (its graph, int64 [N]: which op of the step each of its N ops is).
+
+    Each op has its share, as in :func:`microbatched`. With ``sums`` an op right behind each gradient adds it to those
+    of the micro-batches before.
+
+    Raises:
+        InputError: as :func:`microbatched`.
+    """
+    whole("count", count, 1)
+    _check_step(graph)
+    gradients = _gradients(graph) if sums else np.zeros(0, np.int64)
+    of = np.concatenate([np.arange(graph.num_ops), gradients])
+    order = np.argsort(of, kind="stable")
+    of, is_sum = of[order], order >= graph.num_ops
+    if count == 1 and not len(gradients):
+        return graph, of
+    place = np.empty(len(of), np.int64)
+    place[order] = np.arange(len(of))
+    sum_of = np.full(graph.num_ops, -1, np.int64)
+    sum_of[gradients] = place[graph.num_ops :]
+    update = graph.phase == _UPDATE
+    source, target = graph.edge_src.astype(np.int64), graph.edge_dst.astype(np.int64)
+    summed = update[target] & (sum_of[source] >= 0)
+    edges = np.stack([np.where(summed, sum_of[source], place[source]), place[target]], axis=1)
+    edges = np.concatenate([edges, np.stack([place[gradients], sum_of[gradients]], axis=1)])
+    columns = _columns(graph, of, is_sum, shared_ops(graph) | update, count)
+    kinds = graph.kinds if "add" in graph.kinds else (*graph.kinds, "add")
+    columns["kind"] = np.where(is_sum, kinds.index("add"), columns["kind"])
+    made = ComputationGraph(
+        f"{graph.name}_1_of_{count}",
+        kinds=kinds,
+        modules=graph.modules,
+        columns=columns,
+        edges=edges,
+        metadata={**graph.metadata, "micro_batches": count},
+    )
+    return made, of
+
+
+def _check_step(graph: ComputationGraph) -> None:
+    if not (graph.phase == _UPDATE).any() or not (graph.phase == _BACKWARD).any():
+        raise InputError(f"graph {graph.name!r} is no training step; micro-batches need a backward pass and updates")
 
 
 def shared_ops(graph: ComputationGraph) -> np.ndarray:

@@ -19,10 +19,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from graphopt_gym.errors import InputError, quoted
+
 if TYPE_CHECKING:
     import torch
 
     from graphopt_gym.graphs.capture import Call
+    from graphopt_gym.graphs.graph import ComputationGraph
 
 LARGEST_BLOCK = 1 / 3  # of the work: a larger block is divided where it is a sequence of blocks itself
 LARGEST_PART = 1 / 8  # of the work: a larger part of a module without repeated blocks is divided
@@ -94,6 +99,38 @@ def default_stages(module: torch.nn.Module, calls: Sequence[Call]) -> list[dict[
     if tree.has_loss:
         modules[-1].append("loss")
     return [{"name": f"stage {index}", "part": "", "modules": paths} for index, paths in enumerate(modules)]
+
+
+def named_stages(graph: ComputationGraph) -> list[dict[str, Any]]:
+    """The stages that a graph's metadata names; empty where it names none.
+
+    Raises:
+        InputError: what stands there is no list of stages.
+    """
+    stages = graph.metadata.get("stages") or []
+    for stage in stages if isinstance(stages, list) else [None]:
+        texts = [None]
+        if isinstance(stage, dict) and isinstance(stage.get("modules", []), list):
+            texts = [stage.get("name"), stage.get("part", ""), *stage.get("modules", [])]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(
+                f"graph {graph.name!r}: its metadata has 'stages' {quoted(stages, 80)}; give a list of tables with "
+                "name, part and modules (a list of paths)"
+            )
+    return stages
+
+
+def stage_of_module(graph: ComputationGraph) -> np.ndarray:
+    """int64 [modules of the graph]: the stage that each is in by the longest path that matches; -1: in none."""
+    stages = named_stages(graph)
+    prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage.get("modules", ())]
+    prefixes.sort(key=lambda item: len(item[0]))
+    found = np.full(len(graph.modules), -1, np.int64)
+    for module, path in enumerate(graph.modules):
+        for prefix, index in prefixes:  # longer ones later, so they win
+            if prefix == "" or path == prefix or path.startswith(prefix + "."):
+                found[module] = index
+    return found
 
 
 class _Tree:

@@ -13,7 +13,7 @@ from graphopt_gym.envs.placement.problem import PlacementProblem
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.generators import layered_dag
 from graphopt_gym.graphs.graph import PHASES, SOURCE, ComputationGraph
-from graphopt_gym.graphs.microbatches import SCHEDULES, microbatched
+from graphopt_gym.graphs.microbatches import SCHEDULES, micro_batch, microbatched
 from graphopt_gym.graphs.random_graphs import FAMILIES, RandomGraphs
 from graphopt_gym.graphs.zoo import load_graph
 from graphopt_gym.search.solve import solve
@@ -107,3 +107,19 @@ def test_refused__what_is_no_step() -> None:
     for arguments in ((0,), (2, "gpip"), (2, "1f1b", 0)):
         with pytest.raises(InputError):
             microbatched(SMALL.make(0), *arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_micro_batch__is_one_of_those_of_the_step(count: int) -> None:
+    graph = SMALL.make(0)
+    one, of = micro_batch(graph, count, sums=count > 1)
+    step = microbatched(graph, count)
+    for phase in (FORWARD, BACKWARD):
+        mine, all_of_them = (int(made.flops[made.phase == phase].sum()) for made in (one, step))
+        first = sum(int(graph.output_bytes[op]) for op in _gradients(graph)) // 4 if count > 1 else 0
+        extra = first if phase == BACKWARD else 0  # of the first one nothing is added up
+        assert count * mine == all_of_them + extra
+    assert (one.flops[one.phase == UPDATE]).sum() == graph.flops[graph.phase == UPDATE].sum()
+    sums = np.flatnonzero(np.diff(of) == 0) + 1
+    assert len(sums) == (len(_gradients(graph)) if count > 1 else 0)
+    assert all(one.predecessors(op).tolist() == [op - 1] for op in sums)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt_gym.envs.placement.groups import GroupGraph, make_group_graph
-from graphopt_gym.errors import InputError, quoted
 from graphopt_gym.files import silenced
+from graphopt_gym.graphs.stages import named_stages, stage_of_module
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.placement.problem import PlacementProblem
-    from graphopt_gym.graphs.graph import ComputationGraph
 
 WEIGHT_TOTAL = 2**24  # METIS takes 32-bit integers: weights are scaled to this sum
 EDGE_TOTAL = 2**30
@@ -42,7 +41,7 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
     graph = make_group_graph(problem)
     use = problem.usable
     devices = len(use)
-    stages = _stages(problem.graph)
+    stages = named_stages(problem.graph)
     stage_of_group = _stage_of_group(problem, stages)
     staged = bool((stage_of_group >= 0).any())
     if staged:
@@ -62,32 +61,10 @@ def expert(problem: PlacementProblem) -> Iterator[np.ndarray]:
         yield problem.keep_to_allowed(use[placement].astype(np.int32))
 
 
-def _stages(graph: ComputationGraph) -> list[dict[str, Any]]:
-    """The stages that a graph's metadata names."""
-    stages = graph.metadata.get("stages") or []
-    for stage in stages if isinstance(stages, list) else [None]:
-        texts = [None]
-        if isinstance(stage, dict) and isinstance(stage.get("modules", []), list):
-            texts = [stage.get("name"), stage.get("part", ""), *stage.get("modules", [])]
-        if not all(isinstance(text, str) for text in texts):
-            raise InputError(
-                f"graph {graph.name!r}: its metadata has 'stages' {quoted(stages, 80)}; give a list of tables with "
-                "name, part and modules (a list of paths)"
-            )
-    return stages
-
-
 def _stage_of_group(problem: PlacementProblem, stages: list[dict[str, Any]]) -> np.ndarray:
     """int64 [G]: the stage that most tasks of each group belong to, or -1; the longest matching module path counts."""
     graph, tasks, count = problem.graph, problem.simulator.tasks, len(stages)
-    prefixes = [(prefix, index) for index, stage in enumerate(stages) for prefix in stage.get("modules", ())]
-    prefixes.sort(key=lambda item: len(item[0]))
-    of_module = np.full(len(graph.modules), -1, np.int64)
-    for module, path in enumerate(graph.modules):
-        for prefix, index in prefixes:  # longer ones later, so they win
-            if prefix == "" or path == prefix or path.startswith(prefix + "."):
-                of_module[module] = index
-    stage = of_module[graph.module[tasks.first_op]]
+    stage = stage_of_module(graph)[graph.module[tasks.first_op]]
     votes = np.zeros((problem.num_groups, count + 1), np.int64)
     # a task that computes outweighs all sources
     weight = np.where(tasks.is_source, 1, tasks.num_tasks)
