@@ -37,7 +37,7 @@ from graphopt_gym.envs.rewrite.saturation.egglog_engine import EgglogExplorer
 BOTH_WAYS = tuple(replace(rule, symmetric=False) for rule in rules())
 SINGLE = [index for index, rule in enumerate(BOTH_WAYS) if not rule.multi]
 ALL = range(len(BOTH_WAYS))
-FREE = Limits(nodes=1_000_000, seconds=600)
+FREE = Limits(nodes=1_000_000, seconds=1e6)  # its clock starts when this file is imported
 
 
 def absorb(graph: EGraph, other: EGraph) -> tuple[int, int]:
