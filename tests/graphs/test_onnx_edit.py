@@ -127,6 +127,32 @@ def test_write_edited__a_convolution_keeps_its_bias_and_a_gemm_is_one(tmp_path):
     assert {"w", "v", "fw", "gw"}.isdisjoint(tensor.name for tensor in new.graph.initializer)
 
 
+@pytest.mark.parametrize("kind", ["Conv", "MatMul"])
+def test_write_edited__biases_after_a_split_become_one_before_it(kind, tmp_path):
+    shape, axis, bias = ((2, 3, 4, 4), 1, (4, 1, 1)) if kind == "Conv" else ((2, 3), 1, (4,))
+    size = (4, 3, 1, 1) if kind == "Conv" else (3, 4)
+    nodes = [
+        one
+        for index in range(3)
+        for one in (node(kind, ["x", f"w{index}"], f"c{index}"), node("Add", [f"c{index}", f"b{index}"], f"y{index}"))
+    ]
+    weights = {f"w{index}": f(*size) for index in range(3)} | {f"b{index}": f(*bias) for index in range(3)}
+    out = (2, 4, 4, 4) if kind == "Conv" else (2, 4)
+    loaded = load(tmp_path, make_model(nodes, {"x": shape}, {f"y{index}": out for index in range(3)}, weights))
+    program = loaded.program
+    op = {"Conv": "conv2d", "MatMul": "matmul"}[kind]
+    products = [index for index in program.order if program.nodes[index].op == op]
+    edit = program.edit()
+    joined = edit.op("concat", *(program.nodes[one].inputs[1] for one in products), axis=0 if kind == "Conv" else 1)
+    whole = edit.op(op, program.nodes[products[0]].inputs[0], joined)
+    rest = edit.op("split1", whole, axis=axis, at=4)
+    parts = [edit.op("split0", whole, axis=axis, at=4), *(edit.op(f"split{i}", rest, axis=axis, at=4) for i in (0, 1))]
+    edit.replace(dict(zip(products, parts, strict=True)))
+    new, _ = written(loaded, edit.finish(), tmp_path)
+    assert [one.op_type for one in new.graph.node] == [{"Conv": "Conv", "MatMul": "Gemm"}[kind], "Split"]
+    assert list(new.graph.node[1].output) == ["y0", "y1", "y2"]
+
+
 @pytest.mark.parametrize("kind", [HALF, DOUBLE, FLOAT])
 def test_write_edited__types_stay(kind, tmp_path):
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)

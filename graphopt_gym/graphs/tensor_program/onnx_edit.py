@@ -89,7 +89,7 @@ def edit_onnx(source: OnnxProgram, rewritten: TensorProgram, other_dims: Mapping
     model, external = _whole(source.path, where)
     if rewritten == source.program:
         return Edited(model, len(model.graph.node), 0, external)
-    rewritten = _unfused(rewritten)
+    rewritten = _biased_before_split(_unfused(rewritten))
     return _Editor(source, rewritten, model, where, other_dims).edit(external)
 
 
@@ -120,7 +120,8 @@ def write_edited(source: OnnxProgram, rewritten: TensorProgram, path: str | os.P
 
 def _unfused(program: TensorProgram) -> TensorProgram:
     """With activations as nodes of their own, as in ONNX: runtimes fuse them again, and nodes of the file are found."""
-    builder, ids = ProgramBuilder(program.name), {}
+    builder = ProgramBuilder(program.name)
+    ids: dict[int, int] = {}
     for node in program.order:
         op, params, inputs, _ = program.nodes[node]
         given = [ids[source] for source in inputs]
@@ -129,6 +130,49 @@ def _unfused(program: TensorProgram) -> TensorProgram:
         else:
             ids[node] = builder.add(op, params, given)
     return builder.finish([ids[output] for output in program.outputs])
+
+
+def _biased_before_split(program: TensorProgram) -> TensorProgram:
+    """With constants that are added to both parts of a split product added before it, as its bias."""
+    while True:
+        for node in program.order:
+            edited = _biased_at(program, node)
+            if edited is not None:
+                program = edited
+                break
+        else:
+            return program
+
+
+def _biased_at(program: TensorProgram, node: int) -> TensorProgram | None:
+    """A tensor that is read by the two parts of a split alone, and these by additions of constants alone."""
+    nodes = program.nodes
+    parts = sorted(program.users(node), key=lambda user: nodes[user].op)
+    if [nodes[part].op for part in parts] != ["split0", "split1"] or node in program.outputs or program.is_static(node):
+        return None
+    if nodes[parts[0]].params != nodes[parts[1]].params or nodes[node].op not in ("conv2d", "matmul", "split1"):
+        return None
+    axis = nodes[parts[0]].params[0] - len(nodes[node].shape)  # from the end
+    adds, biases = [], []
+    for part in parts:
+        users = program.users(part)
+        one = nodes[users[0]] if len(users) == 1 else None
+        if one is None or one.op != "add" or part in program.outputs or one.shape != nodes[part].shape:
+            return None
+        bias = one.inputs[one.inputs[0] == part]
+        size = nodes[bias].shape
+        wide = bias == part or len(size) < -axis or size[axis] != nodes[part].shape[axis]
+        if wide or not program.is_static(bias) or math.prod(size) != size[axis]:
+            return None
+        adds.append(users[0])
+        biases.append(bias)
+    if len(nodes[biases[0]].shape) != len(nodes[biases[1]].shape):
+        return None
+    edit = program.edit()
+    sum_ = edit.op("add", node, edit.op("concat", *biases, axis=axis))
+    edit.replace({add: edit.add(nodes[part].op, nodes[part].params, (sum_,))
+                  for add, part in zip(adds, parts, strict=True)})  # fmt: skip
+    return edit.finish()
 
 
 def _whole(path: Path, where: str) -> tuple[onnx.ModelProto, bool]:
