@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from graphopt_gym.graphs.onnx.front import bind, shape_of
-from graphopt_gym.graphs.onnx.running import drawn_runs, open_session
+from graphopt_gym.graphs.onnx.running import drawn_run, open_session
 from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS
 from graphopt_gym.graphs.tensor_program.ops import FOREIGN
 
@@ -55,7 +55,7 @@ def assert_translated(loaded) -> int:
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = open_session(model.SerializeToString(), "model", optimise=False)
-    feeds, results = next(drawn_runs(session, model, shapes, 0))
+    feeds, results = drawn_run(session, model, shapes, 0)
     run = dict(zip(names, results, strict=True)) | feeds
     nodes = loaded.program.nodes
     values = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from graphopt_gym.graphs.onnx.front import dtype_name, shape_of
 if TYPE_CHECKING:
     import onnx
 
-# integers up to which inputs are drawn, in the order in which they are tried: ids, then flags and lengths
-HIGHEST = (50, 2, 1)
+# what is drawn, in the order in which that is tried: floats (normal or from 0 to 1), whole numbers from and below:
+# ids, then flags, sizes, positions; small, as some are sizes
+DRAWN = (("normal", 0, 8), ("normal", 0, 2), ("uniform", 1, 2), ("uniform", 0, 1))
 
 
 class NoKernel(InputError):
@@ -56,60 +57,51 @@ def said(error: Exception) -> str:
 
 
 def feeds_of(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]], seed: int, highest: int
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int]],
+    seed: int,
+    drawn: tuple[str, int, int] = DRAWN[0],
 ) -> dict[str, Any]:
-    """A random value for each input: floats normal, whole numbers from 0 to below ``highest``, truth values either.
+    """A random value for each input: floats and whole numbers as ``drawn`` says, truth values either, short strings.
 
     Raises:
-        InputError: an input of another kind.
+        InputError: an input of another kind, such as bfloat16, which numpy does not have.
     """
     import onnx
 
-    feeds = {}
+    floats, low, high = drawn
+    feeds: dict[str, Any] = {}
     for place, value in enumerate(inputs):
         kind, shape = value.type.tensor_type.elem_type, tuple(shapes[value.name])
         name = dtype_name(kind)
         random = np.random.default_rng([seed, place])
         if name == "bool":
             feeds[value.name] = random.integers(0, 2, shape).astype(bool)
-        elif name in ("float", "double", "float16", "bfloat16"):
-            feeds[value.name] = random.standard_normal(shape).astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
-        elif name.startswith(("int", "uint")) and name not in ("int4", "uint4", "int2", "uint2"):
+        elif name in ("float", "double", "float16"):
+            numbers = random.standard_normal(shape) if floats == "normal" else random.random(shape)
+            feeds[value.name] = np.asarray(numbers).astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+        elif name in WHOLE:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-            feeds[value.name] = random.integers(0, highest, shape).astype(dtype)
+            feeds[value.name] = np.asarray(random.integers(low, high, shape)).astype(dtype)
+        elif name == "string":
+            feeds[value.name] = np.asarray(random.integers(0, 10, shape)).astype(str).astype(object)
         else:
             raise InputError(f"input {value.name!r} is of {name}, of which no random values are drawn")
     return feeds
 
 
+WHOLE = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+
+
 def run(session: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-    """The named outputs. bfloat16 goes in and out as onnxruntime's own values."""
-    import onnxruntime as ort
-
-    if all(np.asarray(value).dtype.name != "bfloat16" for value in feeds.values()) and not any(
-        "bfloat16" in one.type for one in session.get_outputs()
-    ):
-        return list(session.run(list(names), dict(feeds)))
-    given = {
-        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), 16)
-        if value.dtype.name == "bfloat16"
-        else ort.OrtValue.ortvalue_from_numpy(value)
-        for name, value in feeds.items()
-    }
-    kinds = {one.name: one.type for one in session.get_outputs()}
-    results = []
-    for name, value in zip(names, session.run_with_ort_values(list(names), given), strict=True):
-        array = value.numpy()
-        if "bfloat16" in kinds[name]:  # the upper halves of float32
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        results.append(array)
-    return results
+    """The named outputs."""
+    return list(session.run(list(names), dict(feeds)))
 
 
-def drawn_runs(
+def drawn_run(
     session: Any, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], seed: int
-) -> Iterator[tuple[dict[str, Any], list[Any]]]:
-    """(inputs, outputs) of runs that the model takes: with larger whole numbers first, as some are indices.
+) -> tuple[dict[str, Any], list[Any]]:
+    """Inputs and outputs of a run that the model takes, of the first of :data:`DRAWN` that it does take.
 
     Raises:
         InputError: it takes none.
@@ -118,15 +110,12 @@ def drawn_runs(
     inputs = [value for value in model.graph.input if value.name not in initializers]
     names = [value.name for value in model.graph.output]
     last: Exception | None = None
-    for highest in HIGHEST:
-        feeds = feeds_of(inputs, shapes, seed, highest)
+    for drawn in DRAWN:
+        feeds = feeds_of(inputs, shapes, seed, drawn)
         try:
-            results = run(session, names, feeds)
+            return feeds, run(session, names, feeds)
         except Exception as error:  # onnxruntime's own have no public base
-            last = error
-            continue
-        yield feeds, results
-        return
+            last = last or error
     raise InputError(f"onnxruntime does not run it: {said(last or Exception())}")
 
 
@@ -144,7 +133,7 @@ def shapes_by_running(model: onnx.ModelProto, names: Sequence[str], where: str) 
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
         session = open_session(copy.SerializeToString(), where, optimise=False)
-        _, results = next(drawn_runs(session, copy, shapes, 0))
+        _, results = drawn_run(session, copy, shapes, 0)
     except (InputError, ValueError):  # ValueError: more than 2 GB
         return {}
     return {

@@ -36,7 +36,7 @@ from graphopt_gym.graphs.onnx.front import (
     renamed_captures,
     shape_of,
 )
-from graphopt_gym.graphs.onnx.running import NoKernel, drawn_runs, open_session, run, said
+from graphopt_gym.graphs.onnx.running import NoKernel, drawn_run, open_session, run, said
 from graphopt_gym.graphs.tensor_program.convert import to_computation_graph
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, RandomValues, execute
 from graphopt_gym.graphs.tensor_program.onnx_read import OnnxProgram, load_external, load_onnx
@@ -835,7 +835,7 @@ def original_runs(source: OnnxProgram) -> Runs:
     for dims in sizes:
         try:
             shapes = _input_shapes(model, dims, where)
-            found.append((dims, [next(drawn_runs(session, model, shapes, seed)) for seed in (1, 2)]))
+            found.append((dims, [drawn_run(session, model, shapes, seed) for seed in (1, 2)]))
         except InputError as error:
             if not found:
                 raise InputError(f"{where}: {error}; so its rewritten form cannot be checked") from None

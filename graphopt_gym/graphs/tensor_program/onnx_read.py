@@ -44,7 +44,7 @@ from graphopt_gym.graphs.onnx.front import (
     unfit,
 )
 from graphopt_gym.graphs.onnx.operators import SAME_SIZE, class_of, flops_of
-from graphopt_gym.graphs.onnx.running import NoKernel, drawn_runs, open_session, shapes_by_running
+from graphopt_gym.graphs.onnx.running import NoKernel, drawn_run, open_session, shapes_by_running
 from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON
 from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -142,7 +142,7 @@ def load_onnx(
             if reader.doubtful:
                 shapes = {value.name: shape_of(value.type) or () for value in model.graph.input}
                 try:
-                    next(drawn_runs(session, model, shapes, 0))
+                    drawn_run(session, model, shapes, 0)
                 except InputError as error:
                     raise InputError(f"{where}: {reader.doubtful[0]}; {error}") from None
     elif reader.doubtful:
