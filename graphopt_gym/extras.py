@@ -13,6 +13,7 @@ from graphopt_gym.errors import InputError, one_line, unknown_name
 EXTRAS = {
     "torch": "torch",
     "onnx": "onnx",
+    "onnxruntime": "onnx",
     "z3": "solver",
     "highspy": "rewrite",
     "ortools": "rewrite",

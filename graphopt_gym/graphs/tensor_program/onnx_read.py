@@ -732,9 +732,11 @@ KNOWN = frozenset((
 
 def _limits(dtype: np.dtype) -> tuple[float, float]:
     """The least and the largest number of a type of floats that keep all its digits."""
-    import ml_dtypes
+    info: Callable[[Any], Any] = np.finfo
+    if dtype.kind != "f":  # bfloat16, which numpy does not have
+        import ml_dtypes
 
-    info: Callable[[Any], Any] = ml_dtypes.finfo
+        info = ml_dtypes.finfo
     return float(info(dtype).smallest_normal), float(info(dtype).max)
 
 

@@ -155,6 +155,43 @@ def test_export_command__writes_onnx_with_the_weights_it_came_with(graphopt, tmp
     assert names[0] == names[1]
 
 
+def test_export_command__what_programs_do_not_know_is_stepped_around(graphopt, tmp_path):
+    pytest.importorskip("onnxruntime")
+    import gymnasium as gym
+
+    from tests.graphs.onnx_files import make_model, node
+
+    def f(*shape):
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    nodes = [
+        node("MatMul", ["x", "a"], "p"), node("MatMul", ["x", "b"], "q"), node("Mish", ["p"], "m"),
+        node("Transpose", ["q"], "t", perm=[1, 0]), node("Transpose", ["t"], "u", perm=[1, 0]),
+        node("Add", ["m", "u"], "y"),
+    ]  # fmt: skip
+    model = make_model(nodes, {"x": ("batch", 64)}, {"y": ("batch", 64)}, {"a": f(64, 64), "b": f(64, 64)})
+    given, out = tmp_path / "given.onnx", tmp_path / "x.json"
+    given.write_bytes(model.SerializeToString())
+    env = gym.make("RewriteOrder-v0", graph=f"{given}@batch=2")
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert info["matches"] > 0
+    graphopt("solve", "RewriteOrder-v0", "-g", given, "--dims", "batch=2", "-m", "taso", "-b", 100, "-o", out)
+    assert "Mish" in json.loads(out.read_text())["decision"]
+    assert graphopt("validate", out)[0] == 0
+    status, said, _ = graphopt("export", out, "-o", tmp_path / "back.onnx", "--json")
+    assert status == 0
+    assert json.loads(said)["same_outputs_at"] == "batch=2; batch=4"
+    import onnx
+
+    kinds = [one.op_type for one in onnx.load(tmp_path / "back.onnx").graph.node]
+    assert "Transpose" not in kinds
+    assert kinds.count("Mish") == 1
+    status, _, error = graphopt("measure", out, "--runs", 3)
+    assert status == 2
+    assert "such as Mish" in error
+
+
 def test_export_command__writes_text(graphopt, tmp_path, solution):
     out = tmp_path / "y.txt"
     assert graphopt("export", solution, "-o", out)[0] == 0
