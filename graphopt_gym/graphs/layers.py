@@ -259,8 +259,9 @@ def _backward_layers(graph: ComputationGraph, forward: np.ndarray, shared: np.nd
     highest[0] = -1  # of no group
     top = int(layer[forward].max())
     backward = (graph.phase == BACKWARD) & ~shared & (graph.op_class != SOURCE)
+    made_here = backward & (graph.phase[_tensor_of(graph)] == BACKWARD)  # not a view of what forward made
     for op in np.flatnonzero(backward).tolist():
-        limits = [int(layer[source]) for source in graph.predecessors(op).tolist() if backward[source]]
+        limits = [int(layer[source]) for source in graph.predecessors(op).tolist() if made_here[source]]
         own = int(highest[graph.colocation[op] + 1])
         adds_up = len(limits) > 1 and graph.kinds[graph.kind[op]].startswith("add")
         if graph.op_class[op] == VIEW:

@@ -179,9 +179,11 @@ def test_layers__edges_go_up_forward_and_down_backward(name: str, cut: str) -> N
     inner = (graph.op_class[source] != SOURCE) & ~found.shared[source] & ~found.shared[target]
     ahead = inner & (graph.phase[source] == FORWARD) & (graph.phase[target] == FORWARD)
     assert (layer[source[ahead]] <= layer[target[ahead]]).all()
-    back = inner & (graph.phase[source] == BACKWARD) & (graph.phase[target] == BACKWARD)
+    back = inner & (graph.phase[found.tensor[source]] == BACKWARD) & (graph.phase[target] == BACKWARD)
     assert (layer[source[back]] >= layer[target[back]]).all()
     assert len(found.parameters) == (graph.phase == UPDATE).sum()
+    # what forward made is read where it is or sent on, never back
+    assert (found.kept_tensors.first >= found.kept_tensors.made).all()
     weights = found.is_weight
     assert (graph.phase[weights] == BACKWARD).all()
     # no gradient of inputs waits for one of weights

@@ -1,5 +1,6 @@
 """Gangs: sharded computations over islands of cores, and the control plane that starts them (Pathways, MLSys 2022)."""
 
+from graphopt_gym.simulator.gang.captured import CapturedPipeline, captured_pipeline, in_flight
 from graphopt_gym.simulator.gang.lower_bounds import Bounds, bounds
 from graphopt_gym.simulator.gang.orders import PIPELINE_ORDERS, bubble, pipeline_lists
 from graphopt_gym.simulator.gang.program import Builder, Client, ShardedProgram, Slice, together
@@ -13,6 +14,7 @@ __all__ = [
     "POLICIES",
     "Bounds",
     "Builder",
+    "CapturedPipeline",
     "Classes",
     "Client",
     "GangSimulator",
@@ -23,8 +25,10 @@ __all__ = [
     "Waits",
     "bounds",
     "bubble",
+    "captured_pipeline",
     "chain",
     "classify",
+    "in_flight",
     "micro_batch_size",
     "pipeline",
     "pipeline_lists",

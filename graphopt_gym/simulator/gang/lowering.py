@@ -89,7 +89,7 @@ def lower(
     offsets = {name: int(start) for name, start in zip(RESOURCES, starts, strict=False)}
     slice_classes = Rows(classes.slice_ptr, classes.slice_class)
     slice_hosts = Rows(classes.host_ptr, classes.slice_host)
-    costs = _Costs(machine, program, classes)
+    costs = SliceCosts(machine, program, classes)
 
     gangs, home = program.num_gangs, program.slice.astype(np.int64)
     inside_s = np.zeros(gangs)
@@ -285,7 +285,7 @@ def _cores_of_calls(program: ShardedProgram, classes: Classes) -> np.ndarray:
     return found
 
 
-class _Costs:
+class SliceCosts:
     """Seconds of collectives and transfers of a program's slices on a machine."""
 
     def __init__(self, machine: Machine, program: ShardedProgram, classes: Classes) -> None:

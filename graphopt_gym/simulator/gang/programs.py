@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.fields import choice, whole
+from graphopt_gym.fields import byte_count, choice, whole
 from graphopt_gym.simulator.gang.program import Builder, ShardedProgram
 
 FORMS = ("op_by_op", "chained", "fused")
@@ -138,8 +138,12 @@ def pipeline(
     steps: int = 1,
     stash_bytes: int | Sequence[int] = 0,
     boundary_bytes: int | Sequence[int] = 0,
+    returned_bytes: int | Sequence[int] | None = None,
+    forward_temp_bytes: int | Sequence[int] = 0,
+    backward_temp_bytes: int | Sequence[int] = 0,
     gradient_bytes: int | Sequence[int] = 0,
     reduce: str = "step",
+    tied: Sequence[tuple[int, int, int]] = (),
     resident_bytes: int | Sequence[int] = 0,
     arrival_s: float = 0.0,
     calls: str = "step",
@@ -161,10 +165,15 @@ def pipeline(
         layout: where the stages lie: ``loop``, stage k on slice k mod S; ``vee``, to the last slice and back.
         steps: how many follow each other; one begins in a slice when the slice has applied its gradients.
         stash_bytes: of each core, what backward needs of forward, for each stage.
-        boundary_bytes: what a stage sends to the next one, and gets the gradient of: the whole tensor of a micro-batch,
-            a number or one for each of the S * chunks - 1 boundaries.
+        boundary_bytes: what a stage sends to the next one: the whole tensor of a micro-batch, a number or one for each
+            of the S * chunks - 1 boundaries.
+        returned_bytes: what it gets back, the gradient; as ``boundary_bytes`` where left out.
+        forward_temp_bytes, backward_temp_bytes: of each core while it computes, for each stage.
         gradient_bytes: of each core, what a slice reduces over its cores, for each slice; 0: nothing.
         reduce: when: ``step``, once in apply; ``micro_batch``, with the weights' gradient of every micro-batch.
+        tied: weights that two slices hold: (slice that applies, slice that holds a copy, bytes of a core). Their
+            gradient goes to the first slice after the second applied its own, and comes back applied before the next
+            step.
         resident_bytes: of each core of a slice.
         arrival_s: of all calls.
         calls: ``step``, a call each; ``gang``, a call for each gang.
@@ -181,18 +190,30 @@ def pipeline(
     choice("reduce", reduce, ("step", "micro_batch"))
     choice("calls", calls, ("step", "gang"))
     depth = stages * chunks
-    forward_s, backward_s = _each("forward_s", forward_s, depth), _each("backward_s", backward_s, depth)
-    split = _each("weight_s", weight_s, depth) if weight_s is not None else []
-    applied, sizes = _each("apply_s", apply_s, stages), _each("cores", cores, stages)
-    stash, boundary = _each("stash_bytes", stash_bytes, depth), _each("boundary_bytes", boundary_bytes, depth - 1)
+    forward_s, backward_s = per_each("forward_s", forward_s, depth), per_each("backward_s", backward_s, depth)
+    split = per_each("weight_s", weight_s, depth) if weight_s is not None else []
+    applied, sizes = per_each("apply_s", apply_s, stages), per_each("cores", cores, stages)
+    stash, boundary = per_each("stash_bytes", stash_bytes, depth), per_each("boundary_bytes", boundary_bytes, depth - 1)
     gradients, resident = (
-        _each("gradient_bytes", gradient_bytes, stages),
-        _each("resident_bytes", resident_bytes, stages),
+        per_each("gradient_bytes", gradient_bytes, stages),
+        per_each("resident_bytes", resident_bytes, stages),
     )
+    returned = boundary if returned_bytes is None else per_each("returned_bytes", returned_bytes, depth - 1)
+    forward_temp = per_each("forward_temp_bytes", forward_temp_bytes, depth)
+    backward_temp = per_each("backward_temp_bytes", backward_temp_bytes, depth)
+    for number, one in enumerate(tied):
+        if len(one) != 3:
+            raise InputError(f"tied[{number}] has {len(one)} entries; give two slices and bytes")
+        home, copy, size = one
+        for other in (home, copy):
+            whole(f"tied[{number}]: slice", other, 0, stages - 1)
+        if home >= copy:  # in one direction, so that no two wait for each other
+            raise InputError(f"tied[{number}] goes from slice {copy} to slice {home}; give the lower one first")
+        byte_count(f"tied[{number}]: bytes", size)
     slice_of = np.arange(depth) % stages
     if layout == "vee":
         slice_of = np.where(np.arange(depth) // stages % 2, stages - 1 - slice_of, slice_of)
-    applies = any(applied) or (reduce == "step" and any(gradients)) or steps > 1
+    applies = any(applied) or (reduce == "step" and any(gradients)) or steps > 1 or len(tied) > 0
 
     build = Builder(name)
     for number in range(stages):
@@ -202,15 +223,19 @@ def pipeline(
     weight = np.empty(shape if split else (steps, 0, 0), np.int32)
     apply = np.empty((steps, stages if applies else 0), np.int32)
 
-    def add(label: str, stage: int, seconds: float, output: int = 0, reduces: bool = False) -> int:
+    def add(label: str, stage: int, seconds: float, output: int = 0, temp: int = 0, reduces: bool = False) -> int:
         home = int(slice_of[stage])
         if calls == "gang":
             build.call(arrival_s=arrival_s)
         reduces = reduces and gradients[home] > 0 and sizes[home] > 1
         return build.gang(
-            label, home, seconds, output_bytes=output,
+            label, home, seconds, output_bytes=output, temp_bytes=temp,
             collective="all_reduce" if reduces else "none", collective_bytes=gradients[home] if reduces else 0,
         )  # fmt: skip
+
+    def copies(home: int, copy: int, size: int) -> int:
+        """All that cores send where each has to get the whole."""
+        return size * max(sizes[home], sizes[copy])
 
     for step in range(steps):
         if calls == "step":
@@ -219,36 +244,42 @@ def pipeline(
         often = reduce == "micro_batch"
         for batch in range(micro_batches):
             for stage in range(depth):
-                gang = add(f"{tag}F{stage}.{batch}", stage, forward_s[stage], stash[stage])
+                gang = add(f"{tag}F{stage}.{batch}", stage, forward_s[stage], stash[stage], forward_temp[stage])
                 forward[step, stage, batch] = gang
                 if stage:
                     build.edge(int(forward[step, stage - 1, batch]), gang, boundary[stage - 1])
                 if step:
                     build.edge(int(apply[step - 1, slice_of[stage]]), gang)
+                    for home, copy, size in tied:
+                        if copy == slice_of[stage]:  # the first to come brings it for all
+                            build.edge(int(apply[step - 1, home]), gang, 0 if batch else copies(home, copy, size))
         for batch in range(micro_batches):
             for stage in reversed(range(depth)):
                 home = sizes[int(slice_of[stage])]
-                sent = -(-boundary[stage - 1] // home) if stage else 0
-                gang = add(f"{tag}B{stage}.{batch}", stage, backward_s[stage], sent, often and not split)
+                sent = -(-returned[stage - 1] // home) if stage else 0
+                temp = backward_temp[stage]
+                gang = add(f"{tag}B{stage}.{batch}", stage, backward_s[stage], sent, temp, often and not split)
                 backward[step, stage, batch] = gang
                 build.edge(int(forward[step, stage, batch]), gang, stash[stage] * home)
                 if stage < depth - 1:
-                    build.edge(int(backward[step, stage + 1, batch]), gang, boundary[stage])
+                    build.edge(int(backward[step, stage + 1, batch]), gang, returned[stage])
                 if split:
-                    last = add(f"{tag}W{stage}.{batch}", stage, split[stage], 0, often)
+                    last = add(f"{tag}W{stage}.{batch}", stage, split[stage], 0, 0, often)
                     weight[step, stage, batch] = last
                     build.edge(gang, last)
                     build.edge(int(forward[step, stage, batch]), last, stash[stage] * home)
         for number in range(stages if applies else 0):
             stage = int(np.flatnonzero(slice_of == number)[0])
-            apply[step, number] = add(f"{tag}A{number}", stage, applied[number], 0, reduce == "step")
+            apply[step, number] = add(f"{tag}A{number}", stage, applied[number], 0, 0, reduce == "step")
             for other in np.flatnonzero(slice_of == number).tolist():
                 for gang in (weight if split else backward)[step, other].tolist():
                     build.edge(gang, int(apply[step, number]))
+        for home, copy, size in tied:
+            build.edge(int(apply[step, copy]), int(apply[step, home]), copies(home, copy, size))
     return Pipeline(build.program(), slice_of, forward, backward, weight, apply)
 
 
-def _each(name: str, given: Any, size: int) -> list[Any]:
+def per_each(name: str, given: Any, size: int) -> list[Any]:
     """A value for each of ``size``, from one for all or from a list of them."""
     if isinstance(given, str | bytes) or not np.iterable(given):
         return [given] * size
