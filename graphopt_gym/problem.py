@@ -195,6 +195,10 @@ class Problem(ABC):
         """A picture of a checked decision, where the problem draws one beside or in place of a timeline."""
         return None
 
+    def trace_file(self, decision: Any) -> bytes | None:
+        """A Perfetto trace of a checked decision, where the problem writes one itself and has no timeline."""
+        return None
+
     def summary_lines(self, outcome: Outcome, details: Mapping[str, Any]) -> tuple[str, ...]:
         """More lines on an outcome for people who solved for it; ``details``: the solution's."""
         return ()

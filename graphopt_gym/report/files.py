@@ -78,7 +78,7 @@ def report_on(
 
 
 def write_report(solution: Solution, folder: str | os.PathLike[str], stem: str) -> list[Path]:
-    """``stem.png``, ``stem.pftrace`` and ``stem.html`` of one solution (the trace where it has a timeline)."""
+    """``stem.png``, ``stem.pftrace`` and ``stem.html`` of one solution (the trace where there is one)."""
     return [*_draw(solution, Path(folder), stem), write_html([solution], Path(folder) / f"{stem}.html")]
 
 
@@ -94,7 +94,9 @@ def _draw(solution: Solution, folder: Path, stem: str) -> list[Path]:
     timeline = solution.outcome.timeline
     if timeline is None:
         figure = solution.problem.figure(solution.decision)
-        return [] if figure is None else [write_file(folder / f"{stem}.png", figure_bytes(figure, "png"))]
+        content = solution.problem.trace_file(solution.decision)
+        drawn = [] if figure is None else [write_file(folder / f"{stem}.png", figure_bytes(figure, "png"))]
+        return drawn if content is None else [*drawn, write_file(folder / f"{stem}.pftrace", content)]
     name = f"{solution.method}: {solution.problem.title}"
     return [
         save_gantt(timeline, folder / f"{stem}.png", title=name, note="; ".join(solution.problem.notes)),

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt_gym.errors import InputError, printable, shortened
+from graphopt_gym.errors import InputError
 from graphopt_gym.files import write_file
 from graphopt_gym.graphs.graph import PHASES
+from graphopt_gym.simulator.drawing import drawable, figure_bytes
 from graphopt_gym.units import format_bytes, format_seconds, time_unit
 
 if TYPE_CHECKING:
@@ -134,34 +134,6 @@ def save_gantt(
         raise InputError(f"cannot draw {str(path)!r}: unknown picture format {kind!r}; end the name in .png or .svg")
     write_file(path, figure_bytes(figure, kind, dpi), make_folders=True)
     return path
-
-
-def drawable(text: str, limit: int = 120) -> str:
-    """A name as a figure can draw it: one line, shortened, of characters that the font has, its dollars no formula."""
-    text = "".join(sign if ord(sign) in _signs() else "\ufffd" for sign in shortened(printable(text), limit))
-    text = text.replace("$", r"\$") if text.strip() else "?"
-    return f" {text}" if text.startswith("_") else text  # legends leave out what starts with an underscore
-
-
-@cache
-def _signs() -> frozenset[int]:
-    """The characters that the font of figures has."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())
-
-
-def figure_bytes(figure: Figure, kind: str, dpi: int = 110) -> bytes:
-    """A figure as a file's content; the same figure gives the same bytes."""
-    import io
-
-    import matplotlib
-
-    buffer = io.BytesIO()
-    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with matplotlib.rc_context({"svg.hashsalt": "graphopt", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dated.get(kind))
-    return buffer.getvalue()
 
 
 def _busy_s(transfers: np.ndarray) -> float:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+import graphopt_gym as gg
 from graphopt_gym.errors import InputError
+from graphopt_gym.graphs.generators import layered_dag
+from graphopt_gym.report.files import write_report
 from graphopt_gym.report.perfetto import trace_bytes, write_trace
 from tests.report.cases import make_timeline
 
@@ -149,3 +153,14 @@ def test_write_trace__same_timeline__same_bytes(timeline, tmp_path):
     blocker.write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_trace(timeline, blocker / "a.pftrace")
+
+
+def test_report__writes_the_trace_of_a_problem_that_makes_its_own(monkeypatch, tmp_path):
+    problem = gg.make_problem("Placement-v0", graph=layered_dag(20, 3, seed=1), cluster="v100x2")
+    solution = gg.solve(problem, "heft")
+    solution = replace(solution, outcome=replace(solution.outcome, timeline=None))
+    without = write_report(solution, tmp_path, "none")
+    monkeypatch.setattr(type(problem), "trace_file", lambda self, decision: b"trace")
+    files = write_report(solution, tmp_path, "own")
+    assert [path.suffix for path in (*without, *files)] == [".html", ".pftrace", ".html"]
+    assert files[0].read_bytes() == b"trace"
