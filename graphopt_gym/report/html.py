@@ -182,8 +182,10 @@ def _details(solution: Solution) -> dict[str, Any] | None:
 def _facts(solution: Solution) -> Table:
     problem, words = solution.problem, solution.problem.words
     rows: list[tuple[str, str]] = []
-    if problem.graph_name:
-        graph = problem.graph
+    graph: Any = getattr(problem, "graph", None)
+    if problem.graph_name and hasattr(graph, "facts"):  # no graph of ops: what it says of itself
+        rows += [(words.graph, graph.name), *graph.facts(), *(("note", note) for note in graph.notes)]
+    elif problem.graph_name:
         facts = graph.statistics()
         rows.append((words.graph, f"{graph.name}: {facts['ops']:,} ops, {facts['edges']:,} edges"))
         if isinstance(source := graph.metadata.get("source"), str):
