@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from graphopt_gym.simulator.gang.lower_bounds import ways
+
 if TYPE_CHECKING:
     from graphopt_gym.envs.gang.problem import GangProblem
-    from graphopt_gym.simulator.gang.simulator import GangSimulator
 
 
 class Bounds(NamedTuple):
@@ -49,7 +50,8 @@ def plan_bounds(problem: GangProblem, plan: int) -> Bounds:
         groups = [on_cores[program.slice[on_cores] == v] for v in range(program.num_slices)]
         cores = (duration * program.slice_cores[program.slice] * program.on_cores).sum() / problem.cluster.num_cores
     else:
-        head, tail, duration = ways(simulator)
+        head, tail = ways(simulator)
+        duration = tables.duration_s
         owner = np.repeat(np.arange(gangs), np.diff(tables.resource_ptr[: gangs + 1]))
         at = tables.resource[: len(owner)]
         groups = [owner[at == number] for number in range(simulator.classes.num_classes)]
@@ -76,28 +78,6 @@ def least_cost(problem: GangProblem) -> float:
         return 0.0
     units = [one.num_units if problem.objective == "throughput" else 1 for one in problem.plans]
     return min(plan_bounds(problem, plan).step_s / each for plan, each in enumerate(units))
-
-
-def ways(simulator: GangSimulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(head, tail, duration), float64 [T]: when each task can start at the earliest, and how long what comes after it
-    takes at the least, as if nothing waited for a resource; the tail of gangs and transfers only."""
-    tables = simulator.lowered.tables
-    total = simulator.num_tasks
-    head, waiting = tables.arrival_s.copy(), tables.before.copy()
-    order = np.flatnonzero(waiting == 0).tolist()
-    for task in order:  # grows
-        for index in range(tables.after_ptr[task], tables.after_ptr[task + 1]):
-            other = int(tables.after[index])
-            head[other] = max(head[other], head[task] + tables.duration_s[task] + tables.delay_s[index])
-            waiting[other] -= 1
-            if waiting[other] == 0:
-                order.append(other)
-    tail = np.zeros(total)
-    for task in reversed(order):
-        for index in range(tables.after_ptr[task], tables.after_ptr[task + 1]):
-            other = int(tables.after[index])
-            tail[task] = max(tail[task], tables.delay_s[index] + tables.duration_s[other] + tail[other])
-    return head, tail, tables.duration_s.copy()
 
 
 def one_machine(head: np.ndarray, duration: np.ndarray, tail: np.ndarray) -> float:

@@ -173,15 +173,24 @@ class GangStep(GangEpisodes):
         run = self.runs[row]
         assert run is not None
         simulator, state, ready, last = run
-        tables = simulator.lowered.tables
+        tables, mask = simulator.lowered.tables, np.empty(len(ready.client), np.bool_)
         while True:
             if chosen >= 0:
                 for at in tables.resource[tables.resource_ptr[chosen] : tables.resource_ptr[chosen + 1]]:
                     if at < len(last):
                         last[at] = ready.client[chosen]
             found = engine.advance(tables, state, chosen)
+            engine.candidates(tables, state, mask)
             size, potential, bound, started, events = look(
-                tables, state, ready, last, self.window[row], self.gangs[row], self.clients[row], self.islands[row]
+                tables,
+                state,
+                ready,
+                mask,
+                last,
+                self.window[row],
+                self.gangs[row],
+                self.clients[row],
+                self.islands[row],
             )
             # as often as there are gangs, so that episodes have an end
             self.window_size[row], self.may_wait[row] = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from graphopt_gym.envs.gang.bounds import ways
+from graphopt_gym.simulator.gang.lower_bounds import ways
 
 if TYPE_CHECKING:
     from graphopt_gym.envs.gang.problem import GangProblem
@@ -41,7 +41,7 @@ def least_step(problem: GangProblem, plan: int, start: np.ndarray, seconds: floa
     begun_s = float(np.nanmax(state.finish_s))
     tables, kind = simulator.lowered.tables, simulator.lowered.kind
     gangs = simulator.program.num_gangs
-    head, _, duration = ways(problem.simulator(plan, problem.spread[plan]))
+    head, duration = ways(simulator).head_s, tables.duration_s
     tick = begun_s / TICKS
     works = np.flatnonzero(kind <= 1)
     horizon = 2 * TICKS

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.envs.core.roster import Roster, padded_size
-from graphopt_gym.envs.gang.bounds import plan_bounds, ways
+from graphopt_gym.envs.gang.bounds import plan_bounds
 from graphopt_gym.envs.gang.problem import HEAD, GangProblem
 from graphopt_gym.fields import whole
+from graphopt_gym.simulator.gang.lower_bounds import ways
 from graphopt_gym.simulator.gang.simulator import GangSimulator
 
 PLAN_FEATURES = (
@@ -152,8 +153,8 @@ class Instance:
     def _make_ready(self, plan: int, simulator: GangSimulator) -> Ready:
         problem, program = self.problem, simulator.program
         tables, classes, gangs = simulator.lowered.tables, simulator.classes, program.num_gangs
-        head, tail, duration = ways(simulator)
-        tail, duration = tail[:gangs], duration[:gangs]
+        head, tail = (one[:gangs] for one in ways(simulator))
+        duration = tables.duration_s[:gangs]
         owner = np.repeat(np.arange(gangs), np.diff(tables.resource_ptr[: gangs + 1]))
         at = tables.resource[: len(owner)]
         count = classes.num_classes
@@ -164,7 +165,7 @@ class Instance:
         weight = program.weights / program.weights.max()
         readers = np.bincount(program.edge_src, minlength=gangs)
         memory = program.output_bytes + program.temp_bytes
-        path = head[:gangs] + duration + tail
+        path = head + duration + tail
         fixed = np.zeros((gangs, len(GANG_FEATURES)), np.float32)
         for name, values in {
             "there": np.ones(gangs),
@@ -249,7 +250,8 @@ class Instance:
         problem, one = self.problem, self.problem.plans[plan]
         program, machine = one.program, problem.cluster
         simulator = problem.simulator(plan, problem.spread[plan])
-        head, tail, duration = (part[: program.num_gangs] for part in ways(simulator))
+        head, tail = (part[: program.num_gangs] for part in ways(simulator))
+        duration = simulator.lowered.tables.duration_s[: program.num_gangs]
         longest, hbm = max(float((head + duration + tail).max()), 1e-300), machine.hbm_bytes
         return np.stack([
             duration / max(float(duration.max()), 1e-300), (duration + tail) / longest, head / longest,

@@ -279,7 +279,8 @@ class GangProblem(Problem):
     def order(self, plan: int, levels: np.ndarray) -> np.ndarray:
         """int32 [G]: the one order of all gangs that levels stand for, each gang behind what it reads."""
         pointers, successors = self.plans[plan].program._successors
-        return topological_order(pointers, successors, levels)
+        # a copy, since a decision may be one that cannot be written to, of which a kernel would need another form
+        return topological_order(pointers, successors, np.array(levels, np.int32))
 
     # ---- runs
 

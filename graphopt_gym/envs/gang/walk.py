@@ -6,7 +6,7 @@ import numpy as np
 
 from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.gang.instances import CLIENT_FEATURES, GANG_FEATURES, ISLAND_FEATURES
-from graphopt_gym.simulator.gang.engine import NOW, NUM_EVENTS, NUM_OPEN, RUNNING, candidates
+from graphopt_gym.simulator.gang.engine import NOW, NUM_EVENTS, NUM_OPEN, RUNNING
 
 WAITED, SERVED, FREE, LEFT, FOLLOWS = (
     GANG_FEATURES.index(name) for name in ("waited", "served", "free", "left", "follows")
@@ -16,12 +16,13 @@ I_BUSY, I_MEMORY, I_LEFT = range(len(ISLAND_FEATURES))
 
 
 @kernel
-def look(tables, state, ready, last, window, gangs, clients, islands):
+def look(tables, state, ready, mask, last, window, gangs, clients, islands):
     """Fills what is seen of a run, and gives (how many gangs are in the window, potential, bound, started, may wait).
 
     Args:
         tables, state: of the engine.
         ready: of the instance, see :class:`Ready`.
+        mask: bool [G]: the gangs that may start, see ``engine.candidates``.
         last: int32 [P]: the client of the last gang on each core class; -1: none.
         window: int32 [W]: filled with gangs that may start, the earliest ready first, then the lowest number.
         gangs, clients, islands: float32 [W, F], [C, F], [I, F], filled, and 0 where there are none.
@@ -31,8 +32,6 @@ def look(tables, state, ready, last, window, gangs, clients, islands):
     gangs[:] = 0.0
     clients[:] = 0.0
     islands[:] = 0.0
-    mask = np.empty(count, np.bool_)
-    candidates(tables, state, mask)
     size = 0
     for index in range(state.counts[NUM_OPEN]):
         gang = state.open[index]

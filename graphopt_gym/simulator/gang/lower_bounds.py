@@ -22,9 +22,16 @@ class Bounds(NamedTuple):
         return max(self)
 
 
-def bounds(simulator: GangSimulator) -> Bounds:
-    """Lower bounds of the makespan of a simulator's program; memory is left out."""
-    tables, lowered = simulator.lowered.tables, simulator.lowered
+class Ways(NamedTuple):
+    """How long the ways through each task are, as if nothing waited for a resource. T tasks."""
+
+    head_s: np.ndarray  # float64 [T]: when it can start at the earliest
+    tail_s: np.ndarray  # float64 [T]: the least from its finish to the end of all that comes after it
+
+
+def ways(simulator: GangSimulator) -> Ways:
+    """The longest way to each task of a simulator, and from it."""
+    tables = simulator.lowered.tables
     count = simulator.num_tasks
     before = np.repeat(np.arange(count), np.diff(tables.after_ptr))
     start = _earliest(
@@ -37,6 +44,14 @@ def bounds(simulator: GangSimulator) -> Bounds:
         back_ptr, before[back].astype(np.int32), tables.delay_s[back],
         np.diff(tables.after_ptr).astype(np.int32), np.zeros(count), tables.duration_s,
     )  # fmt: skip
+    return Ways(start, tail)
+
+
+def bounds(simulator: GangSimulator) -> Bounds:
+    """Lower bounds of the makespan of a simulator's program; memory is left out."""
+    tables, lowered = simulator.lowered.tables, simulator.lowered
+    count = simulator.num_tasks
+    start, tail = ways(simulator)
     works = lowered.kind <= 1  # the makespan is that of gangs and transfers
     path = float((start + tables.duration_s)[works].max())
     owner = np.repeat(np.arange(count), np.diff(tables.resource_ptr))
