@@ -21,6 +21,7 @@ OURS = (
     "graphopt_gym.envs.scheduling:TASK",
     "graphopt_gym.envs.chiplet:TASK",
     "graphopt_gym.envs.rewrite:TASK",
+    "graphopt_gym.envs.gang:TASK",
 )
 ENTRY_POINTS = "graphopt_gym.tasks"
 VECTOR_ENTRY_POINT = "graphopt_gym.envs.core.vector"

@@ -60,6 +60,11 @@ PROBLEMS = [
     ("GraphOptimizationOneShot-v0", {"graph": "transformer_xl_2layer", "tasks": "placement+schedule", "levels": 5}),
     ("RewriteOrder-v0", {"graph": "squeezenet", "cluster": "t4"}),
     ("RewriteOrder-v0", {"graph": "small_chain", "cluster": "t4", "cost": "simulated", "rules": ["fused activation"]}),
+    ("GangScheduling-v0", {"graph": "toy_pipeline", "cluster": "toy_islands"}),
+    ("GangScheduling-v0", {"graph": "toy_tenants", "cluster": "toy_islands", "objective": "fairness"}),
+    ("GangScheduling-v0", {"graph": "toy_pipeline", "cluster": "toy_islands", "safe": False}),
+    ("GangScheduling-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "back_pressure": False}),
+    ("GangSchedulingOneShot-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "controllers": "none"}),
 ]
 
 
@@ -83,6 +88,7 @@ QUICK = {
     "ChipletPartition-v0": PROBLEMS[11][1],
     "GraphOptimization-v0": PROBLEMS[13][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
+    "GangScheduling-v0": {"graph": "toy_pipeline", "cluster": "toy_islands"},
 }
 
 
@@ -429,6 +435,11 @@ ENVIRONMENTS = [
     ("RewriteOrder-v0", {"graph": "squeezenet", "max_steps": 6}),
     ("RewriteOrder-v0", {"graph": ["small_fire", "small_chain"], "cluster": ["t4", "v100_sxm2_32gb"], "max_steps": 7}),
     ("RewriteOrder-v0", {"graph": attention(), "cost": "simulated", "max_matches": 4, "max_nodes": 40, "max_steps": 5}),
+    ("GangScheduling-v0", {"graph": ["toy_pipeline", "toy_tenants"], "cluster": "toy_islands", "max_gangs": 40}),
+    ("GangScheduling-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "reward": "terminal", "wait": False}),
+    ("GangScheduling-v0", {"graph": "toy_tenants", "cluster": "toy_islands", "objective": "fairness", "window": 2}),
+    ("GangSchedulingOneShot-v0", {"graph": ["toy_pipeline", "toy_tenants"], "cluster": "toy_islands", "levels": 5}),
+    ("GangSchedulingOneShot-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "safe": False, "max_gangs": 30}),
 ]
 
 
@@ -448,6 +459,7 @@ TASKS = {
     "scheduling": {"graph": "transformer_xl_2layer"},
     "chiplet": PACKAGED,
     "rewrite": {"graph": "small_chain", "max_steps": 3},
+    "gang": {"graph": "toy_tenants", "cluster": "toy_islands"},
 }
 
 

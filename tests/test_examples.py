@@ -98,6 +98,8 @@ def read_light_infos():
         "Fusion-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2"},
         "GraphOptimization-v0": {"graph": "transformer_xl_2layer", "cluster": "v100x2", "tasks": "placement"},
         "Scheduling-v0": {"graph": "random:num_ops=64-100:seed=1", "cluster": "v100x2"},
+        "GangScheduling-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
+        "GangSchedulingOneShot-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
     }  # fmt: skip
     for env_id in env_ids():
         arguments = {"info": "light", **small.get(env_id, {"graph": "rnnlm_2layer", "cluster": "v100x2"})}

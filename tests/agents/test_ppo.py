@@ -35,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "GraphOptimizationOneShot-v0": {},
     "Scheduling-v0": {},
     "SchedulingOneShot-v0": {},
+    "GangScheduling-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
+    "GangSchedulingOneShot-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
 }
 
 
