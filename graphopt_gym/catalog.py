@@ -40,9 +40,9 @@ _OURS = {
     "clusters": "graphopt_gym.hardware.cluster:CLUSTERS",
     "packages": "graphopt_gym.hardware.package:PACKAGES",
     "machines": "graphopt_gym.hardware.machine:MACHINES",
-    "workloads": "graphopt_gym.simulator.gang.workloads:WORKLOADS",
     "devices": "graphopt_gym.hardware.cluster:DEVICES",
     "links": "graphopt_gym.hardware.cluster:LINKS",
+    "workloads": "graphopt_gym.simulator.gang.workloads:WORKLOADS",
 }
 
 
