@@ -18,18 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt_gym.errors import InputError, quoted, unknown_name
+from graphopt_gym.errors import InputError, quoted
+from graphopt_gym.graphs.tensor_program.ops import REQUIRED, Params, Shape, ShapeError, params_of, refused
 
-Shape = tuple[int, ...]
-Params = tuple[Any, ...]
-REQUIRED = object()
 INITS = ("zeros", "ones", "normal")
 MOST_RANK = 6
 MOST_ELEMENTS = 2**40  # of a tensor of one sample, and of a trainable tensor: more is a slip, not a network
-
-
-class ShapeError(Exception):
-    """Why operands or parameters do not fit; :func:`infer` adds the op and the shapes."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,7 @@ def infer(op: str, shapes: Sequence[Shape], params: Params) -> tuple[Params, Sha
                 raise ShapeError(f"needs a tensor of shape {given}, above 2**40 elements")
         return params, shape
     except ShapeError as error:
-        operands = f"; operand shapes {' and '.join(map(str, shapes))}" if shapes else ""
-        settings = ", ".join(f"{name}={value}" for name, value in zip(spec.params, params, strict=True))
-        raise InputError(f"{op}({settings}) {error}{operands}") from None
+        raise refused(op, shapes, dict(zip(spec.params, params, strict=True)), error) from None
 
 
 def make_params(op: str, given: Mapping[str, Any]) -> Params:
@@ -90,19 +82,7 @@ def make_params(op: str, given: Mapping[str, Any]) -> Params:
     Raises:
         InputError: unknown operator or parameter, one is missing, or has the wrong type.
     """
-    if op not in OPS:
-        raise unknown_name("operator", op, OPS)
-    spec = OPS[op]
-    for name in given:
-        if name not in spec.params:
-            raise unknown_name(f"{op}: parameter", name, spec.params)
-    values = []
-    for name, (kind, default) in spec.params.items():
-        value = given.get(name, default)
-        if value is REQUIRED:
-            raise InputError(f"{op}: parameter {name!r} is missing")
-        values.append(value if value is None and default is None else _checked(op, name, kind, value))
-    return tuple(values)
+    return params_of(OPS, op, given, _checked)
 
 
 def _checked(op: str, name: str, kind: str, value: Any) -> Any:

@@ -84,9 +84,14 @@ def infer(op: str, shapes: Sequence[Shape], params: Params) -> tuple[Params, Sha
             raise ShapeError(f"gives shape {shape}; sizes must be positive, at most {MAX_RANK} of them")
         return params, shape
     except ShapeError as error:
-        given = f"; operand shapes {' and '.join(map(str, shapes))}" if shapes else ""
-        settings = ", ".join(f"{name}={value}" for name, value in zip(spec.params, params, strict=True))
-        raise InputError(f"{op}({settings}) {error}{given}") from None
+        raise refused(op, shapes, dict(zip(spec.params, params, strict=True)), error) from None
+
+
+def refused(op: str, shapes: Sequence[Shape], params: Mapping[str, Any], error: ShapeError) -> InputError:
+    """What is said of an op whose operands or parameters do not fit: the op, its parameters, why, and all shapes."""
+    operands = f"; operand shapes {' and '.join(map(str, shapes))}" if shapes else ""
+    settings = ", ".join(f"{name}={value}" for name, value in params.items())
+    return InputError(f"{op}({settings}) {error}{operands}")
 
 
 def make_params(op: str, given: Mapping[str, Any]) -> Params:
@@ -95,9 +100,21 @@ def make_params(op: str, given: Mapping[str, Any]) -> Params:
     Raises:
         InputError: unknown operator or parameter, one is missing, or has the wrong type.
     """
-    if op not in OPS:
-        raise unknown_name("operator", op, OPS)
-    spec = OPS[op]
+    return params_of(OPS, op, given, _checked)
+
+
+def params_of(
+    ops: Mapping[str, Any], op: str, given: Mapping[str, Any], checked: Callable[[str, str, str, Any], Any]
+) -> Params:
+    """As :func:`make_params`, of any table of operators whose specs have ``params``: parameter -> (kind, default).
+
+    Args:
+        checked: (operator, parameter, kind, value) -> the value in its one form, or InputError. A value of None is not
+            asked where it is the default.
+    """
+    if op not in ops:
+        raise unknown_name("operator", op, ops)
+    spec = ops[op]
     for name in given:
         if name not in spec.params:
             raise unknown_name(f"{op}: parameter", name, spec.params)
@@ -106,7 +123,7 @@ def make_params(op: str, given: Mapping[str, Any]) -> Params:
         value = given.get(name, default)
         if value is REQUIRED:
             raise InputError(f"{op}: parameter {name!r} is missing")
-        values.append(_checked(op, name, kind, value))
+        values.append(value if value is None and default is None else checked(op, name, kind, value))
     return tuple(values)
 
 
