@@ -29,6 +29,13 @@ def needed(where: str, table: Mapping[str, Any], key: str, what: str) -> Any:
     return table[key]
 
 
+def texts(where: str, table: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raises InputError for a key whose value is there and is no text."""
+    for key in keys:
+        if not isinstance(table.get(key, ""), str):
+            raise InputError(f"{where}: {key} is {quoted(table[key])}; give a text in quotes")
+
+
 def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """One of the names that are known, or InputError with the nearest."""
     if not isinstance(value, str) or value not in known:

@@ -32,6 +32,13 @@ def test_field__good_values_pass_and_all_others_are_refused_in_one_line(check, g
         assert len(str(caught.value)) < 200
 
 
+def test_texts__refuse_what_is_no_text():
+    fields.texts("a.toml", {"name": "a", "size": 3}, ("name", "about"))
+    for value in (3, None, ["a"]):
+        with pytest.raises(InputError, match=r"^a.toml: about is .*; give a text in quotes$"):
+            fields.texts("a.toml", {"about": value}, ("name", "about"))
+
+
 def test_choice__names_the_nearest_known():
     assert fields.choice("reward", "rank", ("rank", "priced")) == "rank"
     for value in ("rnk", None, 3, ["rank"]):

@@ -44,7 +44,18 @@ import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml, stored_whole
 from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, not_negative, plain, positive, rate
+from graphopt_gym.fields import (
+    byte_count,
+    choice,
+    count,
+    known_keys,
+    needed,
+    not_negative,
+    plain,
+    positive,
+    rate,
+    texts,
+)
 from graphopt_gym.generator import Generator
 from graphopt_gym.graphs.graph import DTYPES
 
@@ -318,6 +329,7 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
         InputError: one line naming the field, the value and the fix.
     """
     known_keys(where, table, ("name", "about", "hosts", "network", "devices", "links"))
+    texts(where, table, ("name", "about"))
     devices = _table_of(where, table, "devices", _device)
     links = _table_of(where, table, "links", _link_type)
 
@@ -379,12 +391,12 @@ def parse_cluster(table: Mapping[str, Any], name: str, where: str, shipped: bool
                 owner = {"pair": f"{source}->{target}", "device": f"{source}", "host": f"host{host}"}
                 link_of[source, target] = used.setdefault((link, owner[link.shared_by]), len(used))
     return Cluster(
-        str(table.get("name", name)),
+        table.get("name", name),
         tuple(device for _, device, _ in found),
         tuple(link.between(owner) for link, owner in used),
         link_of,
         tuple(host for host, _, _ in found),
-        str(table.get("about", "")),
+        table.get("about", ""),
     )
 
 

@@ -41,7 +41,7 @@ import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml, stored_whole
 from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import choice, count, known_keys, needed, not_negative, plain
+from graphopt_gym.fields import choice, count, known_keys, needed, not_negative, plain, texts
 from graphopt_gym.hardware.cluster import CATALOG, DEVICES, LINKS, Device, Link
 from graphopt_gym.hardware.collectives import ALGORITHMS
 
@@ -271,9 +271,7 @@ def parse_machine(table: Mapping[str, Any], name: str, where: str) -> Machine:
         InputError: one line naming the field, the value and the fix.
     """
     known_keys(where, table, ("name", "about", "core", "islands", "links", "control"))
-    for key in ("name", "about"):
-        if not isinstance(table.get(key, ""), str):
-            raise InputError(f"{where}: {key} is {quoted(table[key])}; give a text in quotes")
+    texts(where, table, ("name", "about"))
     core = _named(f"{where}: core", DEVICES, needed(where, table, "core", "the name of a device, e.g. 'tpu_v3_core'"))
     listed = table.get("islands")
     if not isinstance(listed, list) or not listed:

@@ -33,7 +33,7 @@ import numpy as np
 
 from graphopt_gym.catalog import Catalog, read_toml, stored_whole
 from graphopt_gym.errors import InputError, quoted, unknown_name
-from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, plain, positive, rate
+from graphopt_gym.fields import byte_count, choice, count, known_keys, needed, plain, positive, rate, texts
 from graphopt_gym.hardware.cluster import CATALOG, counted
 
 TOPOLOGIES = ("ring", "mesh")
@@ -229,9 +229,7 @@ def parse_package(table: Mapping[str, Any], name: str, where: str) -> Package:
         raise InputError(f"{where}: link is {quoted(link)}; give a table [link] with gb_per_s")
     known_keys(f"{where}: link", link, ("gb_per_s",))
     speed = positive(f"{where}: link: gb_per_s", needed(f"{where}: link", link, "gb_per_s", "GB a second")) * 1e9
-    for key in ("name", "about"):
-        if not isinstance(table.get(key, ""), str):
-            raise InputError(f"{where}: {key} is {quoted(table[key])}; give a text in quotes")
+    texts(where, table, ("name", "about"))
     return Package(
         name=table.get("name", name),
         chips=tuple(kinds[choice(f"{where}: chip: kind", kind, kinds)] for kind in listed),

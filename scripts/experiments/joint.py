@@ -25,9 +25,9 @@ SEEN = (
     "inception_v3_b32", "transformer_xl_2layer", "transformer_xl_4layer", "wavenet_2x18", "bert_base", "gpt2_small",
     "resnet50",
 )  # fmt: skip
-PRETRAINING = {"updates": 40, "samples": 32, "starts": False, "elites": 0, "mutants": 0.0}
-ZERO_SHOT_CALLS, TUNING_CALLS = 64, 640
 ALONE_LEARNING = {"starts": False, "elites": 0, "mutants": 0.0}  # no decisions but the policy's own
+PRETRAINING = {"updates": 40, "samples": 32, **ALONE_LEARNING}
+ZERO_SHOT_CALLS, TUNING_CALLS = 64, 640
 
 
 def other_families(graph, seed):
