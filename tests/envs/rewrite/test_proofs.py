@@ -38,7 +38,9 @@ def test_prove_rule__refutes_a_wrong_rule(name):
         ("maxpool(avgpool(x, kernel=k), kernel=k)", "avgpool(maxpool(x, kernel=k), kernel=k)", "refuted"),
         ("sigmoid(add(x, y))", "sigmoid(add(y, x))", "proved"),
         ("tanh(tanh(x))", "tanh(x)", "refuted"),
-        ("softmax(x, axis=k)", "x", "not attempted"),
+        ("softmax(x, axis=k)", "x", "refuted"),
+        ("add(gelu(softmax(x, axis=k)), y)", "add(y, gelu(softmax(x, axis=k)))", "proved"),
+        ("getitem(x, index=i, shape=s, dtype=d)", "x", "not attempted"),
     ],
 )
 def test_prove_rule__decides_what_polynomials_do_not(source, target, status):

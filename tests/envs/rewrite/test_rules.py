@@ -6,7 +6,7 @@ More trials: ``python -m graphopt_gym.envs.rewrite.rules.verification 1000``.
 import pytest
 
 from graphopt_gym.envs.rewrite.rules.patterns import make_rule
-from graphopt_gym.envs.rewrite.rules.table import load_rules, rules
+from graphopt_gym.envs.rewrite.rules.table import BESIDE, load_rules, rules
 from graphopt_gym.envs.rewrite.rules.verification import verify_rule
 from graphopt_gym.errors import InputError
 
@@ -86,7 +86,10 @@ def test_make_rule__refuses_in_one_line(source, target, condition, message):
 
 
 def test_load_rules__by_name_and_family():
-    assert load_rules() == rules()
+    assert load_rules("all") == rules()
+    assert load_rules() == load_rules("published") == tuple(rule for rule in rules() if rule.family not in BESIDE)
+    assert len(load_rules()) == 159
+    assert {rule.family for rule in load_rules(["parts", "relu-twice"])} == {"parts", "fused activation"}
     assert [rule.name for rule in load_rules(["relu-twice"])] == ["relu-twice"]
     assert {rule.family for rule in load_rules(["split"])} == {"split"}
     with pytest.raises(InputError, match="did you mean 'relu-twice'"):

@@ -43,8 +43,30 @@ def _same_place(x: Sequence[int], axis: int, shape: Sequence[int]) -> int:
     return -1
 
 
+def _in_order(x: Sequence[int], p: Sequence[int]) -> bool:
+    """Whether a permutation moves axes of size 1 alone, so that it is a reshape."""
+    kept = [axis for axis in p if x[axis] > 1]
+    return len(p) == len(x) and kept == sorted(kept)
+
+
+def _spreads(y: Sequence[int], x: Sequence[int], axis: int) -> bool:
+    """Whether ``y``, broadcast to ``x``, is the same all along an axis of ``x``."""
+    place = axis - len(x) + len(y)
+    return len(y) <= len(x) and (place < 0 or (y[place] == 1 and x[axis] > 1))
+
+
+def _scales_channels(f: Sequence[int], channels: int) -> bool:
+    """Whether a tensor has a number for each channel of images [N, C, H, W]."""
+    return len(f) in (3, 4) and math.prod(f) == channels and tuple(f[-3:]) == (channels, 1, 1)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "shape": lambda x: x,
+    "elements": math.prod,
+    "in_order": _in_order,  # the permutation is a reshape
+    "spreads": _spreads,  # of the first, broadcast to the second, all is the same along the axis
+    "scales_channels": _scales_channels,  # of shape [C, 1, 1], with a leading 1 or without
+    "permuted": lambda x, p: tuple(x[axis] for axis in p),
     "rank": len,
     "dim": lambda x, axis: x[axis],
     "groups": lambda x, w: x[1] // w[1],  # of the convolution of x by w

@@ -3,7 +3,8 @@
 A rule's source is built on leaves whose entries are real variables, at a few small random shapes where its condition
 holds; the program that :meth:`Matcher.apply` makes of it must have the same entries. Sums of monomials decide
 element-wise operators, products and convolutions; ``relu`` and ``maxpool`` are cases on reals, and what is left of
-them goes to the solver; ``tanh`` and ``sigmoid`` may be any function. What is proved holds for all values at these
+them goes to the solver; ``tanh``, ``sigmoid`` and ``gelu`` may be any function, ``softmax`` and ``layernorm`` any
+function of a row (and of scale and bias). What is proved holds for all values at these
 shapes; other shapes are left to :mod:`graphopt_gym.envs.rewrite.rules.verification`.
 
     python -m graphopt_gym.envs.rewrite.rules.proofs      # the table: each rule, whether proved, at which shapes
@@ -27,11 +28,11 @@ from graphopt_gym.extras import need
 from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, windows
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
-OPAQUE = frozenset(("softmax", "layernorm", "gelu"))
+OPAQUE = frozenset(("opaque", "getitem"))
 STATUSES = ("proved", "refuted", "undecided", "not attempted")
 MOST_WORK = 500  # multiplications that an instance may take
 INSTANCES = 40  # random instances that are executed
-DRAWS = 3_000
+DRAWS = 6_000
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,16 @@ def _operators() -> Callable[..., Any]:
     def mean(x: np.ndarray, kernel: Any, stride: Any, padding: str) -> np.ndarray:
         return windows(x, kernel, stride, padding, 0).sum(axis=(4, 5)) * z3.Q(1, math.prod(kernel))
 
+    def any_function_of_rows(name: str, x: np.ndarray, axis: int, *others: np.ndarray) -> np.ndarray:
+        rows = np.moveaxis(x, axis, -1)
+        length, result = rows.shape[-1], np.empty(rows.shape, object)
+        more = [_polynomial(value) for other in others for value in other.flat]
+        sorts = [z3.RealSort()] * (length + len(more) + 1)
+        for index in np.ndindex(rows.shape):
+            row = [_polynomial(value) for value in rows[index[:-1]]]
+            result[index] = z3.Function(f"{name}_{length}_{index[-1]}", *sorts)(*row, *more)
+        return np.moveaxis(result, -1, axis)
+
     activations: dict[str, Callable[..., Any]] = {
         "none": lambda x: x,
         "relu": each(lambda x: z3.If(x > 0, x, z3.RealVal(0))),
@@ -217,6 +228,9 @@ def _operators() -> Callable[..., Any]:
         ),
         "maxpool": largest,
         "avgpool": mean,
+        "gelu": any_function("gelu"),
+        "softmax": lambda x, axis: any_function_of_rows("softmax", x, axis),
+        "layernorm": lambda x, scale, bias: any_function_of_rows("layernorm", x, -1, scale, bias),
         "eye": lambda n: NUMPY_OPS["eye"](n).astype(int).astype(object),
         "identity_kernel": lambda shape: NUMPY_OPS["identity_kernel"](shape).astype(int).astype(object),
         "pool_kernel": lambda channels, kernel: np.full((channels, 1, *kernel), z3.Q(1, math.prod(kernel)), object),

@@ -35,6 +35,17 @@ element-wise operators, whose sources share no tensor, so that all pairs match. 
 axis) NasRNN's e-graph at k_multi 1 has 9,202 nodes instead of 3,846, and its sequential search 365 matches beside 555;
 greedy extraction finds nothing cheaper on NasRNN, SqueezeNet, BERT and ResNeXt-50, as the concat is a copy. Where the
 operands are parts of one tensor it saves, and then ``elementwise on both parts of a split`` does it.
+
+Families beside these (:data:`BESIDE`) hold where they are asked for, by name or as ``rules="all"``:
+
+- ``identity introduction``: a skip connection as a part of the weight beside it, ``x + conv(x, w) = conv(x, w + I)``;
+- ``composition``: a 1x1 convolution and the linear operator before or after it as one, by work on weights;
+- ``production``: what optimisers of inference runtimes do, in one step each: scales (batch normalisation) into weights,
+  parallel branches into one, transposes that move nothing as reshapes;
+- ``parts``: where a part of a result is read, only that part is computed, as of a classifier's first token.
+
+Common subexpressions, constant folding and operators that change nothing need no rules: equal nodes of a program are
+one, what depends on weights alone costs nothing, and the reader of ONNX files drops the rest.
 """
 
 from __future__ import annotations
@@ -46,6 +57,7 @@ from graphopt_gym.envs.rewrite.rules.patterns import Rule, make_rule
 from graphopt_gym.errors import unknown_name
 
 TASO, TENSAT, OURS = "TASO", "TENSAT", "ours"
+ALL, PUBLISHED = "all", "published"  # names for all rules, and for those of the published families
 SPLITS = ("split0", "split1")
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
@@ -385,11 +397,289 @@ def _multi(t: _Table) -> None:
     )
 
 
+def _identity(t: _Table) -> None:
+    """What an identity joins: a skip connection becomes a part of the weight beside it."""
+    t.family = "identity introduction"
+    conv, scaled = "conv2d(x, w, padding=same)", "mul({}, f)"
+    joined = "conv2d(x, add(w, identity_kernel(shape=shape(w))), padding=same)"
+    wide = "dim(w, 0) == dim(x, 1)"
+    kernel = "mul(identity_kernel(shape=shape(w)), reshape(f, shape=(dim(w, 0), 1, 1, 1)))"
+    by_channel = f"conv2d(x, add(w, {kernel}), padding=same)"
+    channels = f"{wide} and scales_channels(shape(f), dim(x, 1))"
+    for place in ("first", "second"):
+
+        def two(one: str, other: str, place: str = place) -> str:
+            return f"add({one}, {other})" if place == "first" else f"add({other}, {one})"
+
+        bias = "scales_channels(shape(b), dim(w, 0))"
+        t.one(f"skip-{place}-into-conv", two("x", conv), joined, wide, OURS)
+        t.one(
+            f"skip-{place}-into-biased-conv",
+            two("x", f"add({conv}, b)"),
+            f"add({joined}, b)",
+            f"{wide} and {bias}",
+            OURS,
+        )
+        t.one(f"scaled-skip-{place}-into-conv", two(scaled.format("x"), conv), by_channel, channels, OURS)
+        t.one(
+            f"scaled-skip-{place}-into-biased-conv",
+            two(f"add({scaled.format('x')}, c)", f"add({conv}, b)"),
+            f"add({by_channel}, add(c, b))",
+            f"{channels} and {bias} and shape(c) == shape(b)",
+            OURS,
+        )
+        square = "dim(w, -1) == dim(w, -2)"
+        eye = "matmul(x, add(w, eye(n=dim(w, -1))))"
+        t.one(f"skip-{place}-into-matmul", two("x", "matmul(x, w)"), eye, square, OURS)
+
+
+def _composition(t: _Table) -> None:
+    """Two linear operators, one after the other, as one: the work that is left is on weights alone."""
+    t.family = "composition"
+    turned = "transpose({}, perm=(1, 0, 2, 3))"
+    plain = "groups(x, {}) == 1"
+    # a bias of the inner product would be cut at the border; there is none, so zeros stay zeros
+    t.one(
+        "conv-of-1x1",
+        "conv2d(conv2d(x, v), w, stride=s, padding=p, act=a)",
+        f"conv2d(x, conv2d(w, {turned.format('v')}), stride=s, padding=p, act=a)",
+        f"dim(v, 2) == 1 and dim(v, 3) == 1 and {plain.format('v')} and dim(w, 1) == dim(v, 0)",
+        OURS,
+    )
+    after = (
+        f"conv2d(x, {turned.format('conv2d(' + turned + ', v)')}, stride=(s[0] * t[0], s[1] * t[1]), padding=p, act=a)"
+    )
+    small = "dim(v, 2) == 1 and dim(v, 3) == 1 and dim(v, 1) == dim(w, 0)"
+    t.one(
+        "1x1-of-conv",
+        "conv2d(conv2d(x, w, stride=s, padding=p), v, stride=t, act=a)",
+        after.format("w"),
+        f"{small} and groups(x, w) == 1",
+        OURS,
+    )
+    t.one(
+        "1x1-of-grouped-conv",
+        "conv2d(conv2d(x, w, stride=s, padding=p), v, stride=t, act=a)",
+        after.format("merge(w, groups=groups(x, w), count=groups(x, w))"),
+        f"{small} and groups(x, w) > 1",
+        OURS,
+    )
+    t.one(
+        "grouped-conv-of-1x1",
+        "conv2d(conv2d(x, v), w, stride=s, padding=p, act=a)",
+        f"conv2d(x, conv2d(merge(w, groups=dim(v, 0) // dim(w, 1), count=dim(v, 0) // dim(w, 1)), "
+        f"{turned.format('v')}), stride=s, padding=p, act=a)",
+        f"dim(v, 2) == 1 and dim(v, 3) == 1 and {plain.format('v')} and dim(w, 1) < dim(v, 0)",
+        OURS,
+    )
+    pooled = "avgpool({}, kernel=k, stride=s, padding=p)"
+    t.both(
+        "avgpool-through-1x1",
+        pooled.format("conv2d(x, w)"),
+        f"conv2d({pooled.format('x')}, w)",
+        "dim(w, 2) == 1 and dim(w, 3) == 1",
+        OURS,
+    )
+    t.both(
+        "avgpool-through-bias",
+        "avgpool(add(x, b), kernel=k, stride=s, padding=valid)",
+        "add(avgpool(x, kernel=k, stride=s, padding=valid), b)",
+        "rank(x) == 4 and scales_channels(shape(b), dim(x, 1))",
+        OURS,
+    )
+
+
+def _production(t: _Table) -> None:
+    """What the optimisers of inference runtimes do, in one step each, so that a greedy search finds it."""
+    t.family = "production"
+    conv = "conv2d(x, w, stride=s, padding=p)"
+    by_output = "conv2d(x, mul(w, reshape(f, shape=(dim(w, 0), 1, 1, 1))), stride=s, padding=p)"
+    scales = "scales_channels(shape(f), dim(w, 0))"
+    bias = "scales_channels(shape(b), dim(w, 0))"
+    product = "matmul(x, w)"
+    by_column = "matmul(x, mul(w, reshape(f, shape=(dim(w, -1),))))"
+    columns = "elements(f) == dim(w, -1) and dim(f, -1) == dim(w, -1) and rank(f) <= max(rank(x), rank(w))"
+    row = "elements(b) == dim(w, -1) and dim(b, -1) == dim(w, -1) and rank(b) <= max(rank(x), rank(w))"
+    for place in ("first", "second"):
+
+        def times(one: str, place: str = place) -> str:
+            return f"mul(f, {one})" if place == "first" else f"mul({one}, f)"
+
+        t.one(f"scale-{place}-into-conv", times(conv), by_output, scales, OURS)
+        t.one(
+            f"scale-{place}-into-biased-conv",
+            times(f"add({conv}, b)"),
+            f"add({by_output}, mul(b, f))",
+            f"{scales} and {bias}",
+            OURS,
+        )
+        t.one(f"scale-{place}-into-matmul", times(product), by_column, columns, OURS)
+        t.one(
+            f"scale-{place}-into-biased-matmul",
+            times(f"add({product}, b)"),
+            f"add({by_column}, mul(b, f))",
+            f"{columns} and {row}",
+            OURS,
+        )
+    t.one(
+        "scaled-input-into-conv",
+        "conv2d(mul(x, f), w, stride=s, padding=p, act=a)",
+        "conv2d(x, mul(w, reshape(f, shape=(1, dim(w, 1), 1, 1))), stride=s, padding=p, act=a)",
+        "scales_channels(shape(f), dim(x, 1)) and rank(x) == 4 and dim(w, 1) == dim(x, 1)",
+        OURS,
+    )
+    t.one(
+        "scaled-input-into-matmul",
+        "matmul(mul(x, f), w, act=a)",
+        "matmul(x, mul(w, reshape(f, shape=(dim(x, -1), 1))), act=a)",
+        "elements(f) == dim(x, -1) and dim(f, -1) == dim(x, -1) and rank(f) <= rank(x)",
+        OURS,
+    )
+    t.one("smul-into-biased-matmul", f"smul(add({product}, b), s)", "add(matmul(x, smul(w, s)), smul(b, s))", "", OURS)
+    heads = "transpose(reshape({}, shape=y), perm=p)"
+    t.one(
+        "smul-into-projection",
+        f"smul({heads.format(f'add({product}, b)')}, s)",
+        heads.format("add(matmul(x, smul(w, s)), smul(b, s))"),
+        "",
+        OURS,
+    )
+    t.one(
+        "smul-into-projection-without-bias",
+        f"smul({heads.format(product)}, s)",
+        heads.format("matmul(x, smul(w, s))"),
+        "",
+        OURS,
+    )
+    # branches that read the same image
+    v, w = "conv2d(x, v, stride=s, padding={p})", "conv2d(x, w, stride=s, padding={p})"
+    both = "conv2d(x, add({}, w), stride=s, padding={})"
+    either = "scales_channels(shape(b), dim(v, 0)) and scales_channels(shape(c), dim(w, 0)) and shape(b) == shape(c)"
+    larger = (
+        "dim(v, 0) == dim(w, 0) and dim(v, 1) == dim(w, 1) and dim(v, 2) <= dim(w, 2) and dim(v, 3) <= dim(w, 3) and "
+        "shape(v) != shape(w)"
+    )
+    enlarged = both.format("enlarge(v, size=shape(w)[2:])", "same")
+    plain = both.format("v", "p")
+    t.one(
+        "biased-branches",
+        f"add(add({v.format(p='p')}, b), add({w.format(p='p')}, c))",
+        f"add({plain}, add(b, c))",
+        f"shape(v) == shape(w) and {either}",
+        OURS,
+    )
+    for place, order in (("first", (v, w)), ("second", (w, v))):
+        one, other = (part.format(p="same") for part in order)
+        t.one(f"smaller-{place}-branch", f"add({one}, {other})", enlarged, larger, OURS)
+        t.one(
+            f"smaller-{place}-biased-branch",
+            f"add(add({one}, b), add({other}, c))",
+            f"add({enlarged}, add(b, c))",
+            f"{larger} and {either}",
+            OURS,
+        )
+    t.one(
+        "transpose-as-reshape",
+        "transpose(x, perm=p)",
+        "reshape(x, shape=permuted(shape(x), p))",
+        "in_order(shape(x), p)",
+        OURS,
+    )
+
+
+def _parts(t: _Table) -> None:
+    """What is made of a part alone: where only a part is read, as of a transformer's first token, the rest is not."""
+    t.family = "parts"
+    unary = (*ACTIVATIONS, "gelu")
+    for split in SPLITS:
+
+        def part(x: str, axis: str = "k", at: str = "i", split: str = split) -> str:
+            return f"{split}({x}, axis={axis}, at={at})"
+
+        for op in unary:
+            t.one(f"{split}-of-{op}", part(f"{op}(x)"), f"{op}({part('x')})", "", OURS)
+        t.one(f"{split}-of-smul", part("smul(x, s)"), f"smul({part('x')}, s)", "", OURS)
+        t.one(f"{split}-of-softmax", part("softmax(x, axis=j)"), f"softmax({part('x')}, axis=j)", "j != k", OURS)
+        t.one(
+            f"{split}-of-layernorm",
+            part("layernorm(x, g, b)"),
+            f"layernorm({part('x')}, g, b)",
+            "k < rank(x) - 1",
+            OURS,
+        )
+        for op in ("add", "mul"):
+            place = "k - rank(x) + rank(y)"
+            t.one(
+                f"{split}-of-{op}",
+                part(f"{op}(x, y)"),
+                f"{op}({part('x')}, {part('y')})",
+                "rank(x) == rank(y) and dim(x, k) == dim(y, k)",
+                OURS,
+            )
+            t.one(f"{split}-of-{op}-by-spread", part(f"{op}(x, y)"), f"{op}({part('x')}, y)", "spreads(y, x, k)", OURS)
+            t.one(f"{split}-of-{op}-of-spread", part(f"{op}(y, x)"), f"{op}(y, {part('x')})", "spreads(y, x, k)", OURS)
+            t.one(
+                f"{split}-of-{op}-by-row",
+                part(f"{op}(x, y)"),
+                f"{op}({part('x')}, {part('y', place)})",
+                f"rank(y) < rank(x) and {place} >= 0 and dim(y, {place}) == dim(x, k)",
+                OURS,
+            )
+        product = "matmul(x, w, act=a)"
+        t.one(
+            f"{split}-of-matmul-rows",
+            part(product),
+            f"matmul({part('x')}, w, act=a)",
+            "rank(x) >= rank(w) and (k == rank(x) - 2 or k < rank(x) - rank(w))",
+            OURS,
+        )
+        t.one(
+            f"{split}-of-matmul-batch",
+            part(product),
+            f"matmul({part('x')}, {part('w')}, act=a)",
+            "rank(x) == rank(w) and k < rank(x) - 2 and dim(x, k) == dim(w, k)",
+            OURS,
+        )
+        t.one(
+            f"{split}-of-matmul-columns",
+            part(product),
+            f"matmul(x, {part('w', 'rank(w) - 1')}, act=a)",
+            "k == max(rank(x), rank(w)) - 1",
+            OURS,
+        )
+        t.one(
+            f"{split}-of-conv-outputs",
+            part("conv2d(x, w, stride=s, padding=p, act=a)"),
+            f"conv2d(x, {part('w', '0')}, stride=s, padding=p, act=a)",
+            "k == 1 and groups(x, w) == 1",
+            OURS,
+        )
+        t.one(
+            f"{split}-of-transpose", part("transpose(x, perm=p)"), f"transpose({part('x', 'p[k]')}, perm=p)", "", OURS
+        )
+        place, size = "same_place(y, k, shape(x))", "i" if split == "split0" else "(y[k] - i)"
+        t.one(
+            f"{split}-of-reshape",
+            part("reshape(x, shape=y)"),
+            f"reshape({part('x', place, f'i * dim(x, {place}) // y[k]')}, shape=resized(y, k, {size}))",
+            f"y[k] > 1 and {place} >= 0 and i * dim(x, {place}) % y[k] == 0",
+            OURS,
+        )
+    t.one("split0-of-split0", "split0(split0(x, axis=k, at=j), axis=k, at=i)", "split0(x, axis=k, at=i)", "", OURS)
+    t.one("split1-of-split1", "split1(split1(x, axis=k, at=j), axis=k, at=i)", "split1(x, axis=k, at=i + j)", "", OURS)
+
+
+# families that stand beside TENSAT's and TASO's: only where they are asked for, or all rules are
+BESIDE = ("identity introduction", "composition", "production", "parts")
+
+
 @cache
 def rules() -> tuple[Rule, ...]:
-    """All rules: single-pattern ones, then multi-pattern ones."""
+    """All rules, those of :data:`BESIDE` too: single-pattern ones, then multi-pattern ones."""
     table = _Table()
     _single(table)
+    for family in (_identity, _composition, _production, _parts):
+        family(table)
     _multi(table)
     names = [rule.name for rule in table.rules]
     assert len(set(names)) == len(names)
@@ -397,16 +687,24 @@ def rules() -> tuple[Rule, ...]:
 
 
 def load_rules(names: Iterable[str] | None = None) -> tuple[Rule, ...]:
-    """Rules by name or by family, in the table's order; all where ``names`` is None.
+    """Rules by name or by family, in the table's order; without names those of TENSAT's and TASO's families.
+
+    Args:
+        names: ``"all"`` (or a list that holds it) for every rule; ``"published"`` for those of no names.
 
     Raises:
         InputError: no rule and no family has such a name.
     """
-    if names is None:
-        return rules()
-    wanted = [names] if isinstance(names, str) else list(names)
-    known = {rule.name for rule in rules()} | {rule.family for rule in rules()}
+    wanted = [PUBLISHED] if names is None else [names] if isinstance(names, str) else list(names)
+    known = {rule.name for rule in rules()} | {rule.family for rule in rules()} | {ALL, PUBLISHED}
     for name in wanted:
         if name not in known:
             raise unknown_name("rule or family", name, known)
-    return tuple(rule for rule in rules() if rule.name in wanted or rule.family in wanted)
+    return tuple(
+        rule
+        for rule in rules()
+        if ALL in wanted
+        or rule.name in wanted
+        or rule.family in wanted
+        or (PUBLISHED in wanted and rule.family not in BESIDE)
+    )

@@ -8,6 +8,7 @@ same outputs; where it does not hold, the matcher must not find it. So what is c
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,11 +121,18 @@ _OPERAND_ROLES = {
     "matmul": ("matrix", "matrix"),
     "enlarge": ("kernel",),
     "merge": ("kernel",),
+    "layernorm": ("", "suffix", "suffix"),
 }
+BESIDE = ("channels", "suffix")  # roles of what is added or multiplied with another tensor
+_SAID = {
+    "channels": r"scales_channels\(shape\((\w+)\)",
+    "suffix": r"rank\((\w+)\) < rank|elements\((\w+)\)",
+}  # by a condition
 
 
 def _roles(rule: Rule) -> dict[str, str]:
-    """What each tensor variable is used as: image, kernel, matrix, scalar, or anything ("")."""
+    """What each tensor variable is used as: image, kernel, matrix, scalar, a number for each channel (channels), what
+    broadcasts along the last axes (suffix), or anything ("")."""
     roles = dict.fromkeys(rule.tensors, "")
 
     def visit(part: Pattern | Var, role: str) -> None:
@@ -139,6 +147,9 @@ def _roles(rule: Rule) -> dict[str, str]:
     for side in (rule.source, rule.target):  # a target may say more: relu(x) under a pool
         for part in side:
             visit(part, "")
+    for role, said in _SAID.items():
+        for found in re.finditer(said, str(rule.condition or "")):
+            roles[str(found[found.lastindex or 1])] = role
     return roles
 
 
@@ -152,8 +163,17 @@ def draw_instance(
     ids: dict[str, int] = {}
     shapes: dict[str, Shape] = {}
     roles = _roles(rule)
-    for name in rule.tensors:
+    for name in sorted(rule.tensors, key=lambda name: roles[name] in BESIDE):  # these last: they follow the others
+        if roles[name] in BESIDE:
+            shapes[name] = _beside(roles[name], shapes, roles, chance)
+            ids[name] = builder.input(name, shapes[name])
+            continue
         shapes[name] = _shape(roles[name], rank, sizes, [shapes[n] for n in shapes if roles[n] == roles[name]], chance)
+        if "channels" in roles.values() and roles[name] == "image" and chance.random() < 0.5:
+            shapes[name] = (1, 2, *shapes[name][2:])
+        if "channels" in roles.values() and roles[name] == "kernel" and chance.random() < 0.8:
+            images = [shapes[n][1] for n in shapes if roles[n] == "image"]  # as wide as the image, as a skip needs
+            shapes[name] = (images[0], images[0], *shapes[name][2:]) if images else shapes[name]
         same = [other for other in ids if shapes[other] == shapes[name]]
         if same and chance.random() < 0.05:
             ids[name] = ids[chance.choice(same)]  # one tensor for two variables
@@ -184,6 +204,21 @@ def draw_instance(
     except (IndexError, ValueError):
         return None
     return program, Match(0, roots, values)
+
+
+def _beside(role: str, shapes: Mapping[str, Shape], roles: Mapping[str, str], chance: random.Random) -> Shape:
+    """The shape of what is added to, or multiplied with, a tensor that was drawn before."""
+    same = [shape for name, shape in shapes.items() if roles[name] == role]
+    if same and chance.random() < 0.9:
+        return same[0]
+    if role == "suffix":
+        others = [shape for shape in shapes.values() if shape]
+        like = chance.choice(others) if others else (2, 3)
+        return like[-1 if chance.random() < 0.5 else -chance.randint(1, len(like)) :]
+    counts = [shape[0 if roles[name] == "kernel" else 1] for name, shape in shapes.items() if len(shape) == 4]
+    count = chance.choice(counts) if counts and chance.random() < 0.9 else chance.choice((1, 2, 4))
+    shape = (count, 1, 1) if chance.random() < 0.95 else (count, 1, 2)
+    return shape if chance.random() < 0.8 else (1, *shape)
 
 
 def _shape(role: str, rank: int, sizes: list[int], like: list[Shape], chance: random.Random) -> Shape:
