@@ -37,6 +37,7 @@ ENTRY_POINTS = "graphopt_gym.catalogs"  # the group of other packages' catalogs
 _OURS = {
     "graphs": "graphopt_gym.graphs.zoo:GRAPHS",
     "programs": "graphopt_gym.graphs.zoo.programs:CATALOG",
+    "architectures": "graphopt_gym.envs.architecture.seeds:CATALOG",
     "clusters": "graphopt_gym.hardware.cluster:CLUSTERS",
     "packages": "graphopt_gym.hardware.package:PACKAGES",
     "machines": "graphopt_gym.hardware.machine:MACHINES",

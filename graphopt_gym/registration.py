@@ -22,6 +22,7 @@ OURS = (
     "graphopt_gym.envs.chiplet:TASK",
     "graphopt_gym.envs.rewrite:TASK",
     "graphopt_gym.envs.gang:TASK",
+    "graphopt_gym.envs.architecture:TASK",
 )
 ENTRY_POINTS = "graphopt_gym.tasks"
 VECTOR_ENTRY_POINT = "graphopt_gym.envs.core.vector"

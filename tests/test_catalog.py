@@ -56,6 +56,7 @@ pcie = "pcie3_x16"
 KINDS = {
     "graphs": ("bert_base", "bert_bsae", ".npz"),
     "programs": ("small_fire", "small_fier", ".txt"),
+    "architectures": ("resnet_8", "resent_8", ".txt"),
     "clusters": ("v100x4", "v100x44", ".toml"),
     "packages": ("mcm36", "mcm37", ".toml"),
     "machines": ("pathways_a", "pathway_a", ".toml"),
@@ -71,6 +72,8 @@ def write(folder: Path, kind: str, name: str = "mine", size: int = 8) -> Path:
     path = folder / f"{name}{KINDS[kind][2]}"
     if kind == "graphs":
         gg.save_graph(layered_dag(size, seed=0), path)
+    elif kind == "architectures":
+        path.write_text(f"x = input(name='x', shape=({size}, 4))\nx1 = relu(x)\nreturn x1\n")
     elif kind == "programs":
         shapes = f"x = input(name='x', shape=({size}, 4))\n"
         path.write_text(shapes + "return relu(x)\n")
@@ -83,6 +86,7 @@ def size_of(kind: str, thing) -> int:
     return {
         "graphs": lambda: thing.num_ops,
         "programs": lambda: thing.shape(thing.outputs[0])[0],
+        "architectures": lambda: thing.input_shapes[0][0],
         "clusters": lambda: thing.num_devices,
         "packages": lambda: thing.num_chips,
         "machines": lambda: thing.num_cores,

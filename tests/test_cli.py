@@ -40,7 +40,8 @@ def heavy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "what", ["envs", "graphs", "programs", "clusters", "packages", "machines", "devices", "methods", "agents"]
+    "what",
+    ["envs", "graphs", "programs", "architectures", "clusters", "packages", "machines", "devices", "methods", "agents"],
 )
 def test_list__every_kind__prints_a_table_and_json(graphopt, what):
     code, out, err = graphopt("list", what)

@@ -65,6 +65,11 @@ PROBLEMS = [
     ("GangScheduling-v0", {"graph": "toy_pipeline", "cluster": "toy_islands", "safe": False}),
     ("GangScheduling-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "back_pressure": False}),
     ("GangSchedulingOneShot-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "controllers": "none"}),
+    ("ArchitectureSearch-v0", {"graph": "cnn_8"}),
+    ("ArchitectureSearch-v0", {"graph": "cnn_8", "cluster": "v100_sxm2_32gb", "objective": "time", "proxy": "naswot"}),
+    ("ArchitectureSearch-v0", {"graph": "cnn_8", "track": "trained", "recipe": {"epochs": 1}, "tolerance": 0.05}),
+    ("ArchitectureSearch-v0", {"graph": "nasbench201", "track": "table", "objective": "flops"}),
+    ("ArchitectureSearch-v0", {"graph": "nasbench201", "track": "table", "objective": "error"}),
 ]
 
 
@@ -89,6 +94,7 @@ QUICK = {
     "GraphOptimization-v0": PROBLEMS[13][1],
     "RewriteOrder-v0": {"graph": "small_chain"},
     "GangScheduling-v0": {"graph": "toy_pipeline", "cluster": "toy_islands"},
+    "ArchitectureSearch-v0": {"graph": "cnn_8"},
 }
 
 
@@ -440,6 +446,9 @@ ENVIRONMENTS = [
     ("GangScheduling-v0", {"graph": "toy_tenants", "cluster": "toy_islands", "objective": "fairness", "window": 2}),
     ("GangSchedulingOneShot-v0", {"graph": ["toy_pipeline", "toy_tenants"], "cluster": "toy_islands", "levels": 5}),
     ("GangSchedulingOneShot-v0", {"graph": "toy_crowd", "cluster": "toy_islands", "safe": False, "max_gangs": 30}),
+    ("ArchitectureSearch-v0", {"graph": ["cnn_8", "resnet_8"], "cluster": ["t4", "v100_sxm2_32gb"], "max_steps": 5}),
+    ("ArchitectureSearch-v0", {"graph": "nasbench201", "track": "table", "objective": "flops", "start": "random"}),
+    ("ArchitectureSearch-v0", {"graph": "vit_8", "reward": "hypervolume", "max_blocks": 9, "max_steps": 4}),
 ]
 
 
@@ -460,6 +469,7 @@ TASKS = {
     "chiplet": PACKAGED,
     "rewrite": {"graph": "small_chain", "max_steps": 3},
     "gang": {"graph": "toy_tenants", "cluster": "toy_islands"},
+    "architecture": {"graph": "nasbench201", "track": "table", "max_steps": 4},
 }
 
 

@@ -100,6 +100,7 @@ def read_light_infos():
         "Scheduling-v0": {"graph": "random:num_ops=64-100:seed=1", "cluster": "v100x2"},
         "GangScheduling-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
         "GangSchedulingOneShot-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
+        "ArchitectureSearch-v0": {"graph": "nasbench201", "cluster": "t4", "track": "table", "max_steps": 5},
     }  # fmt: skip
     for env_id in env_ids():
         arguments = {"info": "light", **small.get(env_id, {"graph": "rnnlm_2layer", "cluster": "v100x2"})}

@@ -21,11 +21,6 @@ BENCHMARKS = {
         "steps of small models really run on this processor, beside what the calibrated device my_cpu says",
         ("torch",),
     ),
-    "synthesis": Benchmark(
-        "graphopt_gym.envs.architecture.benchmarks:synthesis_report",
-        "seconds to synthesise a subgraph of ResNet-34 with given properties, beside enumeration, and how often",
-        ("torch",),
-    ),
     "cost-model": Benchmark(
         "graphopt_gym.hardware.validation:cost_model_report",
         "the cost model's error on kernels it was not fitted on, and on whole models",

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -551,3 +552,24 @@ CLUSTERS = Catalog(
 load_cluster, cluster_names = CLUSTERS.load, CLUSTERS.names
 load_device, device_names = DEVICES.load, DEVICES.names
 load_link, link_names = LINKS.load, LINKS.names
+
+
+def load_one_device(cluster: str | os.PathLike[str] | Device | Cluster, what: str) -> Cluster:
+    """A cluster of one device: a device alone, or a cluster that has one.
+
+    Args:
+        what: is done for one, for people: ``"a program is rewritten"``.
+
+    Raises:
+        InputError: an unknown name, or several devices.
+    """
+    if not isinstance(cluster, str | os.PathLike | Device | Cluster | Mapping):
+        raise InputError(f"cluster is {cluster!r}; give the name of a device, e.g. 't4'")
+    if isinstance(cluster, str) and (cluster in DEVICES or not (cluster in CLUSTERS or os.path.exists(cluster))):
+        cluster = load_device(cluster)
+    found = Cluster.of(cluster) if isinstance(cluster, Device) else load_cluster(cluster)
+    if found.num_devices != 1:
+        raise InputError(
+            f"cluster {found.name!r} has {found.num_devices} devices; {what} for one: give a device, e.g. 't4'"
+        )
+    return found

@@ -37,6 +37,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "SchedulingOneShot-v0": {},
     "GangScheduling-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
     "GangSchedulingOneShot-v0": {"graph": "toy_tenants", "cluster": "toy_islands"},
+    "ArchitectureSearch-v0": {
+        "graph": "nasbench201",
+        "cluster": "t4",
+        "environment": {"track": "table", "objective": "flops", "max_steps": 6},
+    },
 }
 
 

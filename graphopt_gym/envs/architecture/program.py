@@ -15,10 +15,11 @@ import ast
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from graphopt_gym.catalog import stored_whole
 from graphopt_gym.envs.architecture.ops import INITS, OPS, Params, Shape, infer, make_params
 from graphopt_gym.errors import InputError, unknown_name
 
@@ -182,6 +183,15 @@ class Architecture:
     def text(self) -> str:
         """The text form, which :func:`parse_architecture` reads."""
         return architecture_text(self)
+
+    def to_json(self) -> dict[str, str]:
+        """As a problem stores it where no catalog has it; :meth:`from_json` reads it."""
+        return {"text": self.text()}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Architecture:
+        with stored_whole("architecture"):
+            return parse_architecture(given["text"], "stored architecture")
 
     def to_module(self, seed: int | None = 0, device: str = "cpu") -> ArchitectureModule:
         """As :func:`graphopt_gym.envs.architecture.torch_module.to_module`; imports torch."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from graphopt_gym.envs.architecture.program import Architecture, ArchitectureBuilder
+from graphopt_gym.catalog import Catalog
+from graphopt_gym.envs.architecture import nasbench
+from graphopt_gym.envs.architecture.program import Architecture, ArchitectureBuilder, parse_architecture
 from graphopt_gym.errors import InputError, unknown_name
+from graphopt_gym.files import read_text
 
 
 def _conv_norm(
@@ -214,6 +219,10 @@ SEEDS: dict[str, Seed] = {
     "resnet50": Seed(resnet, "He et al., CVPR 2016, table 1", {"bottleneck": True}),
     "vit_s16": Seed(vit, "Touvron et al., ICML 2021, table 1 (DeiT-S)"),
     "efficientnet_b0": Seed(efficientnet, "Tan, Le, ICML 2019, table 1"),
+    nasbench.NAME: Seed(
+        nasbench.seed,
+        "Dong, Yang, ICLR 2020: the cell that they call ResNet; one of the 15,625 whose accuracy is known",
+    ),
     "cnn_2layer": Seed(cnn, "google-research, abstract_nas/zoo/cnn.py"),
     **{
         f"{family}_{size}": Seed(build, _TWIN.format(size), {**sizes, "image": (1, size, size)})
@@ -241,3 +250,29 @@ def load_seed(name: str, **sizes: Any) -> Architecture:
         return seed.build(**{"name": name, **seed.sizes, **sizes})
     except TypeError as error:
         raise InputError(f"seed {name!r} has no such size: {error}") from None
+
+
+def _read_text(path: Path) -> Architecture:
+    return parse_architecture(read_text(path, "architecture file"), str(path))
+
+
+def _row(name: str | None, architecture: Architecture) -> tuple[Any, ...]:
+    seed = SEEDS.get(name or "")
+    image = " x ".join(map(str, architecture.input_shapes[0])) if architecture.inputs else ""
+    return (image, len(architecture), len(architecture.blocks), architecture.parameters, architecture.flops,
+            seed and seed.source)  # fmt: skip
+
+
+CATALOG = Catalog(
+    "architectures",
+    "architecture",
+    Architecture,
+    {".txt": _read_text, "": _read_text},
+    lambda: {name: partial(load_seed, name) for name in SEEDS},
+    {
+        "published": tuple(name for name in SEEDS if not name.endswith(("_8", "_28"))),
+        "small": tuple(name for name in SEEDS if name.endswith(("_8", "_28"))),
+    },
+    columns=("image", "ops", "blocks", "parameters", "work_flops", "source"),
+    row=_row,
+)

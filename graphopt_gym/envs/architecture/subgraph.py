@@ -28,17 +28,21 @@ class Piece(NamedTuple):
     ops: tuple[int, ...]
 
 
-def pick_subgraph(architecture: Architecture, rng: np.random.Generator, most: int = 8) -> tuple[int, ...]:
+def pick_subgraph(
+    architecture: Architecture, rng: np.random.Generator, most: int = 8, within: Collection[int] | None = None
+) -> tuple[int, ...]:
     """A connected subgraph: it grows from a random primitive by random neighbours to a random number of ops.
 
     Args:
         most: ops; the number is drawn evenly from 1 to this.
+        within: ops that it may hold; all by default.
 
     Raises:
         InputError: no primitive to start from, or ``most`` below 1.
     """
     most = whole("most", most, 1)
-    starts = [index for index, op in enumerate(architecture.ops) if OPS[op.kind].role == "primitive"]
+    inside = range(len(architecture)) if within is None else sorted(within)
+    starts = [index for index in inside if OPS[architecture.ops[index].kind].role == "primitive"]
     if not starts:
         raise InputError(f"architecture {architecture.name!r} has no primitive to grow a subgraph from")
     size = int(rng.integers(1, most + 1))
@@ -48,7 +52,7 @@ def pick_subgraph(architecture: Architecture, rng: np.random.Generator, most: in
             neighbour
             for index in chosen
             for neighbour in (*architecture.ops[index].inputs, *architecture.readers[index])
-            if OPS[architecture.ops[neighbour].kind].role != "source"
+            if OPS[architecture.ops[neighbour].kind].role != "source" and neighbour in inside
         } - chosen
         if not border:
             break

@@ -46,6 +46,7 @@ BEYOND = 2  # ops that a sequence may have more than the original
 REDRAWS = 8  # of the members of its classes, until what results is verified
 _Known = dict[tuple[Any, ...], Steps | None]
 Verify = Callable[[Architecture, Requirement], list[str]]
+Mutate = Callable[[Requirement, np.random.Generator], Requirement]
 
 
 @dataclass(frozen=True)
@@ -384,15 +385,19 @@ class Mutation:
 
 
 def requirement_of(
-    architecture: Architecture, piece: Piece, rng: np.random.Generator, properties: Sequence[str] | None = None
+    architecture: Architecture,
+    piece: Piece,
+    rng: np.random.Generator,
+    properties: Sequence[str] | None = None,
+    mutate: Mutate = Requirement.mutated,
 ) -> Requirement:
     """The mutated properties of a piece. Of a shape that is dropped, the sizes stay that the architecture fixes.
 
     Args:
         properties: of ``mixing``, ``depth``, ``shape``: those that are asked for at all; all by default.
+        mutate: (all that the piece is, rng) -> what is asked for.
     """
-    original = Requirement.of(infer(as_architecture(architecture, piece)))
-    asked = original.mutated(rng)
+    asked = mutate(Requirement.of(infer(as_architecture(architecture, piece))), rng)
     if properties is not None:
         asked = asked.only(*properties)
     return _with_fixed_sizes(architecture, piece, asked)
@@ -414,6 +419,7 @@ def mutate_subgraph(
     *,
     method: str = "progressive",
     properties: Sequence[str] | None = None,
+    mutate: Mutate = Requirement.mutated,
     everywhere: bool = True,
     run: bool = True,
     **options: Any,
@@ -427,7 +433,7 @@ def mutate_subgraph(
     Args:
         ops: the subgraph, such as :func:`.subgraph.pick_subgraph` gives.
         method: ``progressive``, ``enumerative`` or ``undirected``; ``options`` are its further arguments.
-        properties: as for :func:`requirement_of`.
+        properties, mutate: as for :func:`requirement_of`.
 
     Raises:
         InputError: an op that is not there, an unknown method or property.
@@ -447,7 +453,7 @@ def mutate_subgraph(
         return result(None, "the subgraph has no primitive")
     own = {index for piece in pieces for index in piece.ops}
     for piece in pieces:
-        requirement = requirement_of(architecture, piece, rng, properties)
+        requirement = requirement_of(architecture, piece, rng, properties, mutate)
         shape = architecture.ops[piece.source].shape
         synthesis = METHODS[method](shape, requirement, len(piece.ops), rng, run=run, **options)
         done.append((piece, requirement, synthesis))

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.envs.architecture.images import Images, Split, load_images
 from graphopt_gym.envs.architecture.program import Architecture, parse_architecture
-from graphopt_gym.errors import InputError, one_line, unknown_name
+from graphopt_gym.errors import InputError, one_line
 from graphopt_gym.extras import need
-from graphopt_gym.fields import check_fields, whole
+from graphopt_gym.fields import check_fields, choice, known_keys, whole
 from graphopt_gym.files import write_file
 from graphopt_gym.search.workers import Interrupted, check_workers, run_side_by_side
 
@@ -70,13 +70,14 @@ RECIPES = {
 }
 
 
-def load_recipe(recipe: str | Recipe) -> Recipe:
-    """A recipe by name. Raises InputError for an unknown one."""
+def load_recipe(recipe: str | Recipe | Mapping[str, Any]) -> Recipe:
+    """A recipe by name, or of its fields. Raises InputError for an unknown one."""
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, RECIPES)
-    return RECIPES[recipe]
+    if isinstance(recipe, Mapping):
+        known_keys("recipe", recipe, Recipe.__dataclass_fields__)
+        return Recipe(**recipe)
+    return RECIPES[choice("recipe", recipe, RECIPES)]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Trainer:
     def __init__(
         self,
         data: str,
-        recipe: str | Recipe = "standard",
+        recipe: str | Recipe | Mapping[str, Any] = "standard",
         seed: int = 0,
         workers: int | str = 1,
         cache: str | os.PathLike[str] | None = None,

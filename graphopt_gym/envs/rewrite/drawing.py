@@ -73,7 +73,7 @@ def draw_program(
         if source in owner and owner[source] != owner[node]
     }
     edges = tuple(sorted(reads))
-    places, width, height = _places(len(groups), edges)
+    places, width, height = places_of(len(groups), edges)
     names = {node: f"v{at}" for at, node in enumerate(program.order)}
     boxes = []
     for (x, y), nodes in zip(places, groups.values(), strict=True):
@@ -168,7 +168,7 @@ def _texts(
 # -- places ------------------------------------------------------------------------------------------------------------
 
 
-def _places(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float]], float, float]:
+def places_of(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float]], float, float]:
     """Middles of boxes that are given in topological order, and the size of the whole."""
     above: list[list[int]] = [[] for _ in range(count)]
     below: list[list[int]] = [[] for _ in range(count)]

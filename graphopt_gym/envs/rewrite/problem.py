@@ -27,7 +27,7 @@ from graphopt_gym.graphs.tensor_program import (
 )
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
-from graphopt_gym.hardware.cluster import CLUSTERS, DEVICES, Cluster, Device, load_cluster, load_device
+from graphopt_gym.hardware.cluster import Cluster, Device, load_one_device
 from graphopt_gym.hardware.cost_model import CostModel, run_of
 from graphopt_gym.problem import Outcome, Problem, Trace
 
@@ -415,17 +415,7 @@ def load_target(cluster: str | os.PathLike[str] | Device | Cluster) -> Cluster:
     Raises:
         InputError: an unknown name, or several devices.
     """
-    if not isinstance(cluster, str | os.PathLike | Device | Cluster | Mapping):
-        raise InputError(f"cluster is {cluster!r}; give the name of a device, e.g. 't4'")
-    if isinstance(cluster, str) and (cluster in DEVICES or not (cluster in CLUSTERS or os.path.exists(cluster))):
-        cluster = load_device(cluster)
-    found = Cluster.of(cluster) if isinstance(cluster, Device) else load_cluster(cluster)
-    if found.num_devices != 1:
-        raise InputError(
-            f"cluster {found.name!r} has {found.num_devices} devices; a program is rewritten for one: give a device, "
-            f"e.g. 't4'"
-        )
-    return found
+    return load_one_device(cluster, "a program is rewritten")
 
 
 def _rules_of(rules: str | Iterable[str] | None) -> Any:

@@ -120,7 +120,7 @@ def comparison_figure(problem: RewriteProblem, program: TensorProgram) -> Figure
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, width_ratios=wide)
     for axis, (one, _, _, name), drawing, width in zip(axes, sides, drawings, wide, strict=True):
-        _draw(axis, drawing, 72 * scale)
+        draw_on(axis, drawing, 72 * scale)
         margin = (width - drawing.width) / 2
         axis.set_xlim(-margin, drawing.width + margin)
         axis.set_ylim(tall, 0)
@@ -133,7 +133,7 @@ def comparison_figure(problem: RewriteProblem, program: TensorProgram) -> Figure
     return figure
 
 
-def _draw(axis: Axes, drawing: Drawing, points: float) -> None:
+def draw_on(axis: Axes, drawing: Drawing, points: float) -> None:
     """``points`` a pixel of the drawing; letters that would be too small to read are left out."""
     from matplotlib.collections import LineCollection, PatchCollection
     from matplotlib.patches import Rectangle
