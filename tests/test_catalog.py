@@ -396,7 +396,7 @@ def test_list__shows_files_names_and_splits(graphopt, tmp_path):
 
 def test_list__says_which_environments_take_them(graphopt):
     _, out, _ = graphopt("list", "devices", "t4", "--json")
-    assert "Taken by RewriteOrder-v0 as cluster." in only_json(out)["notes"]
+    assert "Taken by RewriteOrder-v0 as cluster, ArchitectureSearch-v0 as cluster." in only_json(out)["notes"]
 
 
 @pytest.mark.parametrize(

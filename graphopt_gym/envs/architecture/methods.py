@@ -18,6 +18,7 @@ from graphopt_gym.search.evaluator import BudgetSpent, Evaluator, Method
 
 CHILDREN_AT_ONCE = 4  # made before any of them is evaluated, so that workers have something to do
 BEST_SHARE, LEAST_BEST = 0.05, 4  # of the population, from which parents are drawn
+WITHIN = 0.1  # parents are no further below the seed's quality, so that few evaluations do not go to tiny networks
 MOST_TRIES = 200  # of mutations that fail, or give what is there already, in a row
 JIN = "Jin, Phothilimthana, Roy, OOPSLA 2022 (alpha-NAS)"
 
@@ -64,24 +65,27 @@ def evolve(move: str) -> Callable[[Evaluator, np.random.Generator], None]:
     """alpha-NAS's loop with one kind of mutation.
 
     Each time one of parameters and FLOPs is drawn; of it and quality the front is built, a parent is drawn from those
-    next to it, and mutated. Twins of what has been seen are rejected; the population is never cut. What cannot be
-    trained, or is too large, does not enter it.
+    next to it, and mutated. Beyond the paper, parents have at least the seed's quality less ``within``. Twins of what
+    has been seen are rejected; the population is never cut. What cannot be trained, or is too large, does not enter it.
     """
 
     def run(evaluator: Evaluator, rng: np.random.Generator) -> None:
         problem = _problem(evaluator)
         best = share(f"method {move!r}: option best", evaluator.options["best"])
+        within = share(f"method {move!r}: option within", evaluator.options["within"])
         at_once = whole(f"method {move!r}: option children", evaluator.options["children"], 1)
         population: list[Architecture] = []
-        points: list[tuple[float, float, float]] = []  # parameters, FLOPs, quality
+        points: list[tuple[float, float, float]] = []  # parameters, FLOPs, quality of those that are good enough
         seen: set[str] = set()
 
         def take(networks: Sequence[Architecture]) -> None:
             evaluator.costs(_objects(networks))
             for one in networks:
-                if problem.is_known(one) and not problem.quality(one).reason:
+                if not problem.is_known(one) or (found := problem.quality(one)).reason:
+                    continue
+                if found.value >= problem.seed_quality - within:
                     population.append(one)
-                    points.append((*problem.sizes(one), problem.quality(one).value))
+                    points.append((*problem.sizes(one), found.value))
 
         def child() -> Architecture:
             for _ in range(MOST_TRIES):
@@ -172,7 +176,7 @@ def exhaustive(evaluator: Evaluator, rng: np.random.Generator) -> None:
         evaluator.costs(part)
 
 
-_OPTIONS: dict[str, float] = {"best": BEST_SHARE, "children": CHILDREN_AT_ONCE}
+_OPTIONS: dict[str, float] = {"best": BEST_SHARE, "within": WITHIN, "children": CHILDREN_AT_ONCE}
 _NETWORKS, _CELLS = {"space": "networks"}, {"space": "cells"}
 _EVOLUTIONS = {
     "alpha_nas": ("evolution by mutated properties, parents next to the Pareto front", JIN),

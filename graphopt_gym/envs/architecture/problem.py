@@ -144,7 +144,7 @@ class ArchitectureProblem(Problem):
             "cost_model": (run := run_of(self.model)) not in (None, LAUNCH) and run,
         }
         self.config |= {name: value for name, value in stated.items() if value is not False}
-        self._qualities: dict[str, Quality] = {}
+        self.measured: dict[str, tuple[Architecture, Quality]] = {}  # by fingerprint, in the order of measuring
         self._seconds: dict[str, float] = {}
 
     def _of_images(self, data: str | None) -> None:
@@ -302,15 +302,16 @@ class ArchitectureProblem(Problem):
 
     def is_known(self, network: Architecture) -> bool:
         """Whether the quality of a network has been measured."""
-        return network.fingerprint in self._qualities
+        return network.fingerprint in self.measured
 
     def qualities(self, decisions: Sequence[Any]) -> list[Quality]:
         """Of several networks; those that are trained are trained at the same time as far as there are workers."""
         if self.track == "table":
             return self._measure(decisions)
-        new = {one.fingerprint: one for one in decisions if one.fingerprint not in self._qualities}
-        self._qualities.update(zip(new, self._measure(list(new.values())), strict=True))
-        return [self._qualities[one.fingerprint] for one in decisions]
+        new = list({one.fingerprint: one for one in decisions if not self.is_known(one)}.values())
+        for one, found in zip(new, self._measure(new), strict=True):
+            self.measured[one.fingerprint] = one, found
+        return [self.measured[one.fingerprint][1] for one in decisions]
 
     def _measure(self, decisions: Sequence[Any]) -> list[Quality]:
         if self.track == "table":

@@ -65,8 +65,9 @@ def test_evolutions__find_smaller_networks_and_no_twins(name, monkeypatch):
     found = gg.solve(problem, name, budget=30, seed=0)
     assert len(seen) == len(set(seen)) == found.evaluations == 30
     assert found.outcome.cost < 1
-    assert found.details["population"] == 30
-    assert 1 <= found.details["on_front"] <= 30
+    assert 1 <= found.details["on_front"] <= found.details["population"] <= 30
+    whole = gg.solve(problem, name, budget=12, seed=0, options={"within": 1.0})
+    assert whole.details["population"] == 12
     with pytest.raises(InputError, match="option best is 2; give a number from 0 to 1"):
         gg.solve(problem, name, budget=3, options={"best": 2})
 
