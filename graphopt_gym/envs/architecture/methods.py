@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from graphopt_gym.envs.architecture import nasbench
 from graphopt_gym.envs.architecture.moves import MOVES
 from graphopt_gym.envs.architecture.problem import ArchitectureProblem
 from graphopt_gym.envs.architecture.program import Architecture
+from graphopt_gym.envs.architecture.properties import infer, mixing_text
 from graphopt_gym.envs.architecture.seeds import SEEDS, load_seed, resnet, vit
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import share, whole
@@ -77,6 +78,7 @@ def evolve(move: str) -> Callable[[Evaluator, np.random.Generator], None]:
         population: list[Architecture] = []
         points: list[tuple[float, float, float]] = []  # parameters, FLOPs, quality of those that are good enough
         seen: set[str] = set()
+        parent_of: dict[str, Architecture] = {}
 
         def take(networks: Sequence[Architecture]) -> None:
             evaluator.costs(_objects(networks))
@@ -94,18 +96,42 @@ def evolve(move: str) -> Callable[[Evaluator, np.random.Generator], None]:
                 made = MOVES[move](parent, rng)
                 if made is not None and made.fingerprint not in seen and not problem.too_large(made):
                     seen.add(made.fingerprint)
+                    parent_of[made.fingerprint] = parent
                     return made
             raise BudgetSpent("finished")  # nothing new is found from here
 
         seen.add(problem.seed.fingerprint)
         take([problem.seed])
+        told: Any = None
         while True:
             evaluator.check_left()
             take([child() for _ in range(min(at_once, evaluator.left))])
             met = np.array(points)[:, [0, 2]]
             evaluator.note(population=len(population), on_front=int(front(met).sum()))
+            if evaluator.best is not told:
+                told = evaluator.best
+                evaluator.note(path=_path(problem, told, parent_of))
 
     return run
+
+
+def _path(
+    problem: ArchitectureProblem, network: Architecture, parent_of: Mapping[str, Architecture]
+) -> list[dict[str, Any]]:
+    """The networks from the seed to one, with their properties."""
+    way = [network]
+    while way[-1].fingerprint in parent_of:
+        way.append(parent_of[way[-1].fingerprint])
+    found = []
+    for one in reversed(way):
+        properties = infer(one)
+        found.append(
+            {
+                "parameters": one.parameters, "flops": one.flops, "quality": round(problem.quality(one).value, 6),
+                "depth": list(properties.depth), "mixing": ", ".join(map(mixing_text, properties.mixing)),
+            }
+        )  # fmt: skip
+    return found
 
 
 def _objects(networks: Sequence[Architecture]) -> np.ndarray:

@@ -29,6 +29,8 @@ from graphopt_gym.units import format_seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from graphopt_gym.graphs.graph import ComputationGraph
+
 ArchitectureLike = str | os.PathLike[str] | Architecture
 OBJECTIVES = ("params", "flops", "time", "error")
 TRACKS = ("proxy", "trained", "table")
@@ -154,10 +156,14 @@ class ArchitectureProblem(Problem):
         images.check_fits(self.seed.name, shapes, self.seed.ops[-1].shape)
         self.trainer = Trainer(self.data, self.recipe, self.training_seed, self.workers)
 
+    @cached_property
+    def graph(self) -> ComputationGraph:  # type: ignore[override]
+        """Inference of the seed on ``batch`` images, for reports; imports torch."""
+        return self.seed.to_graph(self.batch)
+
     @property
-    def graph(self) -> Architecture:  # type: ignore[override]
-        """The seed."""
-        return self.seed
+    def graph_name(self) -> str:
+        return self.seed.name
 
     @property
     def num_choices(self) -> int:
@@ -409,7 +415,7 @@ class ArchitectureProblem(Problem):
     def page(self, decision: Any, trace: Any, details: Mapping[str, Any]) -> str:
         from graphopt_gym.envs.architecture.rendering import comparison_page
 
-        return comparison_page(self, self.architecture(decision))
+        return comparison_page(self, self.architecture(decision), details)
 
     @property
     def pricing(self) -> tuple[CostModel, Sequence[Device]] | None:
@@ -422,22 +428,6 @@ class ArchitectureProblem(Problem):
         if self.track == "table":
             found["table"] = self.table.fingerprint
         return found
-
-    @property
-    def costs_note(self) -> str:
-        return "" if self.pricing is None else "time is simulated: the sum of operator times by the cost model"
-
-    @property
-    def uncertainty(self) -> dict[str, float | None]:
-        if self.pricing is None:
-            return {}
-        from graphopt_gym.hardware.cost_model import uncertainties
-
-        return uncertainties(self.model, [self.device], self._seed_graph)
-
-    @cached_property
-    def _seed_graph(self) -> Any:
-        return self.seed.to_graph(self.batch)
 
 
 def _squashed(difference: float) -> float:

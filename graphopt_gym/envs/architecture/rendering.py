@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import html
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphopt_gym.envs.architecture.moves import border
@@ -122,10 +123,35 @@ def comparison_figure(problem: ArchitectureProblem, network: Architecture) -> Fi
     return figure
 
 
-def comparison_page(problem: ArchitectureProblem, network: Architecture) -> str:
-    """Markup for a report: both networks drawn, their properties, and the network's text."""
-    gone, new = changed(problem.seed, network)
-    sides = (("Seed", problem.seed, gone, GONE), ("Network", network, new, NEW))
+def comparison_page(problem: ArchitectureProblem, network: Architecture, details: Mapping[str, Any]) -> str:
+    """Markup for a report: both networks drawn, the way from one to the other, and the network's text."""
+    return comparison_markup(problem.seed, network) + _path(details.get("path"))
+
+
+def _path(path: Any) -> str:
+    """The networks between the seed and what a method ended with; nothing where it does not say."""
+    if not isinstance(path, list | tuple) or not all(isinstance(step, Mapping) for step in path):
+        return ""
+    rows = "".join(
+        f'<tr><td class="n">{number}</td><td class="n">{_text(step.get("parameters"))}</td>'
+        f'<td class="n">{_text(step.get("flops"))}</td><td class="n">{_text(step.get("quality"))}</td>'
+        f"<td>{_text(step.get('depth'))}</td><td><code>{_text(step.get('mixing'))}</code></td></tr>"
+        for number, step in enumerate(path)
+    )
+    return (
+        '<h2>From the seed to the network</h2><table><tr><th class="n">mutations</th><th class="n">parameters</th>'
+        f'<th class="n">FLOPs</th><th class="n">quality</th><th>depth</th><th>mixing</th></tr>{rows}</table>'
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def comparison_markup(seed: Architecture, network: Architecture) -> str:
+    """Markup: both networks drawn, their properties, and the network's text."""
+    gone, new = changed(seed, network)
+    sides = (("Seed", seed, gone, GONE), ("Network", network, new, NEW))
     words = [(GONE, "gone"), (NEW, "new"), (KEPT, "the same"), (FREE, "blocks that are the same, in one box")]
     parts = [
         f'<p class="note">{legend(words)}</p><p class="note">Ops with the shapes that they give and their trainable '

@@ -6,9 +6,11 @@ import pytest
 import graphopt_gym as gg
 from graphopt_gym.envs.architecture import methods
 from graphopt_gym.envs.architecture.episodes import hypervolume
+from graphopt_gym.envs.architecture.front_page import Point, front_of, front_page
 from graphopt_gym.envs.architecture.methods import distances_to_front, front, narrower, pick_parent
 from graphopt_gym.envs.architecture.nasbench import EDGES, all_cells, load_table
 from graphopt_gym.envs.architecture.program import ArchitectureBuilder
+from graphopt_gym.envs.architecture.properties import infer
 from graphopt_gym.envs.architecture.seeds import load_seed
 from graphopt_gym.errors import InputError
 
@@ -66,6 +68,11 @@ def test_evolutions__find_smaller_networks_and_no_twins(name, monkeypatch):
     assert len(seen) == len(set(seen)) == found.evaluations == 30
     assert found.outcome.cost < 1
     assert 1 <= found.details["on_front"] <= found.details["population"] <= 30
+    path = found.details["path"]
+    assert (path[0]["parameters"], path[0]["quality"]) == (problem.seed.parameters, 0.5)
+    assert path[-1]["parameters"] == found.outcome.metrics["parameters"]
+    assert path[-1]["depth"] == list(infer(found.decision).depth)
+    assert "From the seed to the network" in problem.page(found.decision, None, found.details)
     whole = gg.solve(problem, name, budget=12, seed=0, options={"within": 1.0})
     assert whole.details["population"] == 12
     with pytest.raises(InputError, match="option best is 2; give a number from 0 to 1"):
@@ -110,3 +117,20 @@ def test_methods__are_those_of_the_space():
     assert {"local_search", "exhaustive", "cross_entropy", "evolution", "random"} <= set(cells)
     assert not {"local_search", "cross_entropy"} & set(networks)
     assert not {"alpha_nas", "width_scaling"} & set(cells)
+
+
+# -- a front as a page -------------------------------------------------------------------------------------------------
+
+
+def test_front_page__every_point_of_the_front_opens_its_network():
+    seed = load_seed("cnn_8")
+    networks = [load_seed("cnn_8", width=width) for width in (4, 3, 2, 1)]
+    points = [Point(one, quality, "widths") for one, quality in zip(networks, (0.9, 0.95, 0.5, 0.6), strict=True)]
+    assert [point.quality for point in front_of(points)] == [0.6, 0.95]
+    page = front_page(seed, points, "Small networks of <digits>")
+    assert page.count("<details id=") == page.count('<a href="#n') == 2
+    assert "Small networks of &lt;digits&gt;" in page
+    assert "★" in page  # the seed is one of the points
+    assert networks[3].text().splitlines()[-1] in page
+    with pytest.raises(InputError, match=r"^a front has no points; give at least one network"):
+        front_page(seed, [], "nothing")

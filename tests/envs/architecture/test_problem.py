@@ -176,6 +176,17 @@ def test_figure_and_page__show_what_changed(tmp_path):
         assert word in page
 
 
+def test_report__draws_a_stored_solution(tmp_path, graphopt):
+    problem = gg.make_problem(ENV, graph="cnn_8", tolerance=0.4, objective="time")
+    path = gg.solve(problem, "alpha_nas", budget=12, seed=0).save(tmp_path / "found.json")
+    code, out, err = graphopt("report", str(path))
+    assert code == 0, err
+    page = (tmp_path / "found.html").read_text(encoding="utf-8")
+    assert "From the seed to the network" in page
+    assert "Seed: 12 ops" in page
+    assert "simulated" in out + page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
