@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from graphopt_gym.errors import InputError, unknown_name
 from graphopt_gym.graphs.graph import DTYPE_BYTES, VIEW
 from graphopt_gym.graphs.io import read_graph, save_graph
-from graphopt_gym.graphs.zoo.registry import ENTRIES, INFERENCE, MEASURED, ZOO
+from graphopt_gym.graphs.zoo.registry import ENTRIES, INFERENCE, MEASURED, TRAINING, ZOO
 
 
 def build(name: str, path: Path) -> str:
@@ -43,7 +43,7 @@ def table() -> list[str]:
         "| graph | split | paper's devices | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, entry in (ZOO | MEASURED).items():
+    for name, entry in (ZOO | TRAINING | MEASURED).items():
         path = Path(entry.path(name))
         graph = read_graph(path)
         facts = graph.statistics()

@@ -45,7 +45,7 @@ class InferenceEntry(Entry):
 
 # Ours in all of them: batch sizes, number types, and image sizes and lengths other than the papers' (each such that a
 # package of 36 chips with 32 MiB holds the network). The notes say what else.
-_SOURCES = {
+SOURCES = {
     "resnet": "He, Zhang, Ren, Sun: Deep Residual Learning, CVPR 2016; with groups Xie et al.: ResNeXt, CVPR 2017",
     "vgg": "Simonyan, Zisserman: Very Deep Convolutional Networks, ICLR 2015",
     "squeezenet": "Iandola et al.: SqueezeNet, 2016",
@@ -79,7 +79,7 @@ _SOURCES = {
     "unet": "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015",
 }
 
-_NOTES = {
+NOTES = {
     "vgg": "one linear layer after global average pooling stands for the paper's three, whose first has 411 MB",
     "inception": "without the auxiliary classifier",
     "googlenet": "without auxiliary classifiers; batch norm as in later versions",
@@ -108,8 +108,8 @@ _NOTES = {
 
 
 def _row(family: str, config: Mapping[str, Any], note: str = "", **options: Any) -> InferenceEntry:
-    notes = [part for part in (_NOTES.get(family, ""), note) if part]
-    return InferenceEntry(family, config, _SOURCES[family], "; ".join(notes), **options)
+    notes = [part for part in (NOTES.get(family, ""), note) if part]
+    return InferenceEntry(family, config, SOURCES[family], "; ".join(notes), **options)
 
 
 def _images(family: str, batch: int, size: int = 224, dtype: str = "float32", /, **config: Any) -> InferenceEntry:

@@ -12,6 +12,7 @@ from graphopt_gym.errors import unknown_name
 from graphopt_gym.graphs.zoo.entry import SPLIT_OF_FAMILY as SPLIT_OF_FAMILY
 from graphopt_gym.graphs.zoo.entry import Entry
 from graphopt_gym.graphs.zoo.inference import INFERENCE as INFERENCE
+from graphopt_gym.graphs.zoo.training import TRAINING as TRAINING
 
 # Layer counts, batch sizes and device counts of the device-placement graphs are GO's (table 1). Widths, steps,
 # vocabularies and the recurrent models' batch sizes are not published there; those below come from the cited
@@ -212,10 +213,11 @@ def published_name(model: str, mode: str, size: int, batch: int, precision: str 
 
 
 MEASURED = _measured() | _published()
-ENTRIES: dict[str, Entry] = ZOO | INFERENCE | MEASURED
+ENTRIES: dict[str, Entry] = ZOO | INFERENCE | TRAINING | MEASURED
 
 # What stands for several graphs: splits of the training steps by family, `papers`, and `all`; the same splits of the
-# inference graphs, `inference`, all in one of those, and `inference_all`; the graphs of whole-model measurements.
+# inference graphs, `inference`, all in one of those, and `inference_all`; training steps of more families than the
+# papers'; the graphs of whole-model measurements.
 SPLITS: dict[str, tuple[str, ...]] = {
     **{
         split: tuple(name for name, entry in ZOO.items() if entry.split == split)
@@ -229,5 +231,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     },
     "inference": tuple(name for name, entry in INFERENCE.items() if entry.split),
     "inference_all": tuple(INFERENCE),
+    "training_steps": tuple(TRAINING),
     "measured": tuple(MEASURED),
 }
