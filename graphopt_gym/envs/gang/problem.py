@@ -22,7 +22,7 @@ from graphopt_gym.simulator.gang.engine import BEGIN, LISTS, NUM_DONE, OVER_CLAS
 from graphopt_gym.simulator.gang.lowering import CONTROLLERS, DISPATCH
 from graphopt_gym.simulator.gang.orders import bubble
 from graphopt_gym.simulator.gang.simulator import GangSimulator
-from graphopt_gym.simulator.gang.slices import spread
+from graphopt_gym.simulator.gang.slices import may_span_islands, spread
 from graphopt_gym.task import Words
 from graphopt_gym.units import format_bytes, format_seconds
 
@@ -278,7 +278,7 @@ class GangProblem(Problem):
 
     def order(self, plan: int, levels: np.ndarray) -> np.ndarray:
         """int32 [G]: the one order of all gangs that levels stand for, each gang behind what it reads."""
-        pointers, successors = self.plans[plan].program._successors
+        pointers, successors = self.plans[plan].program.successors
         # a copy, since a decision may be one that cannot be written to, of which a kernel would need another form
         return topological_order(pointers, successors, np.array(levels, np.int32))
 
@@ -431,10 +431,22 @@ class GangProblem(Problem):
         )
 
     def figure(self, decision: np.ndarray) -> Figure:
-        """What the cores do over time."""
-        from graphopt_gym.envs.gang.rendering import gang_figure
+        """What the cores do over time: for whom, or of one client what."""
+        from graphopt_gym.simulator.gang.figure import run_figure
 
-        return gang_figure(self.timeline(decision), title=self.title)
+        return run_figure(self.timeline(decision), title=self.title)
+
+    def page(self, decision: np.ndarray, trace: Any, details: Mapping[str, Any]) -> str:
+        """Who waits for whom."""
+        from graphopt_gym.simulator.gang.waiting import waiting_html
+
+        return waiting_html(self.timeline(decision))
+
+    def trace_file(self, decision: np.ndarray) -> bytes:
+        """A track a core class, a link, a host, and each part of the control plane."""
+        from graphopt_gym.simulator.gang.trace import gang_trace_bytes
+
+        return gang_trace_bytes(self.timeline(decision))
 
     # ---- moves
 
@@ -582,8 +594,7 @@ def _positions(program: ShardedProgram, machine: Machine, first: np.ndarray) -> 
     island, and where ``spread`` puts it."""
     found = []
     bounds = machine.first_core
-    spans = np.ones(program.num_slices, bool)
-    np.logical_and.at(spans, program.slice, program.spans)
+    spans = may_span_islands(program)
     for number, one in enumerate(program.slices):
         ranges = [(0, machine.num_cores)] if spans[number] else list(itertools.pairwise(bounds))
         parts = [np.arange(a, b - one.cores + 1, one.cores) for a, b in ranges if b - a >= one.cores]

@@ -115,7 +115,10 @@ class State(NamedTuple):
 
 
 @kernel(inner=True, allocates=False)
-def _goes_first(state: Any, a, b):
+def _before(state: Any, by_need, a, b):
+    """Whether a task goes before another; ``by_need``: that which needs less memory, where they differ."""
+    if by_need and state.needs[a] != state.needs[b]:
+        return state.needs[a] < state.needs[b]
     if state.level[a] != state.level[b]:
         return state.level[a] < state.level[b]
     if state.ready_s[a] != state.ready_s[b]:
@@ -131,74 +134,59 @@ def _queue_of(classes, groups, resource, group):
 
 
 @kernel(inner=True, allocates=False)
-def _push(state: Any, queue, task):
-    base, position = state.heap_ptr[queue], state.heap_size[queue]
-    state.heap_size[queue] += 1
+def _sift_up(state: Any, heap, base, position, task, by_need):
+    """Puts a task into the heap of tasks that begins at ``base``, which has a hole at the end, ``position``."""
     while position > 0:
         parent = (position - 1) >> 1
-        other = state.heap[base + parent]
-        if _goes_first(state, other, task):
+        other = heap[base + parent]
+        if _before(state, by_need, other, task):
             break
-        state.heap[base + position] = other
+        heap[base + position] = other
         position = parent
-    state.heap[base + position] = task
+    heap[base + position] = task
+
+
+@kernel(inner=True, allocates=False)
+def _sift_down(state: Any, heap, base, size, task, by_need):
+    """Puts a task into the heap of ``size`` tasks that begins at ``base``, which has a hole at the top."""
+    position = 0
+    while True:
+        child = 2 * position + 1
+        if child >= size:
+            break
+        if child + 1 < size and _before(state, by_need, heap[base + child + 1], heap[base + child]):
+            child += 1
+        if _before(state, by_need, task, heap[base + child]):
+            break
+        heap[base + position] = heap[base + child]
+        position = child
+    heap[base + position] = task
+
+
+@kernel(inner=True, allocates=False)
+def _push(state: Any, queue, task):
+    state.heap_size[queue] += 1
+    _sift_up(state, state.heap, state.heap_ptr[queue], state.heap_size[queue] - 1, task, False)
 
 
 @kernel(inner=True, allocates=False)
 def _pop(state: Any, queue):
     state.heap_size[queue] -= 1
     base, size = state.heap_ptr[queue], state.heap_size[queue]
-    task, position = state.heap[base + size], 0
-    while True:
-        child = 2 * position + 1
-        if child >= size:
-            break
-        if child + 1 < size and _goes_first(state, state.heap[base + child + 1], state.heap[base + child]):
-            child += 1
-        if _goes_first(state, task, state.heap[base + child]):
-            break
-        state.heap[base + position] = state.heap[base + child]
-        position = child
-    state.heap[base + position] = task
-
-
-@kernel(inner=True, allocates=False)
-def _needs_less(state: Any, a, b):
-    if state.needs[a] != state.needs[b]:
-        return state.needs[a] < state.needs[b]
-    return _goes_first(state, a, b)
+    _sift_down(state, state.heap, base, size, state.heap[base + size], False)
 
 
 @kernel(inner=True, allocates=False)
 def _aside_push(state: Any, slot, task):
-    base, position = state.aside_ptr[slot], state.aside_size[slot]
     state.aside_size[slot] += 1
-    while position > 0:
-        parent = (position - 1) >> 1
-        other = state.aside[base + parent]
-        if _needs_less(state, other, task):
-            break
-        state.aside[base + position] = other
-        position = parent
-    state.aside[base + position] = task
+    _sift_up(state, state.aside, state.aside_ptr[slot], state.aside_size[slot] - 1, task, True)
 
 
 @kernel(inner=True, allocates=False)
 def _aside_pop(state: Any, slot):
     state.aside_size[slot] -= 1
     base, size = state.aside_ptr[slot], state.aside_size[slot]
-    task, position = state.aside[base + size], 0
-    while True:
-        child = 2 * position + 1
-        if child >= size:
-            break
-        if child + 1 < size and _needs_less(state, state.aside[base + child + 1], state.aside[base + child]):
-            child += 1
-        if _needs_less(state, task, state.aside[base + child]):
-            break
-        state.aside[base + position] = state.aside[base + child]
-        position = child
-    state.aside[base + position] = task
+    _sift_down(state, state.aside, base, size, state.aside[base + size], True)
 
 
 @kernel(inner=True, allocates=False)
@@ -296,7 +284,7 @@ def _first(tables: Any, state: Any, classes, groups, resource):
                 if state.heap_size[queue] > 0:
                     task = state.heap[state.heap_ptr[queue]]
                     share = state.share[group]
-                    if best < 0 or share < least or (share == least and _goes_first(state, task, best)):
+                    if best < 0 or share < least or (share == least and _before(state, False, task, best)):
                         best, least = task, share
             return best
     queue = _queue_of(classes, groups, resource, 0)

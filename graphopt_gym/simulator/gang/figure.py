@@ -1,4 +1,8 @@
-"""Cores over time in the colours of clients, as Pathways' traces of several tenants (MLSys 2022, figure 11)."""
+"""Cores over time: of several clients in their colours, as Pathways' traces of tenants (MLSys 2022, figure 11), of one
+client gang by gang.
+
+There are two figures, as thousands of calls want to be averaged, and the gangs of a pipeline to be told apart.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,64 @@ ROWS = 480  # of cores that are drawn; in each, who computed longest
 WINDOWS = 20  # of time, in each of which clients have their shares
 IDLE = "#ffffff"
 MOST_NAMED = 16
+KINDS = {"F": "forward", "B": "backward", "A": "apply gradients", "W": "gradient of weights"}  # of a pipeline's gangs
+MOST_BARS = 20_000
+MOST_LABELS = 32
+
+
+def run_figure(timeline: GangTimeline, *, title: str = "") -> Figure:
+    """The figure for a run: :func:`pipeline_figure` of one client, :func:`tenants_figure` of several."""
+    draw = pipeline_figure if len(timeline.program.clients) == 1 else tenants_figure
+    return draw(timeline, title=title)
+
+
+def pipeline_figure(timeline: GangTimeline, *, title: str = "") -> Figure:
+    """Draw each gang as a bar on its core classes, which are as high as their cores are many.
+
+    Those of a pipeline are in the colours of forward, backward, the gradient of weights and applying gradients.
+
+    Args:
+        timeline: of a run; of very many gangs the first of each class are drawn.
+        title: before the makespan; the program's name where left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    program, classes = timeline.program, timeline.classes
+    figure = Figure(figsize=(13.0, 6.6), facecolor="white")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    last = _last_s(timeline)
+    scale_s, unit = time_unit(last)
+    tops = np.concatenate([[0], np.cumsum(classes.class_size)]).astype(np.float64)
+    colour_of = dict(zip(KINDS, COLOURS, strict=False))
+    boxes, colours, seen = [], [], set()
+    for number in range(classes.num_classes):
+        for gang in timeline.resource_tasks(number)[: max(1, MOST_BARS // classes.num_classes)].tolist():
+            kind = program.names[gang].split(":")[-1][:1]
+            begin, end = timeline.start_s[gang] / scale_s, timeline.finish_s[gang] / scale_s
+            low, high = tops[number], tops[number + 1]
+            boxes.append([(begin, low), (end, low), (end, high), (begin, high)])
+            colours.append(colour_of.get(kind, COLOURS[0]))
+            seen.add(kind)
+    axis.add_collection(PolyCollection(boxes, facecolors=colours, edgecolors=[(1.0, 1.0, 1.0, 0.6)], linewidths=0.3))
+    axis.set_xlim(0, last / scale_s)
+    axis.set_ylim(tops[-1], 0)
+    axis.set_xlabel(f"time ({unit})", fontsize=12)
+    if classes.num_classes <= MOST_LABELS:
+        labels = [drawable(classes.label(number), 30) for number in range(classes.num_classes)]
+        axis.set_yticks((tops[:-1] + tops[1:]) / 2, labels)
+    else:
+        axis.set_ylabel("core", fontsize=12)
+    axis.spines[["top", "right"]].set_visible(False)
+    if seen <= set(KINDS):
+        handles = [Patch(color=colour_of[kind], label=label) for kind, label in KINDS.items() if kind in seen]
+        figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=10, frameon=False)
+    figure.suptitle(drawable(_said(timeline, title), 130), x=0.06, ha="left", fontsize=14, y=0.975)
+    figure.subplots_adjust(left=0.12, right=0.985, top=0.92, bottom=0.15)
+    return figure
 
 
 def tenants_figure(
@@ -57,8 +119,7 @@ def tenants_figure(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    ran = timeline.gang_finish_s[~np.isnan(timeline.gang_finish_s)]
-    last = float(ran.max()) if end_s is None and len(ran) else float(end_s or 0.0)
+    last = _last_s(timeline) if end_s is None else float(end_s)
     if not (np.isfinite(last) and 0 <= begin_s < last):
         raise InputError(f"begin_s is {begin_s} and end_s is {last}; give a part of the run with a length")
     clients = timeline.program.clients
@@ -109,13 +170,22 @@ def tenants_figure(
     low = 0.1 + 0.036 * lines + 0.03 * bool(note)
     figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=10, frameon=False,
                   bbox_to_anchor=(0.5, 0.03 * bool(note)))  # fmt: skip
-    whole = f"{format_seconds(timeline.makespan_s)}, {timeline.utilisation:.1%} busy" if timeline.valid else "invalid"
-    said = f"{title or timeline.program.name} on {timeline.machine.name}: {whole}{more}"
-    figure.suptitle(drawable(said, 130), x=0.06, ha="left", fontsize=14, y=0.975)
+    figure.suptitle(drawable(_said(timeline, title) + more, 130), x=0.06, ha="left", fontsize=14, y=0.975)
     if note:
         figure.text(0.06, 0.015, drawable(note, 200), fontsize=9, color="#666666")
     figure.subplots_adjust(left=0.07, right=0.985, top=0.92, bottom=low, hspace=0.1)
     return figure
+
+
+def _last_s(timeline: GangTimeline) -> float:
+    """When the last gang finished; a second where none did."""
+    ran = timeline.gang_finish_s[~np.isnan(timeline.gang_finish_s)]
+    return float(ran.max(initial=0.0)) or 1.0
+
+
+def _said(timeline: GangTimeline, title: str) -> str:
+    whole = f"{format_seconds(timeline.makespan_s)}, {timeline.utilisation:.1%} busy" if timeline.valid else "invalid"
+    return f"{title or f'{timeline.program.name} on {timeline.machine.name}'}: {whole}"
 
 
 def save_tenants(timeline: GangTimeline, path: str | os.PathLike[str], *, dpi: int = 110, **options: Any) -> Path:

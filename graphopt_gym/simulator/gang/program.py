@@ -158,7 +158,7 @@ class ShardedProgram:
         return np.array([one.weight for one in self.clients], np.float64)
 
     @cached_property
-    def _successors(self) -> tuple[np.ndarray, np.ndarray]:
+    def successors(self) -> tuple[np.ndarray, np.ndarray]:
         """(pointers int64 [G + 1], int32 [E]): who reads each gang."""
         order = np.argsort(self.edge_src, kind="stable")
         pointers = np.zeros(self.num_gangs + 1, np.int64)
@@ -168,12 +168,12 @@ class ShardedProgram:
     @cached_property
     def sequence(self) -> np.ndarray:
         """int32 [G]: the gangs, each after those that it reads; fewer where there is a cycle."""
-        return _topological(*self._successors, np.bincount(self.edge_dst, minlength=self.num_gangs))
+        return _topological(*self.successors, np.bincount(self.edge_dst, minlength=self.num_gangs))
 
     @cached_property
     def remaining_s(self) -> np.ndarray:
         """float64 [G]: the longest way from the start of each gang to the end of the program, in seconds of shards."""
-        return _longest(*self._successors, self.sequence, self.time_s * self.repeats)
+        return _longest(*self.successors, self.sequence, self.time_s * self.repeats)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,7 +18,6 @@ from graphopt_gym.simulator.gang.engine import (
     CHOOSE,
     LISTS,
     NUM_DONE,
-    NUM_EVENTS,
     OVER_BYTES,
     OVER_CLASS,
     OVER_TIME,
@@ -144,10 +143,6 @@ class GangSimulator:
         if choice >= 0 and not (choice < self.program.num_gangs and self.candidates(state)[choice]):
             raise InputError(f"choice is {choice}, a gang that cannot start now; give one of candidates(state)")
         return int(engine.advance(self.lowered.tables, state, choice))
-
-    def can_wait(self, state: State) -> bool:
-        """Whether anything else will happen, so that ``engine.WAIT`` leads on and not into the end."""
-        return bool(state.counts[NUM_EVENTS] > 0)
 
     def candidates(self, state: State) -> np.ndarray:
         """bool [G]: the gangs that may start now: ready, with their cores free and memory for them."""

@@ -74,7 +74,7 @@ def spread(program: ShardedProgram, machine: Machine) -> np.ndarray:
         InputError: a slice that is larger than every island (or the machine).
     """
     bounds, total = machine.first_core, machine.num_cores
-    may_span = _may_span(program)
+    may_span = may_span_islands(program)
     found, at = np.empty(program.num_slices, np.int64), 0
     for number, one in enumerate(program.slices):
         if may_span[number]:
@@ -93,7 +93,7 @@ def spread(program: ShardedProgram, machine: Machine) -> np.ndarray:
     return found
 
 
-def _may_span(program: ShardedProgram) -> np.ndarray:
+def may_span_islands(program: ShardedProgram) -> np.ndarray:
     """bool [V]: whether all gangs of a slice may span islands."""
     spans = np.ones(program.num_slices, bool)
     np.logical_and.at(spans, program.slice, program.spans)
@@ -119,7 +119,7 @@ def classify(program: ShardedProgram, machine: Machine, first_core: Sequence[int
     """
     first = check_integers(first_core, (program.num_slices,), machine.num_cores, "core", "first_core").astype(np.int64)
     last = first + program.slice_cores - 1
-    may_span = _may_span(program)
+    may_span = may_span_islands(program)
     for number, one in enumerate(program.slices):
         if not may_span[number]:
             _check_island(program, number, machine)

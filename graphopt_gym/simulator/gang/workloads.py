@@ -22,6 +22,7 @@ from graphopt_gym.errors import InputError, one_line
 from graphopt_gym.fields import whole
 from graphopt_gym.files import read_text
 from graphopt_gym.generator import Generator, Key, number_range, whole_range
+from graphopt_gym.simulator.gang.partition import StageLoads, partition_layers
 from graphopt_gym.simulator.gang.program import Builder, ShardedProgram, together
 from graphopt_gym.simulator.gang.programs import Pipeline, chain, micro_batch_size, pipeline, stage_layers
 
@@ -213,8 +214,7 @@ def stage_partition(
 
     Of all cuts of the layers into that many runs, one of the least ``sum of stages + (M - 1) x slowest stage``, a
     stage taking what its layers take and what it receives (Zheng et al., Alpa, OSDI 2022, §5.2; of slices alike the
-    same as Narayanan et al., PipeDream, SOSP 2019, §3.1, but for the sum). By dynamic programming for each candidate
-    of the slowest stage, O(L^2 S) each.
+    same as Narayanan et al., PipeDream, SOSP 2019, §3.1, but for the sum). See :func:`partition_layers`.
 
     Args:
         layer_s: [L] seconds of each layer for a micro-batch.
@@ -229,33 +229,13 @@ def stage_partition(
     stage_layers(layers, stages)
     whole("micro_batches", micro_batches, 1)
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(layer_s, np.float64))])
-    receive = np.concatenate([[0.0], np.zeros(layers - 1) if boundary_s is None else np.asarray(boundary_s)])
-    cost = sums[None, 1:] - sums[:-1, None] + receive[:, None]  # [first, last]: a stage of these layers
-    upper = np.triu(np.ones((layers, layers), bool))
-    best: tuple[float, list[int]] | None = None
-    for slowest in np.unique(cost[upper]):
-        if best is not None and (micro_batches - 1) * slowest >= best[0]:
-            break
-        allowed = np.where(upper & (cost <= slowest), cost, np.inf)
-        total = np.full((stages + 1, layers + 1), np.inf)
-        total[0, 0] = 0.0
-        first = np.zeros((stages + 1, layers + 1), np.int64)
-        for stage in range(1, stages + 1):
-            ways = total[stage - 1, :layers, None] + allowed  # [first, last]
-            first[stage, 1:] = ways.argmin(axis=0)
-            total[stage, 1:] = ways.min(axis=0)
-        if not np.isfinite(total[stages, layers]):
-            continue
-        found = float(total[stages, layers] + (micro_batches - 1) * slowest)
-        if best is None or found < best[0]:
-            sizes, end = [], layers
-            for stage in range(stages, 0, -1):
-                begin = int(first[stage, end])
-                sizes.append(end - begin)
-                end = begin
-            best = found, sizes[::-1]
-    assert best is not None
-    return best[1]
+    receive = np.zeros(layers + 1)
+    if boundary_s is not None:
+        receive[1:layers] = boundary_s
+    each = sums[None, :] - sums[:, None] + receive[:, None]  # [begin, end]: a stage of these layers
+    cuts = partition_layers(layers, stages, lambda _: StageLoads(each, each), micro_batches)
+    assert cuts is not None
+    return np.diff([0, *cuts, layers]).tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,7 +411,7 @@ def tenants(
     """
     made = [
         chain(
-            number * nodes, size, seconds, form="chained", nodes=nodes, name=f"client {index}",
+            number * nodes, size, seconds, form="chained", nodes=nodes, name="client",
             arrival_s=0.0 if arrivals_s is None else arrivals_s[index],
         )
         for index, (seconds, number, size) in enumerate(zip(times_s, calls, cores, strict=True))
@@ -458,10 +438,10 @@ def _mixed(rng: np.random.Generator, name: str, clients: int, calls: int, sizes:
             batches = max(2, number // 4)
             made = pipeline(
                 2, batches, second, 2 * second, cores=size // 2, boundary_bytes=2**20, stash_bytes=2**16,
-                arrival_s=arrival, name=f"client {index}",
+                arrival_s=arrival, name="client",
             ).program  # fmt: skip
         else:
-            build = Builder(f"client {index}")
+            build = Builder("client")
             at, before = build.slice("all", size), None
             for call in range(number):
                 build.call(arrival_s=arrival)

@@ -17,10 +17,12 @@ from graphopt_gym.envs.gang.problem import GangProblem
 from graphopt_gym.envs.gang.rules import ORDERS, POLICIES, pipeline_decision, policy_decision
 from graphopt_gym.errors import InputError
 from graphopt_gym.hardware.machine import load_machine
+from graphopt_gym.report.files import write_report
 from graphopt_gym.simulator.gang import Builder, pipeline, pipeline_lists, together
 from graphopt_gym.simulator.gang.workloads import Plan, Workload, load_workload, workload_of
 from graphopt_gym.solutions import validate
 from tests.envs.gang.checker import judge, one_order
+from tests.report.test_perfetto import Trace
 from tests.simulator.gang.cases import random_machine, random_program
 
 TOY = {"cluster": "toy_islands"}
@@ -73,7 +75,7 @@ def test_topological_order__is_that_of_the_plain_one():
         rng = np.random.default_rng(seed)
         program, _ = random_program(rng, random_machine(rng))
         levels = rng.integers(0, 4, program.num_gangs).astype(np.int32)
-        assert topological_order(*program._successors, levels).tolist() == one_order(program, levels.tolist())
+        assert topological_order(*program.successors, levels).tolist() == one_order(program, levels.tolist())
 
 
 # ---- policies and orders
@@ -379,3 +381,19 @@ def test_check__names_the_bad_entry():
     unsafe = GangProblem("toy_tenants", **TOY, safe=False)
     with pytest.raises(InputError, match=r"decision\[1\] is 0; with safe=False"):
         unsafe.evaluate(np.zeros(unsafe.decision_shape, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("graph", "shown"), [("toy_pipeline", "apply gradients"), ("toy_tenants", "client 1, weight 2:")]
+)
+def test_report__has_a_picture_a_trace_and_who_waits_for_whom(graph, shown, tmp_path):
+    problem = GangProblem(graph, **TOY)
+    solution = gg.solve(problem, "fifo")
+    files = {path.suffix: path for path in write_report(solution, tmp_path, "run")}
+    assert files[".png"].stat().st_size > 5000
+    labels = [text.get_text() for text in problem.figure(solution.decision).legends[0].get_texts()]
+    assert any(shown in label for label in labels)
+    trace = Trace(files[".pftrace"].read_bytes())
+    drawn = {event.name for track in trace.slices.values() for *_, event in track}
+    assert set(problem.timeline(solution.decision).program.names) <= drawn
+    assert "waited for" in files[".html"].read_text("utf-8")
