@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -48,18 +49,28 @@ def naswot(architecture: Architecture, seed: int = 0) -> float:
 
 def synflow(architecture: Architecture, seed: int = 0) -> float:
     """log of the sum of |weight x gradient| where all weights are made positive, the image is ones and norms are left
-    out (Tanaka et al., NeurIPS 2020, as a score: Abdelfattah et al., ICLR 2021)."""
+    out (Tanaka et al., NeurIPS 2020, as a score: Abdelfattah et al., ICLR 2021). In float64."""
     import torch
 
-    module = architecture.to_module(seed=seed).double().eval()
-    for layer in module.layers.values():
-        if "norm" in layer.op.kind:  # type: ignore[union-attr, operator]
-            layer.forward = lambda x: x  # type: ignore[assignment]
-    weights = list(module.parameters())
-    with torch.no_grad():
-        for weight in weights:
-            weight.abs_()
-    module(*[torch.ones(1, *shape, dtype=torch.float64) for shape in architecture.input_shapes]).sum().backward()
+    from graphopt_gym.envs.architecture.torch_module import RUN, initialise
+
+    generator = torch.Generator().manual_seed(seed)
+    results: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
+    for index, op in enumerate(architecture.ops):  # without modules, of which making one takes as long as all this
+        operands = [results[source] for source in op.inputs]
+        if op.kind == "input":
+            results.append(torch.ones(1, *op.shape, dtype=torch.float64))
+            continue
+        tensors = {name: torch.empty(shape) for name, shape in architecture.trainable(index).items()}
+        layer = SimpleNamespace(op=op, training=False, weight=tensors.get("weight"), bias=tensors.get("bias"))
+        initialise(layer, generator)
+        for name, tensor in tensors.items():
+            positive = tensor.double().abs_().requires_grad_()
+            setattr(layer, name, positive)
+            weights.append(positive)
+        results.append(operands[0] if "norm" in op.kind else RUN[op.kind](layer, operands, *op.params))
+    results[-1].sum().backward()
     total = sum(float((weight.detach() * weight.grad).abs().sum()) for weight in weights if weight.grad is not None)
     return math.log(total) if 0 < total < math.inf else -math.inf
 

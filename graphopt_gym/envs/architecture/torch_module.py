@@ -98,12 +98,13 @@ def to_module(architecture: Architecture, seed: int | None = 0, device: str = "c
     if seed is not None and device != "meta":
         generator = torch.Generator(device).manual_seed(seed)
         for layer in module.layers.values():
-            _initialise(layer, generator)  # type: ignore[arg-type]
+            initialise(layer, generator)
     return module
 
 
 @torch.no_grad()
-def _initialise(layer: OpModule, generator: torch.Generator) -> None:
+def initialise(layer: Any, generator: torch.Generator) -> None:
+    """Fill an op's trainable tensors ``weight`` and ``bias`` (None where there are none), see :func:`to_module`."""
     kind, weight = layer.op.kind, layer.weight
     if layer.bias is not None:
         layer.bias.zero_()

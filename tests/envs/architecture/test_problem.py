@@ -143,6 +143,22 @@ def test_proxies__by_hand():
         proxy_score("sinflow", two)
 
 
+@pytest.mark.parametrize("name", ["resnet_8", "vit_8", "efficientnet_8", "cnn_8"])
+def test_synflow__is_that_of_the_module(name):
+    torch = pytest.importorskip("torch")
+    network = load_seed(name)
+    module = network.to_module(seed=2).double().eval()
+    for layer in module.layers.values():
+        if "norm" in layer.op.kind:
+            layer.forward = lambda x: x
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.abs_()
+    module(torch.ones(1, *network.input_shapes[0], dtype=torch.float64)).sum().backward()
+    total = sum(float((one.detach() * one.grad).abs().sum()) for one in module.parameters() if one.grad is not None)
+    assert synflow(network, 2) == pytest.approx(math.log(total), rel=1e-12)
+
+
 def test_naswot__is_the_determinant_of_agreements():
     torch = pytest.importorskip("torch")
     found = small(6)
