@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import graphopt_gym as gg
-from graphopt_gym.envs.architecture import methods
+from graphopt_gym.envs.architecture import methods, training
 from graphopt_gym.envs.architecture.episodes import hypervolume
 from graphopt_gym.envs.architecture.front_page import Point, front_of, front_page
 from graphopt_gym.envs.architecture.methods import distances_to_front, front, narrower, pick_parent
@@ -77,6 +77,29 @@ def test_evolutions__find_smaller_networks_and_no_twins(name, monkeypatch):
     assert whole.details["population"] == 12
     with pytest.raises(InputError, match="option best is 2; give a number from 0 to 1"):
         gg.solve(problem, name, budget=3, options={"best": 2})
+
+
+def test_alpha_nas__interrupted__keeps_the_best_and_goes_on_without_training_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_TRAINED", str(tmp_path))
+    given = {"graph": "cnn_8", "track": "trained", "recipe": {"epochs": 1}, "tolerance": 0.6}
+    plain, calls = training._train_text, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(training, "_train_text", interrupted)
+    stopped = gg.solve(gg.make_problem(ENV, **given), "alpha_nas", budget=9, seed=0)
+    assert stopped.stopped_by == "interrupt"
+    assert stopped.outcome.valid
+    assert stopped.evaluations == 5  # the seed, and the first four children
+    again = gg.make_problem(ENV, **given)
+    whole = gg.solve(again, "alpha_nas", budget=9, seed=0)
+    assert whole.evaluations == 9
+    assert again.trainer.trained == 9 - 6
+    assert whole.outcome.cost <= stopped.outcome.cost
 
 
 def test_width_scaling__is_every_narrower_seed():
