@@ -173,7 +173,7 @@ class GangStep(GangEpisodes):
         run = self.runs[row]
         assert run is not None
         simulator, state, ready, last = run
-        tables, mask = simulator.lowered.tables, np.empty(len(ready.client), np.bool_)
+        tables, mask, blocked = simulator.lowered.tables, np.empty(len(ready.client), np.bool_), np.empty(3)
         while True:
             if chosen >= 0:
                 for at in tables.resource[tables.resource_ptr[chosen] : tables.resource_ptr[chosen + 1]]:
@@ -191,6 +191,7 @@ class GangStep(GangEpisodes):
                 self.gangs[row],
                 self.clients[row],
                 self.islands[row],
+                blocked,
             )
             # as often as there are gangs, so that episodes have an end
             self.window_size[row], self.may_wait[row] = (
@@ -208,7 +209,7 @@ class GangStep(GangEpisodes):
         bound_share = bound / reference if not ready.fair else bound / ready.horizon_s
         self.progress[row] = (
             started / len(ready.client), now_share / (1 + now_share), bound_share / (1 + bound_share),
-            float(self.may_wait[row]),
+            float(self.may_wait[row]), blocked[0] / (1 + blocked[0]), blocked[1], blocked[2],
         )  # fmt: skip
         self.potential[row] = potential
 

@@ -52,6 +52,7 @@ GANG_FEATURES = (
     "readers",  # squashed: gangs that read it
     "left",  # work left on its busiest cores, to the most that any had
     "follows",  # 1: the last gang on its cores was of the same client
+    "keeps",  # the longest path of the gangs that are ready, cannot start, and run on cores that it runs on
     "number",  # its number, to that of all gangs
 )
 CLIENT_FEATURES = (
@@ -70,6 +71,9 @@ PROGRESS_FEATURES = (
     "time",  # squashed: now, to the reference cost
     "bound",  # squashed: what the step takes at the least from here, to the reference
     "wait",  # 1: may wait
+    "blocked",  # squashed: gangs that are ready and cannot start
+    "urgent",  # the longest path of those
+    "wide",  # the most cores of those, to those of the machine
 )
 NODE_FEATURES = (
     "time", "path", "before", "cores", "output", "temp", "weight", "slice", "collective", "unit",

@@ -8,15 +8,15 @@ from graphopt_gym.compiled import kernel
 from graphopt_gym.envs.gang.instances import CLIENT_FEATURES, GANG_FEATURES, ISLAND_FEATURES
 from graphopt_gym.simulator.gang.engine import NOW, NUM_EVENTS, NUM_OPEN, RUNNING
 
-WAITED, SERVED, FREE, LEFT, FOLLOWS = (
-    GANG_FEATURES.index(name) for name in ("waited", "served", "free", "left", "follows")
+WAITED, SERVED, FREE, LEFT, FOLLOWS, KEEPS, PATH, CORES = (
+    GANG_FEATURES.index(name) for name in ("waited", "served", "free", "left", "follows", "keeps", "path", "cores")
 )
 C_WEIGHT, C_DONE, C_SERVED, C_READY = range(len(CLIENT_FEATURES))
 I_BUSY, I_MEMORY, I_LEFT = range(len(ISLAND_FEATURES))
 
 
 @kernel
-def look(tables, state, ready, mask, last, window, gangs, clients, islands):
+def look(tables, state, ready, mask, last, window, gangs, clients, islands, blocked):
     """Fills what is seen of a run, and gives (how many gangs are in the window, potential, bound, started, may wait).
 
     Args:
@@ -26,16 +26,26 @@ def look(tables, state, ready, mask, last, window, gangs, clients, islands):
         last: int32 [P]: the client of the last gang on each core class; -1: none.
         window: int32 [W]: filled with gangs that may start, the earliest ready first, then the lowest number.
         gangs, clients, islands: float32 [W, F], [C, F], [I, F], filled, and 0 where there are none.
+        blocked: float64 [3]: filled with how many gangs are ready and cannot start, the longest path of theirs, and the
+            most cores.
     """
     classes, most, count = len(tables.capacity_bytes), len(window), len(ready.client)
     now, num_clients = state.clock[NOW], len(ready.due)
     gangs[:] = 0.0
     clients[:] = 0.0
     islands[:] = 0.0
+    blocked[:] = 0.0
+    kept = np.zeros(classes)  # the longest path of the blocked gangs of each core class
     size = 0
     for index in range(state.counts[NUM_OPEN]):
         gang = state.open[index]
         if not mask[gang]:
+            blocked[0] += 1.0
+            blocked[1] = max(blocked[1], ready.fixed[gang, PATH])
+            blocked[2] = max(blocked[2], ready.fixed[gang, CORES])
+            for at in range(tables.resource_ptr[gang], tables.resource_ptr[gang + 1]):
+                if tables.resource[at] < classes:
+                    kept[tables.resource[at]] = max(kept[tables.resource[at]], ready.fixed[gang, PATH])
             continue
         clients[ready.client[gang], C_READY] += 1.0
         at = size
@@ -102,16 +112,18 @@ def look(tables, state, ready, mask, last, window, gangs, clients, islands):
         waited = (now - state.ready_s[gang]) / ready.mean_s
         gangs[place, WAITED] = waited / (1.0 + waited)
         gangs[place, SERVED] = clients[ready.client[gang], C_SERVED]
-        room, left, follows = 1.0, 0.0, True
+        room, left, follows, keeps = 1.0, 0.0, True, 0.0
         for index in range(tables.resource_ptr[gang], tables.resource_ptr[gang + 1]):
             at = tables.resource[index]
             if at < classes:
                 room = min(room, 1.0 - state.used_bytes[at] / tables.capacity_bytes[at])
                 left = max(left, (ready.total_s[at] - state.busy_s[at]) / ready.most_s)
                 follows = follows and last[at] == ready.client[gang]
+                keeps = max(keeps, kept[at])
         gangs[place, FREE] = max(0.0, room)
         gangs[place, LEFT] = min(1.0, max(0.0, left))
         gangs[place, FOLLOWS] = 1.0 if follows else 0.0
+        gangs[place, KEEPS] = keeps
 
     potential = least - 1.0 if ready.fair else -bound / ready.units / ready.reference
     return size, potential, bound / ready.units, started, state.counts[NUM_EVENTS] > 0

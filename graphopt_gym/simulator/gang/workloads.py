@@ -460,6 +460,68 @@ def _mixed_tenants() -> Workload:
     return Workload("tenants_mixed", (Plan("tenants", program),), about, "pathways_c")
 
 
+def _crossing(
+    rng: np.random.Generator, name: str, cores: int, pipelines: int, services: int, calls: int
+) -> ShardedProgram:
+    """Clients on the same cores whose slices cross each other, so that it matters who goes first: training pipelines of
+    uneven stages, a client whose computations take all cores, and services on a quarter of them."""
+    programs, weights = [], []
+    for _ in range(pipelines):
+        stages, batches = int(rng.choice([one for one in (2, 4) if one <= cores])), int(rng.choice([4, 8]))
+        uneven = np.exp(0.5 * rng.normal(size=3 * stages))
+        step_s = float(rng.uniform(10e-3, 25e-3)) * cores
+        layers = uneven_layers("training", uneven, step_s, int(rng.integers(2**31)), batches)
+        programs.append(layers.plan(stages, batches, cores - cores % stages).program)
+        weights.append(float(2 ** rng.integers(1, 4)))
+
+    def calling(
+        label: str, number: int, size: int, times_s: tuple[float, float], every_s: float, chained: bool
+    ) -> None:
+        build, arrival_s, before = Builder(label), 0.0, None
+        at = build.slice("all", size)
+        for call in range(number):
+            build.call(arrival_s=arrival_s)
+            gang = build.gang(f"c{call}", at, float(rng.uniform(*times_s)), collective="all_reduce",
+                              collective_bytes=2**20)  # fmt: skip
+            if chained and before is not None:
+                build.edge(before, gang)
+            before = gang
+            arrival_s += float(rng.exponential(every_s))
+        programs.append(build.program())
+        weights.append(1.0)
+
+    calling("wide", max(2, calls * 2 // 3), cores, (0.5e-3, 1.5e-3), 4e-3, False)
+    for number in range(services):
+        calling("service", calls, max(1, cores // 4), (0.3e-3, 3e-3), 2.5e-3, number % 2 == 0)
+    return together(programs, weights, name)
+
+
+def _crossing_tenants(name: str, machine: str, cores: int, pipelines: int, services: int, calls: int) -> Workload:
+    program = _crossing(np.random.default_rng(0), name, cores, pipelines, services, calls)
+    about = f"training, wide computations and services that cross each other on {cores} cores"
+    return Workload(name, (Plan("tenants", program),), about, machine)
+
+
+# ---- captured
+
+
+def _captured(name: str, graph: str) -> Workload:
+    """A graph of the zoo as pipelines on eight cores, by several numbers of stages, cuts and forms of backward."""
+    from graphopt_gym.simulator.gang.captured import captured_pipeline
+
+    plans = []
+    for stages in (2, 4):
+        for partition in ("even", "dp"):
+            for split in (False, True):
+                made = captured_pipeline(
+                    graph, stages, 8, cores=8 // stages, machine="pathways_b_4hosts", partition=partition, split=split
+                )
+                label = f"S={stages} M=8" + (" split" if split else "") + (" dp" if partition == "dp" else "")
+                plans.append(Plan(label, made.program, made, partition))
+    about = f"a training step of {graph} on eight cores, by several plans"
+    return Workload(name, tuple(plans), about, "pathways_b_4hosts")
+
+
 # ---- small ones for tests
 
 
@@ -532,6 +594,45 @@ class RandomTenants(Generator[Workload]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomCrossing(Generator[Workload]):
+    """Clients on the same cores whose slices cross each other: pipelines, wide computations, services.
+
+    Args:
+        cores: from how many to how many; powers of two are drawn. Services take a quarter of them.
+        pipelines: from how many to how many, of 2 or 4 stages and 4 or 8 micro-batches.
+        services: from how many to how many; every other one sends its calls one after the other.
+        calls: from how many to how many, of each service.
+        seed: see :class:`~graphopt_gym.generator.Generator`.
+    """
+
+    word: ClassVar[str] = "crossing"
+    keys: ClassVar[Mapping[str, Key]] = {
+        "cores": whole_range(4, 4096),
+        "pipelines": whole_range(1, 64),
+        "services": whole_range(1, 64),
+        "calls": whole_range(1, 512),
+    }
+
+    cores: Any = (32, 32)
+    pipelines: Any = (1, 2)
+    services: Any = (2, 4)
+    calls: Any = (6, 12)
+
+    @property
+    def most(self) -> Mapping[str, int]:
+        pipelines, services, calls = self.pipelines[1], self.services[1], self.calls[1]
+        return {"gangs": 68 * pipelines + services * calls + max(2, calls), "slices": 4 * pipelines + services + 1,
+                "clients": pipelines + services + 1, "plans": 1,
+                "edges": 160 * pipelines + services * calls}  # fmt: skip
+
+    def _make(self, rng: np.random.Generator, name: str) -> Workload:
+        low, high = self.cores
+        size = int(rng.choice([size for size in (1 << n for n in range(13)) if low <= size <= high] or [low]))
+        counts = [int(rng.integers(a, b + 1)) for a, b in (self.pipelines, self.services, self.calls)]
+        return Workload(name, (Plan("tenants", _crossing(rng, name, size, *counts)),), "drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomPipelines(Generator[Workload]):
     """A pipeline of uneven layers, by one plan or by one for each cut and form of backward.
 
@@ -577,7 +678,7 @@ class RandomPipelines(Generator[Workload]):
 
 
 def _generators() -> Mapping[str, type[Generator[Workload]]]:
-    return {one.word: one for one in (RandomTenants, RandomPipelines)}
+    return {one.word: one for one in (RandomTenants, RandomCrossing, RandomPipelines)}
 
 
 _FORMS: tuple[Mapping[str, Any], ...] = (
@@ -599,6 +700,11 @@ _SHIPPED: Mapping[str, Callable[[], Workload]] = {
     "tenants_even": partial(_sharing, "tenants_even", "four clients of one weight on the same cores", (1, 1, 1, 1)),
     "tenants_1248": partial(_sharing, "tenants_1248", "four clients of weights 1:2:4:8 on them", (1, 2, 4, 8)),
     "tenants_mixed": _mixed_tenants,
+    "tenants_crossing": partial(_crossing_tenants, "tenants_crossing", "pathways_b_4hosts", 32, 2, 4, 12),
+    "tenants_crossing_128": partial(_crossing_tenants, "tenants_crossing_128", "pathways_b_16hosts", 128, 4, 8, 16),
+    "inception_v3_pipelines": partial(_captured, "inception_v3_pipelines", "inception_v3_b32"),
+    "amoebanet_pipelines": partial(_captured, "amoebanet_pipelines", "amoebanet"),
+    "gnmt_pipelines": partial(_captured, "gnmt_pipelines", "gnmt_4layer"),
     "toy_pipeline": _toy_pipeline,
     "toy_tenants": _toy_tenants,
     "toy_crowd": _toy_crowd,
@@ -625,6 +731,7 @@ __all__ = [
     "WORKLOADS",
     "Layers",
     "Plan",
+    "RandomCrossing",
     "RandomPipelines",
     "RandomTenants",
     "Workload",

@@ -8,7 +8,7 @@ import pytest
 
 import graphopt_gym as gg
 from graphopt_gym.envs.gang.instances import GANG_FEATURES, PROGRESS_FEATURES
-from graphopt_gym.simulator.gang import Builder
+from graphopt_gym.simulator.gang import Builder, engine
 from graphopt_gym.simulator.gang.workloads import workload_of
 
 CASES = [
@@ -197,3 +197,37 @@ def test_render__draws_cores_over_time():
     assert env.render().std() > 0
     play(env, at_random(0))
     assert env.render().std() > 0
+
+
+def test_blocked__gangs_are_seen_by_what_they_wait_for():
+    env = gym.make("GangScheduling-v0", graph="crossing:cores=4:calls=4:seed=2", cluster="toy_islands").unwrapped
+    env.reset(seed=0)
+    rng, seen = np.random.default_rng(0), 0
+    path, cores = GANG_FEATURES.index("path"), GANG_FEATURES.index("cores")
+    while True:
+        if env.episodes.runs[0] is not None:
+            simulator, state, ready, _ = env.episodes.runs[0]
+            may = simulator.candidates(state)
+            waiting = [gang for gang in state.open[: state.counts[engine.NUM_OPEN]].tolist() if not may[gang]]
+            parts = env.unflatten(env.episodes.observe(np.array([0])))
+            progress = dict(zip(PROGRESS_FEATURES, parts["progress"].ravel(), strict=True))
+            assert progress["blocked"] == pytest.approx(len(waiting) / (1 + len(waiting)))
+            assert progress["urgent"] == max([0.0, *ready.fixed[waiting, path].tolist()])
+            assert progress["wide"] == max([0.0, *ready.fixed[waiting, cores].tolist()])
+            on = {gang: set(resources(simulator, gang)) for gang in range(len(may))}
+            for gang, row in zip(env.episodes.window[0], parts["gangs"].reshape(-1, len(GANG_FEATURES)), strict=True):
+                if row[0]:
+                    kept = [ready.fixed[other, path] for other in waiting if on[other] & on[int(gang)]]
+                    assert row[GANG_FEATURES.index("keeps")] == max([0.0, *kept])
+                    seen += bool(kept)
+        legal = np.flatnonzero(env.action_masks())
+        if env.step(int(rng.choice(legal)))[2]:
+            break
+    assert seen > 10
+
+
+def resources(simulator, gang):
+    """The core classes of a gang."""
+    tables = simulator.lowered.tables
+    mine = tables.resource[tables.resource_ptr[gang] : tables.resource_ptr[gang + 1]].tolist()
+    return [one for one in mine if one < simulator.classes.num_classes]

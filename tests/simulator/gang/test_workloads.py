@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -32,14 +33,17 @@ def test_shipped__run_on_their_machine_and_are_stored_whole(name):
     assert again.fingerprint == workload.fingerprint
     assert again.to_json() == workload.to_json()
     machine = load_machine(workload.machine)
-    work = []
+    work = defaultdict(list)
     for plan in workload.plans:
         if plan.program.num_gangs < 600:
             assert GangSimulator(plan.program, machine).run().valid
         program = plan.program
         assert plan.num_units == len(set(plan.unit.tolist()))
-        work.append(float((program.time_s * program.slice_cores[program.slice]).sum()))
-    assert max(work) == pytest.approx(min(work), rel=0.01)  # the same work by every plan
+        # captured ops take more core-seconds an example, the fewer examples a core has
+        alike = program.num_slices if name.endswith("_pipelines") else 0
+        work[alike].append(float((program.time_s * program.slice_cores[program.slice]).sum()))
+    for each in work.values():
+        assert max(each) == pytest.approx(min(each), rel=0.01)  # the same work by every plan
 
 
 def test_catalog__lists_workloads():
@@ -90,7 +94,16 @@ def test_plans__of_a_cut_by_time_are_faster():
     assert dp.makespan_s < even.makespan_s
 
 
-@pytest.mark.parametrize("text", ["tenants:seed=5", "tenants:clients=3:cores=8-16:seed=0", "pipelines:seed=2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tenants:seed=5",
+        "tenants:clients=3:cores=8-16:seed=0",
+        "crossing:seed=1",
+        "crossing:pipelines=2:services=1:calls=1:seed=3",
+        "pipelines:seed=2",
+    ],
+)
 def test_drawn__are_the_same_again_and_within_their_sizes(text):
     workload = load_workload(text)
     assert workload.name == text
