@@ -9,6 +9,7 @@ from tests.commands import run_command
 
 _HOME = tempfile.TemporaryDirectory()  # so that no test finds what a developer keeps in ~/.graphopt
 os.environ["GRAPHOPT_HOME"] = _HOME.name
+os.environ["GRAPHOPT_TRAINED"] = os.path.join(_HOME.name, "trained")
 
 
 @pytest.fixture

@@ -125,7 +125,35 @@ def comparison_figure(problem: ArchitectureProblem, network: Architecture) -> Fi
 
 def comparison_page(problem: ArchitectureProblem, network: Architecture, details: Mapping[str, Any]) -> str:
     """Markup for a report: both networks drawn, the way from one to the other, and the network's text."""
-    return comparison_markup(problem.seed, network) + _path(details.get("path"))
+    return comparison_markup(problem.seed, network) + _path(details.get("path")) + _curves(problem, network)
+
+
+def _curves(problem: ArchitectureProblem, network: Architecture) -> str:
+    """Validation accuracy after each epoch, of the seed and of the network; nothing where they are not trained."""
+    if problem.track != "trained":
+        return ""
+    lines = []
+    for one, colour, name in ((problem.seed, "#5b6675", "seed"), (network, "#2a7f3f", "network")):
+        found = problem.trainer.kept(one)
+        if found is not None and found.accuracies:
+            points = " ".join(
+                f"{40 + 320 * at / max(1, len(found.accuracies) - 1):.1f},{190 - 170 * accuracy:.1f}"
+                for at, accuracy in enumerate(found.accuracies)
+            )
+            lines.append(
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"><title>{name}</title>'
+                f'</polyline><text x="366" y="{194 - 170 * found.accuracies[-1]:.1f}" fill="{colour}">{name} '
+                f"{found.accuracies[-1]:.3f}</text>"
+            )
+    if not lines:
+        return ""
+    return (
+        '<h2>Training</h2><svg xmlns="http://www.w3.org/2000/svg" width="500" height="215" font-size="12" '
+        'font-family="system-ui, sans-serif"><path d="M40 20V190H360" fill="none" stroke="#5b6675"/>'
+        '<text x="34" y="24" text-anchor="end">1</text><text x="34" y="194" text-anchor="end">0</text>'
+        f"{''.join(lines)}<text x='200' y='208' text-anchor='middle'>epochs; accuracy on the validation split</text>"
+        "</svg>"
+    )
 
 
 def _path(path: Any) -> str:

@@ -14,11 +14,6 @@ from graphopt_gym.errors import InputError
 ENV = "ArchitectureSearch-v0"
 
 
-@pytest.fixture(autouse=True)
-def kept(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("GRAPHOPT_TRAINED", str(tmp_path_factory.getbasetemp() / "trained"))
-
-
 def play(env, seed=0, end=False):
     """(rewards, last info) of an episode of random legal actions."""
     rng = np.random.default_rng(seed)

@@ -17,12 +17,6 @@ from graphopt_gym.solutions import validate
 ENV = "ArchitectureSearch-v0"
 
 
-@pytest.fixture(autouse=True)
-def kept(tmp_path_factory, monkeypatch):
-    """A folder of results for all tests of this module."""
-    monkeypatch.setenv("GRAPHOPT_TRAINED", str(tmp_path_factory.getbasetemp() / "trained"))
-
-
 def small(features=4, image=(1, 8, 8), classes=10, **options):
     b = ArchitectureBuilder(f"dense{features}")
     x = b.op("reshape", b.input("image", image), shape=(-1,))
@@ -178,6 +172,9 @@ def test_solution__is_stored_as_text_and_validated(tmp_path):
     path = solution.save(tmp_path / "found.json")
     assert '"decision": "\\"dense16\\"\\n' in path.read_text()
     assert validate(path).mismatches == ()
+    curves = problem.page(solution.decision, None, {})
+    assert curves.count("<polyline") == 2
+    assert f"seed {problem.seed_quality:.3f}" in curves
     assert isinstance(solution.decision, Architecture)
 
 
