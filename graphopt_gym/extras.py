@@ -14,6 +14,7 @@ EXTRAS = {
     "torch": "torch",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "onnxslim": "slim",
     "z3": "solver",
     "highspy": "rewrite",
     "ortools": "rewrite",

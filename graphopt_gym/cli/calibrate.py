@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from graphopt_gym.hardware.cluster import Device
 
 TARGETS = ("cpu", "cuda")
+RUNTIME = "onnxruntime"  # this machine's CPU as onnxruntime uses it
 
 
 def calibrate(
     device: Annotated[
         str,
         typer.Option(
-            "--device", "-d", help="cpu or cuda: this machine's. Or a device by name or file, to start from its facts."
+            "--device",
+            "-d",
+            help="cpu or cuda: this machine's. onnxruntime: its CPU as that runs programs. Or a device "
+            "by name or file, to start from its facts.",
         ),
     ] = "cpu",
     kernels: Annotated[
@@ -68,6 +72,11 @@ def calibrate(
     from graphopt_gym.hardware.cluster import load_device
 
     whole("threads", threads, 1, 4096)
+    if device == RUNTIME:
+        if kernels is not None or step:
+            raise InputError("--device onnxruntime times its own programs; leave --kernels and --step out")
+        _of_onnxruntime(name or "cpu", out, threads, quick, as_json)
+        return
     target = device if device in TARGETS else None
     if step and target and kernels is None:
         raise InputError(
@@ -110,6 +119,33 @@ def calibrate(
     for key, value in (factors or _factors(made)).items():
         common.say(f"{key}: {value:.4g}")
     common.say(f"device {made.name}: one of them is --cluster {path}; a cluster file names it as device")
+
+
+def _of_onnxruntime(name: str, out: Path | None, threads: int, quick: bool, as_json: bool) -> None:
+    from graphopt_gym.hardware.calibration.device import check_name, device_toml, own_folder
+    from graphopt_gym.hardware.calibration.onnxruntime import design, onnxruntime_device, time_programs
+
+    need("onnx", "onnxruntime", what="--device onnxruntime")
+    path = out or own_folder() / f"{check_name(name)}.toml"
+    if path.suffix.lower() != ".toml":
+        raise InputError(f"--out {quoted(os.fspath(path))}: give a file that ends in .toml, which the catalog reads")
+    if out:
+        check_output(path)
+    programs = design(quick)
+    with common.progress_bar("programs", len(programs)) as update:
+        rows = time_programs(programs, threads, lambda count, text: update(count, text) if update else None)
+    made, errors = onnxruntime_device(name, rows, threads)
+    about = [f"Written by graphopt calibrate --device onnxruntime ({len(rows)} kernels of onnxruntime timed here, "
+             f"{threads} thread{'s' * (threads != 1)})."]  # fmt: skip
+    write_file(path, device_toml(made, about).encode(), make_folders=True)
+    table = {"title": "Kernels: error of prediction from the others", "rows": errors}
+    if as_json:
+        common.print_json({"device": made.name, "file": str(path), "factors": {}, "tables": [table]})
+        return
+    from graphopt_gym.report.tables import Table
+
+    common.show(Table.of(table), False)
+    common.say(f"device {made.name}: programs are priced for it with --cluster {name if out is None else path}")
 
 
 def _origin(target: str | None, kernels: Path | None, steps: Sequence[Step], threads: int) -> list[str]:

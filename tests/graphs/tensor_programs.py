@@ -15,7 +15,12 @@ g = matmul(f, t, act=relu)
 e = matmul(g, eye(n=8))
 n = layernorm(e, weight(name="scale", shape=(8,)), weight(name="bias", shape=(8,)))
 h = softmax(gelu(mul(n, tanh(sigmoid(n)))))
-return concat(split1(h, axis=2, at=3), relu(split0(h, axis=2, at=3)), h, axis=-1), m
+u = clip(hardsigmoid(sub(h, n)), low=0.25, high=1.0)
+r = div(exp(erf(leakyrelu(hardswish(n)))), sqrt(u))
+z = reducesum(mul(abs(r), power(log(u), exponent=3.0)), axes=(0, 2), keepdims=0)
+o = avgpool(conv2d(x, w, padding=(0, 1, 1, 2)), kernel=(2, 3), padding=(1, 0, 0, 2))
+y = add(layernorm(reducemean(reciprocal(u), axes=(1,)), weight(name="scale", shape=(8,)), z, epsilon=0.5), z)
+return concat(split1(h, axis=2, at=3), relu(split0(h, axis=2, at=3)), h, axis=-1), m, y, o
 """
 TEXTS = {
     "opaque": """

@@ -72,7 +72,7 @@ def test_write_edited__what_is_not_touched_stays(tmp_path):
     model = network()
     loaded = load(tmp_path, model, dims={"batch": 1})
     program = loaded.program
-    erf = next(index for index in program.order if program.nodes[index].op == "opaque")
+    erf = next(index for index in program.order if program.nodes[index].op == "erf")
     edit = program.edit()
     (smul,) = program.users(erf)
     two = program.nodes[smul].inputs[1]
@@ -310,3 +310,43 @@ def test_difference__is_in_the_rounding_of_the_type():
     assert difference(np.array([1, np.nan]), np.array([1, 2.0])) == "has infinities or NaNs elsewhere"
     assert not difference(np.array([np.inf, np.nan]), np.array([np.inf, np.nan]))
     assert difference([one], [one, one]) == "holds 2 tensors, the original's 1"
+
+
+@pytest.mark.parametrize("opset", [9, 17, 20])
+def test_write_edited__operators_that_rules_make_anew(opset, tmp_path):
+    """A part of the result is read; by the rules of parts all operators are made anew, on that part alone."""
+    from graphopt_gym.envs.rewrite.rules.matching import Matcher
+    from graphopt_gym.envs.rewrite.rules.table import load_rules
+
+    axes = {"axes": [-1]}
+    clip = [node("Clip", ["s"], "c", min=-0.5, max=0.5)] if opset < 11 else [node("Clip", ["s", "low", "high"], "c")]
+    swish = [node("HardSwish", ["i"], "h")] if opset >= 14 else [node("Abs", ["i"], "h")]
+    total = [node("ReduceSum", ["q", "last"], "t")] if opset >= 13 else [node("ReduceSum", ["q"], "t", **axes)]
+    middle = [node("ReduceMean", ["q", "last"], "m")] if opset >= 18 else [node("ReduceMean", ["q"], "m", **axes)]
+    nodes = [
+        node("Sub", ["x", "z"], "s"), *clip, node("HardSigmoid", ["c"], "i", alpha=0.3), *swish,
+        node("LeakyRelu", ["h"], "l", alpha=0.2), node("Erf", ["l"], "e"), node("Exp", ["e"], "g"),
+        node("Sqrt", ["g"], "r"), node("Log", ["g"], "o"), node("Div", ["o", "r"], "d"),
+        node("Pow", ["d", "three"], "p"),
+        node("Reciprocal", ["g"], "k"), node("Add", ["p", "k"], "q"), *total, *middle, node("Mul", ["t", "m"], "n"),
+        node("Slice", ["n"], "y", axes=[0], starts=[0], ends=[2]) if opset < 10
+        else node("Slice", ["n", "zero", "two", "zero"], "y"),
+    ]  # fmt: skip
+    weights = {
+        "low": np.float32(-0.5), "high": np.float32(0.5), "three": np.float32(3), "last": np.array([-1]),
+        "zero": np.array([0]), "two": np.array([2]),
+    }  # fmt: skip
+    model = make_model(nodes, {"x": ("batch", 4, 3), "z": ("batch", 4, 3)}, {"y": (2, 4, 1)}, weights, opset)
+    loaded = load(tmp_path, model, dims={"batch": 6})
+    matcher, program = Matcher(load_rules("parts")), loaded.program
+    for _ in range(60):
+        found = matcher.find(program).matches
+        if not found:
+            break
+        program, _ = matcher.apply(program, found[0])
+    assert not found
+    assert all(program.shape(one)[0] == 2 for one in program.order if program.nodes[one].inputs)
+    new, said = written(loaded, program, tmp_path)
+    assert said["added"] >= 16
+    kinds = {one.op_type for one in new.graph.node}
+    assert kinds >= {"Sub", "Clip", "HardSigmoid", "LeakyRelu", "Erf", "Pow", "ReduceSum", "ReduceMean", "Div"}

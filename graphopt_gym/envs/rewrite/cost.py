@@ -3,6 +3,10 @@
 Operators on weights alone are computed once, before inference, and cost nothing; views cost nothing (see
 :mod:`graphopt_gym.graphs.tensor_program.convert`). An operator's time depends on its parameters, the shapes of its
 operands, and which of them are constants, and is computed once for each.
+
+On a device whose file says that it is priced as onnxruntime runs programs (``graphopt calibrate --device
+onnxruntime``), parts of tensors are copies, and what onnxruntime runs inside another operator's kernel, as a
+convolution's bias and activation, takes no time of its own (:mod:`graphopt_gym.envs.rewrite.fusing`).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphopt_gym.envs.rewrite import fusing
 from graphopt_gym.graphs.tensor_program.convert import GraphRows, class_of
 from graphopt_gym.graphs.tensor_program.ops import Params, Shape
 from graphopt_gym.graphs.tensor_program.program import Change, TensorProgram
@@ -21,6 +26,7 @@ from graphopt_gym.hardware.cluster import Device, load_device
 from graphopt_gym.hardware.cost_model import CostModel, cost_model_of
 from graphopt_gym.simulator.tasks import check_seconds, priced
 
+ONNXRUNTIME = "onnxruntime"  # a device's fitted ``runtime``
 LAUNCH = "back_to_back"  # how an inference runtime runs a program
 
 
@@ -47,6 +53,7 @@ class ProgramCosts:
     def __init__(self, device: str | Device = "t4", model: str | CostModel | None = None) -> None:
         self.device = load_device(device) if isinstance(device, str) else device
         self.model = cost_model_of(model, LAUNCH)
+        self.fused = self.device.fitted.get("runtime") == ONNXRUNTIME
         self._seconds: dict[Operation, float] = {}
 
     def cost(self, program: TensorProgram) -> float:
@@ -57,12 +64,16 @@ class ProgramCosts:
         """Seconds of each node that takes any, by id; their ``math.fsum`` is the cost."""
         return self._priced(program, program.nodes)
 
-    def update(self, before: Mapping[int, float], program: TensorProgram, change: Change) -> dict[int, float]:
-        """The node costs of an edited program, from those before the edit, and what the edit changed."""
+    def update(
+        self, before: Mapping[int, float], program: TensorProgram, change: Change, base: TensorProgram
+    ) -> dict[int, float]:
+        """The node costs of an edited program, from those of ``base``, which was edited, and what the edit changed."""
         folding = {user for node in change.folded | change.added for user in program.users(node)}
-        again = change.added | change.rewired | change.folded | folding
+        again: Iterable[int] = change.added | change.rewired | change.folded | folding
+        if self.fused:
+            again = fusing.touched(base, program, change) | folding
         costs = dict(before)
-        for node in change.removed | again:
+        for node in (*change.removed, *again):
             costs.pop(node, None)
         return costs | self._priced(program, again)
 
@@ -70,9 +81,9 @@ class ProgramCosts:
         """Seconds of operations, whatever program they are in; new ones are priced together."""
         new = [operation for operation in dict.fromkeys(operations) if operation not in self._seconds]
         if new:
-            rows = GraphRows()
+            rows = GraphRows(fusing.copied if self.fused else None)
             at = []
-            for op, params, shape, inputs, static, same in new:
+            for op, params, shape, inputs, static, same in map(fusing.as_run, new) if self.fused else new:
                 sources: list[int] = []
                 for index, (size, constant) in enumerate(zip(inputs, static, strict=True)):
                     first = same[index]
@@ -85,10 +96,14 @@ class ProgramCosts:
             self._seconds.update(zip(new, times[at].tolist(), strict=True))
         return [self._seconds[operation] for operation in operations]
 
+    def counts(self, op: str, params: Params) -> bool:
+        """Whether an operator takes time, where it is not constant."""
+        return class_of(op, params) != "view" or (self.fused and op in fusing.COPIES)
+
     def _priced(self, program: TensorProgram, nodes: Iterable[int]) -> dict[int, float]:
-        counted = [
-            node for node in nodes if not program.is_static(node) and class_of(*program.nodes[node][:2]) != "view"
-        ]
+        counted = [node for node in nodes if not program.is_static(node) and self.counts(*program.nodes[node][:2])]
+        if self.fused:
+            counted = [node for node in counted if not fusing.is_absorbed(program, node)]
         return dict(zip(counted, self.seconds([operation_of(program, node) for node in counted]), strict=True))
 
 

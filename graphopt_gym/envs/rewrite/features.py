@@ -12,7 +12,7 @@ from graphopt_gym.envs.core.observation import ObservationTable, Part
 from graphopt_gym.envs.rewrite.problem import Rewritten
 from graphopt_gym.envs.rewrite.rules.matching import Match
 from graphopt_gym.envs.rewrite.rules.patterns import Rule
-from graphopt_gym.graphs.tensor_program.ops import ACTIVATIONS, FOREIGN, OPS, Params, Shape
+from graphopt_gym.graphs.tensor_program.ops import ACTIVATIONS, FOREIGN, MORE, OPS, Params, Shape
 
 NODE_FEATURES = {
     "seconds": "its time to that of the whole original, square root",
@@ -25,7 +25,7 @@ NODE_FEATURES = {
     "last_axis": "size of its tensor's last axis: log2 to 16",
     "second_axis": "size of its tensor's second axis: log2 to 16",
     **{f"act_{act}": "1: this activation is fused into it" for act in ACTIVATIONS if act != "none"},
-    **{f"is_{op}": "1: this operator" for op in OPS if op not in FOREIGN},
+    **{f"is_{op}": "1: this operator" for op in OPS if op not in FOREIGN and op not in MORE},
 }
 MATCH_FEATURES = {
     "rule": "the rule's place in the list of rules: 0 the first, 1 the last",
@@ -65,7 +65,9 @@ TABLE = ObservationTable(
     )
 )
 _OWN = 6  # columns that depend on the program; the others on operator, parameters and shape
-_OP_COLUMN = {op: column for column, op in enumerate(op for op in OPS if op not in FOREIGN)}  # others: all zeros
+_OP_COLUMN = {  # others: all zeros
+    op: column for column, op in enumerate(op for op in OPS if op not in FOREIGN and op not in MORE)
+}
 
 
 @lru_cache(maxsize=1 << 16)

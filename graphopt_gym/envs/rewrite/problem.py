@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphopt_gym.catalog import check_dims, stored_name
+from graphopt_gym.data import data_path
 from graphopt_gym.envs.rewrite.cost import LAUNCH, ProgramCosts
 from graphopt_gym.envs.rewrite.rules.matching import Match, Matcher, MatchSet
 from graphopt_gym.envs.rewrite.rules.table import load_rules
@@ -27,7 +28,7 @@ from graphopt_gym.graphs.tensor_program import (
 )
 from graphopt_gym.graphs.tensor_program.execute import RandomValues
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder
-from graphopt_gym.hardware.cluster import Cluster, Device, load_one_device
+from graphopt_gym.hardware.cluster import DEVICES, Cluster, Device, load_one_device
 from graphopt_gym.hardware.cost_model import CostModel, run_of
 from graphopt_gym.problem import Outcome, Problem, Trace
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COSTS = ("sum", "simulated")
+CPU = "cpu"  # this machine's processor by ``graphopt calibrate --device onnxruntime``, else the one that is shipped
 RELATIVE_ERROR = 1e-8  # of float64 outputs, to the largest; room for rounding through hundreds of operators
 TORCH_FLOPS = 1e8  # programs with more work are executed by torch, where it is installed
 MOST_WALK = 20  # rewrites in a random decision
@@ -86,7 +88,7 @@ class Rewritten:
         """What a match of this program makes of it."""
         problem, position = self.problem, self.program.position
         program, change = problem.matcher.apply(self.program, match)
-        node_costs = problem.program_costs.update(self.node_costs, program, change)
+        node_costs = problem.program_costs.update(self.node_costs, program, change, self.program)
         cost = problem.total(program, node_costs)
         roots = tuple([position[root] for root in match.roots])
         last = Step(self.last, problem.matcher.rules[match.rule].name, roots, cost)
@@ -116,7 +118,9 @@ class RewriteProblem(Problem):
 
     Args:
         graph: a program: a zoo name, the path of a text or ONNX file, or a ``TensorProgram``.
-        cluster: the device, or a cluster with one device: by name, as a TOML file or as an object.
+        cluster: the device, or a cluster with one device: by name, as a TOML file or as an object. ``"cpu"``: a
+            processor that is priced as onnxruntime uses it, yours (``graphopt calibrate --device onnxruntime``) or
+            else the shipped one.
         cost: ``"sum"``: the sum of operator times, as in TENSAT. ``"simulated"``: the simulator's step time. With one
             device the two differ by rounding alone, unless the simulator learns more about a device.
         rules: names of rules or families, or ``"all"``; those of TENSAT's and TASO's families where left out.
@@ -415,6 +419,8 @@ def load_target(cluster: str | os.PathLike[str] | Device | Cluster) -> Cluster:
     Raises:
         InputError: an unknown name, or several devices.
     """
+    if cluster == CPU and CPU not in DEVICES:
+        cluster = data_path("calibration", "cpu.toml")
     return load_one_device(cluster, "a program is rewritten")
 
 

@@ -10,13 +10,13 @@ operator says itself what it costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, ComputationGraph
-from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape
+from graphopt_gym.graphs.tensor_program.ops import OPS, PARAMETRIC, PLAIN, Params, Shape
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 ITEM_BYTES = 4  # tensors are priced as float32
@@ -35,11 +35,23 @@ CLASS_OF = {
     "avgpool": "pool",
     "softmax": "softmax",
     "layernorm": "norm",
-    **dict.fromkeys(("add", "mul", "smul", "relu", "tanh", "sigmoid", "gelu"), "elementwise"),
+    **dict.fromkeys(("add", "mul", "smul", "relu", "tanh", "sigmoid", "gelu", "sub", "div"), "elementwise"),
+    **dict.fromkeys((*PLAIN, *PARAMETRIC), "elementwise"),
+    **dict.fromkeys(("reducesum", "reducemean"), "reduction"),
 }
 _OPAQUE = list(OPS["opaque"].params)
 _OP_CLASS, _FLOPS, _READ, _WRITTEN = map(_OPAQUE.index, ("op_class", "flops", "bytes_read", "bytes_written"))
-_PER_ELEMENT = {"softmax": 5, "layernorm": 8, "gelu": 8, "tanh": 4, "sigmoid": 4}
+_PER_ELEMENT = {
+    "softmax": 5,
+    "layernorm": 8,
+    "gelu": 8,
+    "tanh": 4,
+    "sigmoid": 4,
+    "erf": 8,
+    "exp": 4,
+    "log": 4,
+    "power": 4,
+}
 
 
 def class_of(op: str, params: Params) -> str:
@@ -54,6 +66,8 @@ def op_flops(op: str, params: Params, shape: Shape, inputs: Sequence[Shape]) -> 
         return 2 * elements * inputs[0][-1]
     if op == "conv2d":
         return 2 * elements * math.prod(inputs[1][1:])
+    if op in ("reducesum", "reducemean"):
+        return math.prod(inputs[0])
     if op in ("maxpool", "avgpool"):
         return elements * math.prod(params[0])
     if op == "opaque":
@@ -64,9 +78,15 @@ def op_flops(op: str, params: Params, shape: Shape, inputs: Sequence[Shape]) -> 
 
 
 class GraphRows:
-    """Collects rows of a :class:`ComputationGraph`, float32, all in the forward phase."""
+    """Collects rows of a :class:`ComputationGraph`, float32, all in the forward phase.
 
-    def __init__(self) -> None:
+    Args:
+        copied: (op, parameters, shape) -> how often a view's bytes are read and written, where it is none; None: all
+            views are.
+    """
+
+    def __init__(self, copied: Callable[[str, Params, Shape], float] | None = None) -> None:
+        self.copied = copied
         self.columns: dict[str, list[int]] = {column: [] for column in COLUMNS if column != "output_shape"}
         self.shapes: list[list[int]] = []
         self.edges: list[tuple[int, int]] = []
@@ -85,6 +105,8 @@ class GraphRows:
         read = sum(self.columns["output_bytes"][row] for row in set(rows))
         if op == "opaque":
             kind, read, written = str(params[0]), params[_READ], params[_WRITTEN]
+        elif op_class == "view" and self.copied is not None and (times := self.copied(op, params, shape)):
+            op_class, read, written = "copy", int(times * size), int(times * size)
         row = self._add(
             kind,
             op_class,

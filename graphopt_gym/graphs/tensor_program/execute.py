@@ -3,6 +3,8 @@
 What an ``opaque`` operator computes is not in a program. It is run as an uninterpreted function: a fixed one of its
 name that depends on every element of every operand. Two programs that agree for such functions agree for whatever the
 operators are, so a rewrite can be checked; what comes out is not what the ONNX file computes, which onnxruntime runs.
+For the same reason ``sqrt``, ``log`` and powers that are no whole numbers take the absolute value: of random values
+half would give NaN, which says nothing of what is computed from it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.tensor_program.ops import FOREIGN, OPS, Shape, padding_of
+from graphopt_gym.graphs.tensor_program.ops import FOREIGN, OPS, Padding, Shape, pads_of
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
-LAYERNORM_EPSILON = 1e-5
 OPAQUE_PARAMS = len(OPS["opaque"].params)
 BACKENDS = ("numpy", "torch")
 DTYPES = ("float32", "float64")
@@ -142,16 +143,16 @@ def _gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
-def windows(x: np.ndarray, kernel: Shape, stride: Shape, padding: str, fill: Any) -> np.ndarray:
+def windows(x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, fill: Any) -> np.ndarray:
     """[N, C, H', W', kernel height, kernel width]: a view of what each place of a kernel sees."""
-    if padding == "same" and tuple(kernel) != (1, 1):
-        around = [(padding_of(size, padding),) * 2 for size in kernel]
-        x = np.pad(x, [(0, 0), (0, 0), *around], constant_values=fill)
+    above, left, below, right = pads_of(kernel, padding)
+    if above or left or below or right:
+        x = np.pad(x, [(0, 0), (0, 0), (above, below), (left, right)], constant_values=fill)
     seen = np.lib.stride_tricks.sliding_window_view(x, tuple(kernel), axis=(2, 3))
     return seen[:, :, :: stride[0], :: stride[1]]
 
 
-def _conv(x: np.ndarray, w: np.ndarray, stride: Shape, padding: str, act: str) -> np.ndarray:
+def _conv(x: np.ndarray, w: np.ndarray, stride: Shape, padding: Padding, act: str) -> np.ndarray:
     groups = x.shape[1] // w.shape[1]
     seen = windows(x, w.shape[2:], stride, padding, 0.0)
     n, _, height, width = seen.shape[:4]
@@ -201,17 +202,27 @@ def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return raised / raised.sum(axis=axis, keepdims=True)
 
 
-def _layernorm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _layernorm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + LAYERNORM_EPSILON) * scale + bias
+    return centred / np.sqrt(variance + epsilon) * scale + bias
 
 
-def _max_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: str) -> np.ndarray:
+def _erf(x: np.ndarray) -> np.ndarray:
+    from scipy.special import erf
+
+    return np.asarray(erf(x))
+
+
+def _reduce(how: Callable[..., Any]) -> Callable[[Any, Shape, int], Any]:
+    return lambda x, axes, keepdims: how(x, axis=axes, keepdims=bool(keepdims))
+
+
+def _max_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding) -> np.ndarray:
     return windows(x, kernel, stride, padding, -np.inf).max(axis=(4, 5))
 
 
-def _average_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: str) -> np.ndarray:
+def _average_pool(x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding) -> np.ndarray:
     return windows(x, kernel, stride, padding, 0.0).mean(axis=(4, 5))
 
 
@@ -272,6 +283,21 @@ NUMPY_OPS: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "layernorm": _layernorm,
     "gelu": _gelu,
+    "sub": np.subtract,
+    "div": np.divide,
+    "erf": _erf,
+    "sqrt": lambda x: np.sqrt(np.abs(x)),
+    "reciprocal": lambda x: 1 / x,
+    "exp": np.exp,
+    "log": lambda x: np.log(np.abs(x)),
+    "abs": np.abs,
+    "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "clip": np.clip,
+    "power": lambda x, exponent: np.power(x if exponent % 1 == 0 else np.abs(x), exponent),
+    "leakyrelu": lambda x, alpha: np.where(x < 0, alpha * x, x),
+    "hardsigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+    "reducesum": _reduce(np.sum),
+    "reducemean": _reduce(np.mean),
     "opaque": _opaque,
     "getitem": _getitem,
 }
@@ -288,15 +314,25 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
     # in place: a fused activation writes no tensor of its own
     activations = {"none": lambda x: x, "relu": torch.relu_, "sigmoid": torch.sigmoid_, "tanh": torch.tanh_}
 
-    def conv(x: Any, w: Any, stride: Shape, padding: str, act: str) -> Any:
-        around = tuple(padding_of(size, padding) for size in w.shape[2:])
+    def padded(x: Any, kernel: Shape, padding: Padding, fill: float) -> tuple[Any, Shape]:
+        """An image, and what torch is to pad: the same on both sides; else it is padded here."""
+        above, left, below, right = pads_of(kernel, padding)
+        alike = (above, left) == (below, right) and 2 * above <= kernel[0] and 2 * left <= kernel[1]
+        return (x, (above, left)) if alike else (F.pad(x, (left, right, above, below), value=fill), (0, 0))
+
+    def padded_window(x: Any, kernel: Shape, stride: Shape, padding: Padding, fill: float) -> tuple[Any, ...]:
+        x, around = padded(x, kernel, padding, fill)
+        return x, kernel, stride, around
+
+    def conv(x: Any, w: Any, stride: Shape, padding: Padding, act: str) -> Any:
+        x, around = padded(x, w.shape[2:], padding, 0.0)
         return activations[act](F.conv2d(x, w, None, stride, around, 1, x.shape[1] // w.shape[1]))
 
-    def max_pool(x: Any, kernel: Shape, stride: Shape, padding: str) -> Any:
-        return F.max_pool2d(x, kernel, stride, tuple(padding_of(size, padding) for size in kernel))
+    def max_pool(x: Any, kernel: Shape, stride: Shape, padding: Padding) -> Any:
+        return F.max_pool2d(*padded_window(x, kernel, stride, padding, -math.inf))
 
-    def average_pool(x: Any, kernel: Shape, stride: Shape, padding: str) -> Any:
-        return F.avg_pool2d(x, kernel, stride, tuple(padding_of(size, padding) for size in kernel))
+    def average_pool(x: Any, kernel: Shape, stride: Shape, padding: Padding) -> Any:
+        return F.avg_pool2d(*padded_window(x, kernel, stride, padding, 0.0))
 
     def constant(op: str) -> Callable[..., Any]:
         return lambda *params: torch.as_tensor(np.asarray(NUMPY_OPS[op](*params)), dtype=kind)
@@ -329,8 +365,20 @@ def prepare_torch(dtype: str) -> Callable[..., Any]:
         "avgpool": average_pool,
         "reshape": torch.reshape,
         "softmax": torch.softmax,
-        "layernorm": lambda x, scale, bias: F.layer_norm(x, x.shape[-1:], scale, bias, LAYERNORM_EPSILON),
+        "layernorm": lambda x, scale, bias, epsilon: F.layer_norm(x, x.shape[-1:], scale, bias, epsilon),
         "gelu": F.gelu,
+        "sub": torch.sub,
+        "div": torch.div,
+        **{op: getattr(torch, op) for op in ("erf", "reciprocal", "exp", "abs")},
+        "sqrt": lambda x: torch.sqrt(torch.abs(x)),
+        "log": lambda x: torch.log(torch.abs(x)),
+        "hardswish": F.hardswish,
+        "clip": torch.clamp,
+        "power": lambda x, exponent: torch.pow(x if exponent % 1 == 0 else torch.abs(x), exponent),
+        "leakyrelu": F.leaky_relu,
+        "hardsigmoid": lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1),
+        "reducesum": lambda x, axes, keepdims: torch.sum(x, axes, bool(keepdims)),
+        "reducemean": lambda x, axes, keepdims: torch.mean(x, axes, bool(keepdims)),
         **{op: constant(op) for op in ("eye", "identity_kernel", "pool_kernel")},
         **{op: rebuilt(op) for op in ("enlarge", "merge")},
         **{op: foreign(op) for op in FOREIGN},

@@ -38,9 +38,9 @@ from graphopt_gym.graphs.onnx.front import (
 )
 from graphopt_gym.graphs.onnx.running import NoKernel, drawn_run, open_session, run, said
 from graphopt_gym.graphs.tensor_program.convert import to_computation_graph
-from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, RandomValues, execute
+from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, RandomValues, execute
 from graphopt_gym.graphs.tensor_program.onnx_read import OnnxProgram, load_external, load_onnx
-from graphopt_gym.graphs.tensor_program.ops import FOREIGN, LEAVES, Shape, infer, padding_of
+from graphopt_gym.graphs.tensor_program.ops import FOREIGN, LEAVES, PLAIN, Shape, infer, pads_of
 from graphopt_gym.graphs.tensor_program.program import Node, ProgramBuilder, TensorProgram
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ LARGE = 1024  # bytes from which on a tensor lies in the file beside, where ther
 _SIMPLE = {
     "add": "Add", "mul": "Mul", "smul": "Mul", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "Gelu",
     "matmul": "MatMul", "concat": "Concat", "transpose": "Transpose", "softmax": "Softmax",
+    "sub": "Sub", "div": "Div", "power": "Pow", "leakyrelu": "LeakyRelu", "hardsigmoid": "HardSigmoid", "clip": "Clip",
+    "reducesum": "ReduceSum", "reducemean": "ReduceMean", **{op: op.capitalize() for op in PLAIN},
+    "hardswish": "HardSwish",
 }  # fmt: skip
 _LEAST_OPSET = {"gelu": 20, "layernorm": 17, "softmax": 13}
 
@@ -623,7 +626,20 @@ class _Editor:
             self._emit("Reshape", [self.name(inputs[0], dtype), target], out)
         elif op == "layernorm":
             reads = [self.name(source, dtype) for source in inputs]
-            self._emit("LayerNormalization", reads, out, axis=-1, epsilon=LAYERNORM_EPSILON)
+            self._emit("LayerNormalization", reads, out, axis=-1, epsilon=params[0])
+        elif op in ("clip", "power"):
+            self._make_with_numbers(node, out, dtype)
+        elif op in ("leakyrelu", "hardsigmoid"):
+            attributes = dict(zip(("alpha", "beta"), params, strict=False))
+            self._emit(_SIMPLE[op], [self.name(inputs[0], dtype)], out, **attributes)
+        elif op in ("reducesum", "reducemean"):
+            axes, keepdims = params
+            reads, attributes = [self.name(inputs[0], dtype)], {"keepdims": keepdims}
+            if self.opset >= (13 if op == "reducesum" else 18):
+                reads.append(self._whole_numbers(axes))
+            else:
+                attributes["axes"] = list(axes)
+            self._emit(_SIMPLE[op], reads, out, **attributes)
         else:
             settings = {"concat": "axis", "softmax": "axis", "transpose": "perm"}
             attributes = {settings[op]: params[0]} if op in settings else {}
@@ -635,9 +651,8 @@ class _Editor:
     def _conv(self, node: int) -> dict[str, Any]:
         _, (stride, padding, _), (x, w), _ = self.nodes[node]
         kernel = self.program.shape(w)[2:]
-        around = [padding_of(size, padding) for size in kernel]
         groups = self.program.shape(x)[1] // self.program.shape(w)[1]
-        return {"kernel_shape": kernel, "strides": stride, "pads": [*around, *around], "group": groups}
+        return {"kernel_shape": kernel, "strides": stride, "pads": list(pads_of(kernel, padding)), "group": groups}
 
     def _make_biased(self, node: int, out: str, dtype: str) -> bool:
         """A product and a constant as one node: a convolution with its bias, a Gemm."""
@@ -687,11 +702,19 @@ class _Editor:
         if op == "avgpool" and kernel == self.program.shape(x)[2:] and (padding == "valid" or kernel == (1, 1)):
             self._emit("GlobalAveragePool", reads, out)
             return
-        around = [padding_of(size, padding) for size in kernel]
-        attributes = {"kernel_shape": kernel, "strides": stride, "pads": [*around, *around]}
+        attributes = {"kernel_shape": kernel, "strides": stride, "pads": list(pads_of(kernel, padding))}
         if op == "avgpool":
             attributes["count_include_pad"] = 1
         self._emit("MaxPool" if op == "maxpool" else "AveragePool", reads, out, **attributes)
+
+    def _make_with_numbers(self, node: int, out: str, dtype: str) -> None:
+        """What has its numbers as operands; before opset 11 a Clip has them as attributes."""
+        op, params, (x,), _ = self.nodes[node]
+        if op == "clip" and self.opset < 11:
+            self._emit("Clip", [self.name(x, dtype)], out, min=params[0], max=params[1])
+            return
+        numbers = [self._store(np.asarray(one), self._new("constant"), dtype) for one in params]
+        self._emit(_SIMPLE[op], [self.name(x, dtype), *numbers], out)
 
     def _make_parts(self, node: int, key: tuple[int, str]) -> bool:
         """A tensor in parts that are all needed, by one Split."""

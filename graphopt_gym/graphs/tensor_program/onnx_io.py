@@ -15,10 +15,10 @@ import numpy as np
 from graphopt_gym.errors import InputError, printable
 from graphopt_gym.extras import need
 from graphopt_gym.files import write_file
-from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON, NUMPY_OPS, random_values
+from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, random_values
 from graphopt_gym.graphs.tensor_program.onnx_read import output_names as output_names
 from graphopt_gym.graphs.tensor_program.onnx_read import read_onnx as read_onnx
-from graphopt_gym.graphs.tensor_program.ops import FOREIGN, Shape, padding_of
+from graphopt_gym.graphs.tensor_program.ops import FOREIGN, Padding, Shape, pads_of
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 if TYPE_CHECKING:
@@ -41,6 +41,21 @@ _ONNX_NAME = {
     "softmax": "Softmax",
     "layernorm": "LayerNormalization",
     "gelu": "Gelu",
+    "sub": "Sub",
+    "div": "Div",
+    "erf": "Erf",
+    "sqrt": "Sqrt",
+    "reciprocal": "Reciprocal",
+    "exp": "Exp",
+    "log": "Log",
+    "abs": "Abs",
+    "hardswish": "HardSwish",
+    "clip": "Clip",
+    "power": "Pow",
+    "leakyrelu": "LeakyRelu",
+    "hardsigmoid": "HardSigmoid",
+    "reducesum": "ReduceSum",
+    "reducemean": "ReduceMean",
 }
 
 
@@ -145,7 +160,7 @@ class _Writer:
 
     def _constant(self, value: Any) -> str:
         name = self._new("constant")
-        self._store(name, np.asarray(value, None if isinstance(value, np.ndarray) else np.int64))
+        self._store(name, np.asarray(value, None if isinstance(value, np.ndarray | np.generic) else np.int64))
         return name
 
     def _emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
@@ -174,7 +189,13 @@ class _Writer:
         elif op in ("concat", "softmax"):
             attributes = {"axis": params[0]}
         elif op == "layernorm":
-            attributes = {"axis": -1, "epsilon": LAYERNORM_EPSILON}
+            attributes = {"axis": -1, "epsilon": params[0]}
+        elif op in ("leakyrelu", "hardsigmoid"):
+            attributes = dict(zip(("alpha", "beta"), params, strict=False))
+        elif op in ("clip", "power"):
+            return self._emit(_ONNX_NAME[op], [*given, *[self._constant(np.float32(one)) for one in params]])
+        elif op in ("reducesum", "reducemean"):
+            return self._emit(_ONNX_NAME[op], [*given, self._constant(list(params[0]))], keepdims=params[1])
         elif op in ("split0", "split1"):
             axis, at = params
             bounds = (0, at) if op == "split0" else (at, shapes[0][axis])
@@ -188,9 +209,8 @@ class _Writer:
         result = self._emit(_ONNX_NAME[op], given, **attributes)
         return result if act == "none" else self._emit(_ONNX_NAME[act], [result])
 
-    def _window(self, kernel: Shape, stride: Shape, padding: str) -> dict[str, Any]:
-        around = [padding_of(size, padding) for size in kernel]
-        return {"kernel_shape": kernel, "strides": stride, "pads": [*around, *around]}
+    def _window(self, kernel: Shape, stride: Shape, padding: Padding) -> dict[str, Any]:
+        return {"kernel_shape": kernel, "strides": stride, "pads": list(pads_of(kernel, padding))}
 
     def _enlarge(self, given: str, shape: Shape, size: Shape) -> str:
         """By concatenating zeros: onnxruntime (1.32) takes a Pad of a weight for one of the convolution's input."""

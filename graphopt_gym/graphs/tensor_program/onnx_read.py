@@ -1,11 +1,12 @@
 """TensorPrograms from ONNX files. Needs the extra ``onnx``; it is imported when a function is called.
 
 Any file that onnxruntime runs is read. Of floats (float16, bfloat16, float32, float64) are read as the language's own
-operators: Add Sum Sub (of a constant) Mul (by a scalar: smul) Neg Div (by one constant number) MatMul Gemm Conv
+operators: Add Sum Sub Mul (by a scalar: smul) Neg Div (by one constant number: smul) MatMul Gemm Conv
 BatchNormalization (inference, constant parameters) Relu Tanh Sigmoid Gelu Softmax LayerNormalization (last axis)
 Transpose Concat Split Slice (step 1) Gather (one index, or a run of them) MaxPool AveragePool GlobalAveragePool
-ReduceMean (over the image) Reshape Flatten Squeeze Unsqueeze Expand Identity Dropout Cast (to the same type); opsets 7
-to 24. An activation after a product is a node of its own; rules fuse it.
+ReduceMean ReduceSum Reshape Flatten Squeeze Unsqueeze Expand Identity Dropout Cast (to the same type) Clip Pow (by one
+constant number) Erf Sqrt Reciprocal Exp Log Abs LeakyRelu HardSigmoid HardSwish; opsets 7 to 24. An activation after a
+product is a node of its own; rules fuse it.
 
 All else is ``opaque``: other operators, and other forms of these; control flow; whole numbers and truth values; what
 depends on a shape that is found in data; what stands between DequantizeLinear and QuantizeLinear, as onnxruntime
@@ -45,8 +46,7 @@ from graphopt_gym.graphs.onnx.front import (
 )
 from graphopt_gym.graphs.onnx.operators import SAME_SIZE, class_of, flops_of
 from graphopt_gym.graphs.onnx.running import NoKernel, drawn_run, open_session, shapes_by_running
-from graphopt_gym.graphs.tensor_program.execute import LAYERNORM_EPSILON
-from graphopt_gym.graphs.tensor_program.ops import Shape, padding_of
+from graphopt_gym.graphs.tensor_program.ops import LARGEST, Padding, Shape, pads_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
 if TYPE_CHECKING:
@@ -468,6 +468,33 @@ class _Reader:
             raise _Unsupported("approximated by tanh")
         return self._op("gelu", self._id(node.input[0]))
 
+    def _plain(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        return self._op(node.op_type.lower(), self._id(node.input[0]))
+
+    _erf = _sqrt = _reciprocal = _exp = _log = _abs = _hardswish = _plain
+
+    def _clip(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        bounds = {}
+        for place, (name, ours) in enumerate((("min", "low"), ("max", "high")), start=1):
+            given = self._constant_of(node, place)
+            value = attributes.get(name) if given is None else float(given.reshape(()))
+            if value is not None and abs(value) < LARGEST:
+                bounds[ours] = _number(value)
+        return self._op("clip", self._id(node.input[0]), **bounds)
+
+    def _pow(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        exponent = self._settled(node, 1)
+        if exponent.size != 1 or exponent.ndim > len(self.shape(node.input[0])):
+            raise _Unsupported("by more than one exponent")
+        return self._op("power", self._id(node.input[0]), exponent=_number(float(exponent.reshape(()))))
+
+    def _leakyrelu(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        return self._op("leakyrelu", self._id(node.input[0]), alpha=_number(attributes.get("alpha", 0.01)))
+
+    def _hardsigmoid(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        alpha, beta = _number(attributes.get("alpha", 0.2)), _number(attributes.get("beta", 0.5))
+        return self._op("hardsigmoid", self._id(node.input[0]), alpha=alpha, beta=beta)
+
     def _identity(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         return self._id(node.input[0])
 
@@ -492,6 +519,8 @@ class _Reader:
         return total
 
     def _sub(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        if not self.is_constant(node.input[1]):
+            return self._op("sub", self._id(node.input[0]), self._id(node.input[1]))
         plus = self._weight(f"{node.output[0]}_negative", np.negative(self._settled(node, 1)))
         return self._op("add", self._id(node.input[0]), plus)
 
@@ -506,10 +535,10 @@ class _Reader:
         return self._op("mul", x, y)
 
     def _div(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
-        divisor = self._settled(node, 1)
         x = self._id(node.input[0])
-        if divisor.size != 1:
-            raise _Unsupported("by something other than one number")
+        divisor = self._settled(node, 1) if self.is_constant(node.input[1]) else None
+        if divisor is None or divisor.size != 1:
+            return self._op("div", x, self._id(node.input[1]))
         wide = divisor.astype(np.float64)
         with np.errstate(all="ignore"):
             factor = (1 / wide).astype(divisor.dtype)
@@ -596,14 +625,12 @@ class _Reader:
         others = [name for name in node.output[1:] if name in self.used]
         if attributes.get("axis", -1) not in (-1, len(shape) - 1) or others:
             raise _Unsupported("over more than the last axis, or with its statistics")
-        if not math.isclose(attributes.get("epsilon", 1e-5), LAYERNORM_EPSILON, rel_tol=1e-3):
-            raise _Unsupported(f"epsilon {attributes['epsilon']:g}; only {LAYERNORM_EPSILON:g}")
         scale = self._id(node.input[1])
         if len(node.input) > 2 and node.input[2]:
             bias = self._id(node.input[2])
         else:
             bias = self._weight(f"{node.output[0]}_bias", np.zeros(shape[-1:], self.array(node.input[1]).dtype))
-        return self._op("layernorm", x, scale, bias)
+        return self._op("layernorm", x, scale, bias, epsilon=_number(attributes.get("epsilon", 1e-5)))
 
     def _transpose(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         x = self._id(node.input[0])
@@ -673,9 +700,11 @@ class _Reader:
         result = self._op(op, x, kernel=kernel, stride=stride, padding=padding)
         if attributes.get("ceil_mode"):
             sizes = zip(self.builder.shape(x)[2:], kernel, stride, strict=True)
-            if any((size + 2 * padding_of(k, padding) - k) % step for size, k, step in sizes):
+            above, left, below, right = pads_of(kernel, padding)
+            around = (above + below, left + right)
+            if any((size + more - k) % step for (size, k, step), more in zip(sizes, around, strict=True)):
                 raise _Unsupported("ceil_mode, where it makes a difference")
-        padded = padding == "same" and kernel != (1, 1)
+        padded = any(pads_of(kernel, padding))
         if op == "avgpool" and padded and not attributes.get("count_include_pad"):
             raise _Unsupported("padding that is not counted (count_include_pad=0)")
         return result
@@ -687,12 +716,24 @@ class _Reader:
         return self._op("avgpool", x, kernel=self.builder.shape(x)[2:], padding="valid")
 
     def _reducemean(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
-        x, axes = self._id(node.input[0]), self._given(node, attributes, "axes", 1)
-        shape = self.builder.shape(x)
-        if len(shape) != 4 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-            raise _Unsupported("not over an image's height and width")
-        pooled = self._op("avgpool", x, kernel=shape[2:], padding="valid")
-        return pooled if attributes.get("keepdims", 1) else self._op("reshape", pooled, shape=shape[:2])
+        x, axes = self._id(node.input[0]), self._axes(node, attributes)
+        shape, keepdims = self.builder.shape(x), attributes.get("keepdims", 1)
+        if len(shape) == 4 and axes == [2, 3]:
+            pooled = self._op("avgpool", x, kernel=shape[2:], padding="valid")
+            return pooled if keepdims else self._op("reshape", pooled, shape=shape[:2])
+        return self._op("reducemean", x, axes=axes, keepdims=keepdims)
+
+    def _reducesum(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        axes, keepdims = self._axes(node, attributes), attributes.get("keepdims", 1)
+        return self._op("reducesum", self._id(node.input[0]), axes=axes, keepdims=keepdims)
+
+    def _axes(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[int]:
+        axes, rank = self._given(node, attributes, "axes", 1), len(self.shape(node.input[0]))
+        if not axes:
+            if attributes.get("noop_with_empty_axes"):
+                raise _Unsupported("of no axes")
+            return list(range(rank))
+        return sorted(axis % rank for axis in axes)
 
     def _reshape(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         x, target = self._id(node.input[0]), self._constant_of(node, 1)
@@ -726,7 +767,8 @@ KNOWN = frozenset((
     "Add", "Sum", "Sub", "Neg", "Mul", "Div", "MatMul", "Gemm", "Conv", "BatchNormalization", "Relu", "Tanh", "Sigmoid",
     "Gelu", "Softmax", "LayerNormalization", "Transpose", "Concat", "Split", "Slice", "Gather", "MaxPool",
     "AveragePool", "GlobalAveragePool", "ReduceMean", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand",
-    "Identity", "Dropout", "Cast",
+    "Identity", "Dropout", "Cast", "Clip", "Pow", "LeakyRelu", "HardSigmoid", "HardSwish", "ReduceSum", "Erf", "Sqrt",
+    "Reciprocal", "Exp", "Log", "Abs",
 ))  # fmt: skip
 
 
@@ -747,7 +789,12 @@ def _as_image(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {**attributes, "strides": (1, 1), **wide, "pads": (0, pads[0], 0, pads[1])}
 
 
-def _window(attributes: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Shape, str]:
+def _number(value: float) -> float:
+    """A float32 of a file as the shortest number that is the same in float32: 1e-5, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _window(attributes: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Shape, Padding]:
     """Stride and padding of a convolution or pooling."""
     stride = tuple(attributes.get("strides", (1, 1)))
     if any(step != 1 for step in attributes.get("dilations", ())):
@@ -760,9 +807,4 @@ def _window(attributes: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Shape
         if not odd or set(stride) != {1}:
             raise _Unsupported(f"auto_pad {automatic} with stride {stride} and kernel {tuple(kernel)}")
         return stride, "same"
-    pads = tuple(attributes.get("pads", (0,) * 4))
-    if not any(pads):
-        return stride, "valid"
-    if not odd or pads != tuple(padding_of(size, "same") for size in kernel) * 2:
-        raise _Unsupported(f"pads {pads} for kernel {tuple(kernel)}: neither none nor (kernel - 1) / 2")
-    return stride, "same"
+    return stride, tuple(attributes.get("pads", (0,) * 4))

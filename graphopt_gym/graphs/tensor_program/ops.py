@@ -16,8 +16,12 @@ input weight``. Where ours differ:
   output channels belong to them.
 - ``concat`` takes two operands or more.
 
-Ours: ``eye``, ``identity_kernel``, ``pool_kernel`` (TENSAT's constants Imatmul, Iconv, Cpool), and, left alone by all
-rules, ``softmax``, ``layernorm``, ``gelu``.
+- ``padding`` of convolutions and pools may be four numbers, too: zeros above, left, below, right.
+
+Ours: ``eye``, ``identity_kernel``, ``pool_kernel`` (TENSAT's constants Imatmul, Iconv, Cpool), ``softmax``,
+``layernorm``, ``gelu``, and what whole networks have beside (:data:`MORE`): ``sub``, ``div``, element-wise functions
+(``erf sqrt reciprocal exp log abs clip power leakyrelu hardsigmoid hardswish``), sums and means along axes. Of these
+rules know only that a part of the result needs a part of the operand.
 
 ``opaque`` stands for an operator that the language does not know, such as an LSTM of an ONNX file: it reads any number
 of tensors, its ``name`` says which operator of the file it is, and no rule matches it. Its ``shape`` and ``dtype`` are
@@ -40,6 +44,7 @@ REQUIRED = object()
 ACTIVATIONS = ("none", "relu", "sigmoid", "tanh")
 PADDINGS = ("same", "valid")
 NAMES = frozenset(ACTIVATIONS + PADDINGS)  # the words that a parameter may be
+Padding = str | Shape
 FOREIGN = ("opaque", "getitem")  # of these a tensor may be empty, as what is found in data may be
 _LEAST = {-1: 2, -2: 0}
 
@@ -54,7 +59,7 @@ class OpSpec:
 
     Attributes:
         operands: how many it reads; -1: two or more; -2: any number.
-        params: parameter -> (kind, default); kinds: ``int``, ``ints``, ``str``, ``act``, ``padding``.
+        params: parameter -> (kind, default); kinds: ``int``, ``ints``, ``float``, ``str``, ``act``, ``padding``.
         infer: (operand shapes, *parameters) -> output shape; raises ShapeError.
         normal: (operand shapes, *parameters) -> the parameters in the one form that they are stored in.
     """
@@ -134,10 +139,16 @@ def _checked(op: str, name: str, kind: str, value: Any) -> Any:
         return tuple(int(item) for item in value)
     if kind == "str" and isinstance(value, str) and value:
         return value
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind == "padding" and isinstance(value, tuple | list) and len(value) == 4 and all(map(_is_int, value)):
+        return tuple(int(item) for item in value)
     choices = {"act": ACTIVATIONS, "padding": PADDINGS}.get(kind, ())
     if value in choices:
         return value
-    wanted = {"int": "an integer", "ints": "a tuple of integers", "str": "a name in quotes"}.get(kind)
+    wanted = {"int": "an integer", "ints": "a tuple of integers", "str": "a name in quotes", "float": "a number"}.get(
+        kind
+    )
     raise InputError(f"{op}: {name} is {value!r}; expected {wanted or 'one of ' + ', '.join(choices)}")
 
 
@@ -161,15 +172,23 @@ def broadcast(a: Shape, b: Shape) -> Shape:
     return tuple(merged)
 
 
-def window(size: int, kernel: int, stride: int, padding: str) -> int:
-    """How many places a kernel takes along one dimension."""
-    padded = size + 2 * ((kernel - 1) // 2) if padding == "same" else size
-    return (padded - kernel) // stride + 1 if padded >= kernel else 0
+def pads_of(kernel: Shape, padding: Padding) -> tuple[int, int, int, int]:
+    """Zeros added above, left, below and right of an image, as ONNX orders them."""
+    if isinstance(padding, tuple):
+        return padding  # type: ignore[return-value]
+    height, width = ((size - 1) // 2 if padding == "same" else 0 for size in kernel)
+    return height, width, height, width
 
 
-def padding_of(kernel: int, padding: str) -> int:
-    """Zeros added on each side of one dimension."""
-    return (kernel - 1) // 2 if padding == "same" else 0
+def normal_padding(kernel: Shape, padding: Padding) -> Padding:
+    """Padding in its one form: ``same`` or ``valid`` where it is one of these."""
+    if tuple(kernel) == (1, 1) and (padding == "valid" or padding == (0, 0, 0, 0)):
+        return "same"
+    if isinstance(padding, tuple):
+        if all(size % 2 for size in kernel) and padding == pads_of(kernel, "same"):
+            return "same"
+        return "valid" if not any(padding) else padding
+    return padding
 
 
 def _leaf(shapes: Sequence[Shape], name: str, shape: Shape) -> Shape:
@@ -204,21 +223,25 @@ def _pair(name: str, value: Shape) -> None:
         raise ShapeError(f"needs two positive numbers as {name}")
 
 
-def _windows(size: Shape, kernel: Shape, stride: Shape, padding: str) -> Shape:
+def _windows(size: Shape, kernel: Shape, stride: Shape, padding: Padding) -> Shape:
     _pair("stride", stride)
+    if isinstance(padding, tuple) and (len(padding) != 4 or min(padding) < 0):
+        raise ShapeError("needs four numbers, none negative, as padding")
     if padding == "same" and not (kernel[0] % 2 and kernel[1] % 2):
         raise ShapeError(f"pads 'same' for odd kernels only, not {kernel}")
-    places = tuple(window(*along, padding) for along in zip(size, kernel, stride, strict=True))
+    above, left, below, right = pads_of(kernel, padding)
+    padded = (size[0] + above + below, size[1] + left + right)
+    places = tuple((whole - taken) // step + 1 for whole, taken, step in zip(padded, kernel, stride, strict=True))
     if min(places) < 1:
         raise ShapeError(f"has a kernel {kernel} larger than the input {size}")
     return places
 
 
-def _conv_normal(shapes: Sequence[Shape], stride: Shape, padding: str, act: str) -> Params:
-    return stride, "same" if shapes[1][2:] == (1, 1) else padding, act
+def _conv_normal(shapes: Sequence[Shape], stride: Shape, padding: Padding, act: str) -> Params:
+    return stride, normal_padding(shapes[1][2:], padding), act
 
 
-def _conv(shapes: Sequence[Shape], stride: Shape, padding: str, act: str) -> Shape:
+def _conv(shapes: Sequence[Shape], stride: Shape, padding: Padding, act: str) -> Shape:
     x, w = shapes
     if len(x) != 4 or len(w) != 4:
         raise ShapeError("needs an input [N, C, H, W] and a weight [O, C / groups, H, W]")
@@ -228,11 +251,11 @@ def _conv(shapes: Sequence[Shape], stride: Shape, padding: str, act: str) -> Sha
     return (x[0], w[0], *_windows(x[2:], w[2:], stride, padding))
 
 
-def _pool_normal(shapes: Sequence[Shape], kernel: Shape, stride: Shape, padding: str) -> Params:
-    return kernel, stride, "same" if kernel == (1, 1) else padding
+def _pool_normal(shapes: Sequence[Shape], kernel: Shape, stride: Shape, padding: Padding) -> Params:
+    return kernel, stride, normal_padding(kernel, padding)
 
 
-def _pool(shapes: Sequence[Shape], kernel: Shape, stride: Shape, padding: str) -> Shape:
+def _pool(shapes: Sequence[Shape], kernel: Shape, stride: Shape, padding: Padding) -> Shape:
     (x,) = shapes
     _pair("kernel", kernel)
     if len(x) != 4:
@@ -323,11 +346,24 @@ def _pool_kernel(shapes: Sequence[Shape], channels: int, kernel: Shape) -> Shape
     return (channels, 1, *kernel)
 
 
-def _layernorm(shapes: Sequence[Shape]) -> Shape:
+def _layernorm(shapes: Sequence[Shape], epsilon: float) -> Shape:
     x, scale, bias = shapes
+    if epsilon < 0:
+        raise ShapeError("needs an epsilon of 0 or more")
     if not x or scale != x[-1:] or bias != x[-1:]:
         raise ShapeError("needs a scale and a bias of the last dimension's size")
     return x
+
+
+def _reduce_normal(shapes: Sequence[Shape], axes: Shape, keepdims: int) -> Params:
+    return tuple(sorted({_axis(shapes[0], axis) for axis in axes})), int(bool(keepdims))
+
+
+def _reduce(shapes: Sequence[Shape], axes: Shape, keepdims: int) -> Shape:
+    if not axes:
+        raise ShapeError("needs an axis or more")
+    kept = [1 if axis in axes else size for axis, size in enumerate(shapes[0])]
+    return tuple(size for axis, size in enumerate(kept) if keepdims or axis not in axes)
 
 
 def _opaque(
@@ -359,6 +395,11 @@ def _getitem(shapes: Sequence[Shape], index: int, shape: Shape, dtype: str) -> S
 _INT, _INTS, _STR = ("int", REQUIRED), ("ints", REQUIRED), ("str", REQUIRED)
 _ACT, _PAD, _STRIDE = ("act", "none"), ("padding", "same"), ("ints", (1, 1))
 _DTYPE, _NONE = ("str", "float32"), ("int", 0)
+_AXES = {"axes": _INTS, "keepdims": ("int", 1)}
+LARGEST = 3.4028234663852886e38  # of float32: clip's bound where it has none
+PLAIN = ("erf", "sqrt", "reciprocal", "exp", "log", "abs", "hardswish")  # functions without parameters
+PARAMETRIC = ("clip", "power", "leakyrelu", "hardsigmoid")
+MORE = frozenset((*PLAIN, *PARAMETRIC, "sub", "div", "reducesum", "reducemean"))  # what published rules do not know
 _POOL = {"kernel": _INTS, "stride": _STRIDE, "padding": _PAD}
 
 OPS: dict[str, OpSpec] = {
@@ -387,11 +428,22 @@ OPS: dict[str, OpSpec] = {
         OpSpec("identity_kernel", 0, {"shape": _INTS}, _identity_kernel),
         OpSpec("pool_kernel", 0, {"channels": _INT, "kernel": _INTS}, _pool_kernel),
         OpSpec("softmax", 1, {"axis": ("int", -1)}, _first, _axis_normal),
-        OpSpec("layernorm", 3, {}, _layernorm),
+        OpSpec("layernorm", 3, {"epsilon": ("float", 1e-5)}, _layernorm),
         OpSpec("gelu", 1, {}, _first),
+        OpSpec("sub", 2, {}, _elementwise),
+        OpSpec("div", 2, {}, _elementwise),
+        *(OpSpec(name, 1, {}, _first) for name in PLAIN),
+        OpSpec("clip", 1, {"low": ("float", -LARGEST), "high": ("float", LARGEST)}, _first),
+        OpSpec("power", 1, {"exponent": ("float", 2.0)}, _first),
+        OpSpec("leakyrelu", 1, {"alpha": ("float", 0.01)}, _first),
+        OpSpec("hardsigmoid", 1, {"alpha": ("float", 0.2), "beta": ("float", 0.5)}, _first),
+        OpSpec("reducesum", 1, _AXES, _reduce, _reduce_normal),
+        OpSpec("reducemean", 1, _AXES, _reduce, _reduce_normal),
         OpSpec("opaque", -2, {"kind": _STR, "name": _STR, "shape": _INTS, "dtype": _DTYPE, "op_class": ("str", "other"),
                               "flops": _NONE, "bytes_read": _NONE, "bytes_written": _NONE}, _opaque),
         OpSpec("getitem", 1, {"index": _INT, "shape": _INTS, "dtype": _DTYPE}, _getitem),
     )
 }  # fmt: skip
+# parameters that operators were given later; a program's fingerprint leaves them out where they are as before
+ADDED = {"layernorm": 1}
 LEAVES = frozenset(name for name, spec in OPS.items() if spec.operands == 0)

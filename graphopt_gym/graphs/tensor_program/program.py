@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.tensor_program.ops import OPS, Params, Shape, infer, make_params
+from graphopt_gym.graphs.tensor_program.ops import ADDED, OPS, Params, Shape, infer, make_params
 
 
 class Node(NamedTuple):
@@ -188,6 +188,9 @@ class TensorProgram:
 
 @cache
 def _label(op: str, params: Params) -> bytes:
+    added = ADDED.get(op, 0)
+    if added and params[-added:] == tuple(default for _, default in list(OPS[op].params.values())[-added:]):
+        params = params[:-added]
     text = f"{op}{params!r}".encode()
     return len(text).to_bytes(4, "little") + text
 

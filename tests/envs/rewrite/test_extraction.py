@@ -20,6 +20,7 @@ from graphopt_gym.envs.rewrite.saturation.limits import Limits
 from graphopt_gym.envs.rewrite.saturation.solvers import Part, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.tensor_program import ProgramBuilder, TensorProgram
+from graphopt_gym.graphs.tensor_program.convert import class_of
 from graphopt_gym.graphs.tensor_program.execute import execute, random_values
 from graphopt_gym.graphs.tensor_program.ops import infer
 from graphopt_gym.graphs.zoo.programs import build_program, known_best, program_names
@@ -30,6 +31,11 @@ UNARY, BINARY = ("relu", "tanh", "sigmoid"), ("add", "mul", "matmul")
 
 class Prices:
     """Costs of a whole number of microseconds, drawn for each operation; operators on constants are free."""
+
+    fused = False
+
+    def counts(self, op, params) -> bool:
+        return class_of(op, params) != "view"
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

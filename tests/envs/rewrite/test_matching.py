@@ -65,7 +65,7 @@ def test_update__equals_a_new_search_on_random_walks(program):
             assert current != before, MATCHER.rules[match.rule].name
             matches = MATCHER.update(matches, current, change)
             assert matches.matches == MATCHER.find(current).matches
-            priced = costs.update(priced, current, change)
+            priced = costs.update(priced, current, change, before)
             assert priced == costs.node_costs(current)
             if step % 8 == 7:
                 for wanted, after in zip(expected, execute(current, values), strict=True):
@@ -130,7 +130,7 @@ def test_apply__a_constant_folds_what_reads_it():
     assert after.is_static(relu)
     assert not program.is_static(relu)
     costs = ProgramCosts()
-    assert costs.update(costs.node_costs(program), after, change) == costs.node_costs(after)
+    assert costs.update(costs.node_costs(program), after, change, program) == costs.node_costs(after)
 
 
 def test_apply__refuses_a_match_of_another_program_and_a_target_that_reads_its_source():

@@ -3,8 +3,8 @@
 A rule's source is built on leaves whose entries are real variables, at a few small random shapes where its condition
 holds; the program that :meth:`Matcher.apply` makes of it must have the same entries. Sums of monomials decide
 element-wise operators, products and convolutions; ``relu`` and ``maxpool`` are cases on reals, and what is left of
-them goes to the solver; ``tanh``, ``sigmoid`` and ``gelu`` may be any function, ``softmax`` and ``layernorm`` any
-function of a row (and of scale and bias). What is proved holds for all values at these
+them goes to the solver; ``tanh``, ``sigmoid``, quotients and the like may be any function, ``softmax`` and
+``layernorm`` any function of a row (and of scale and bias). What is proved holds for all values at these
 shapes; other shapes are left to :mod:`graphopt_gym.envs.rewrite.rules.verification`.
 
     python -m graphopt_gym.envs.rewrite.rules.proofs      # the table: each rule, whether proved, at which shapes
@@ -26,6 +26,7 @@ from graphopt_gym.envs.rewrite.rules.verification import RELATIVE_ERROR, draw_in
 from graphopt_gym.errors import InputError
 from graphopt_gym.extras import need
 from graphopt_gym.graphs.tensor_program.execute import NUMPY_OPS, windows
+from graphopt_gym.graphs.tensor_program.ops import PARAMETRIC, PLAIN
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
 OPAQUE = frozenset(("opaque", "getitem"))
@@ -213,6 +214,11 @@ def _operators() -> Callable[..., Any]:
             result[index] = z3.Function(f"{name}_{length}_{index[-1]}", *sorts)(*row, *more)
         return np.moveaxis(result, -1, axis)
 
+    quotient = z3.Function("quotient", z3.RealSort(), z3.RealSort(), z3.RealSort())
+
+    def summed(x: np.ndarray, axes: tuple[int, ...], keepdims: int) -> np.ndarray:
+        return np.asarray(np.sum(x, axis=axes, keepdims=bool(keepdims)), object)
+
     activations: dict[str, Callable[..., Any]] = {
         "none": lambda x: x,
         "relu": each(lambda x: z3.If(x > 0, x, z3.RealVal(0))),
@@ -230,7 +236,14 @@ def _operators() -> Callable[..., Any]:
         "avgpool": mean,
         "gelu": any_function("gelu"),
         "softmax": lambda x, axis: any_function_of_rows("softmax", x, axis),
-        "layernorm": lambda x, scale, bias: any_function_of_rows("layernorm", x, -1, scale, bias),
+        "layernorm": lambda x, scale, bias, epsilon: any_function_of_rows(f"ln{epsilon}", x, -1, scale, bias),
+        **{op: any_function(op) for op in PLAIN},
+        **{op: lambda x, *params, op=op: any_function(f"{op}{params}")(x) for op in PARAMETRIC},
+        "div": np.frompyfunc(lambda x, y: quotient(_polynomial(x), _polynomial(y)), 2, 1),
+        "reducesum": summed,
+        "reducemean": lambda x, axes, keepdims: (
+            summed(x, axes, keepdims) * z3.Q(1, math.prod(x.shape[axis] for axis in axes))
+        ),
         "eye": lambda n: NUMPY_OPS["eye"](n).astype(int).astype(object),
         "identity_kernel": lambda shape: NUMPY_OPS["identity_kernel"](shape).astype(int).astype(object),
         "pool_kernel": lambda channels, kernel: np.full((channels, 1, *kernel), z3.Q(1, math.prod(kernel)), object),

@@ -55,6 +55,7 @@ from functools import cache
 
 from graphopt_gym.envs.rewrite.rules.patterns import Rule, make_rule
 from graphopt_gym.errors import unknown_name
+from graphopt_gym.graphs.tensor_program.ops import PLAIN
 
 TASO, TENSAT, OURS = "TASO", "TENSAT", "ours"
 ALL, PUBLISHED = "all", "published"  # names for all rules, and for those of the published families
@@ -590,24 +591,29 @@ def _production(t: _Table) -> None:
 def _parts(t: _Table) -> None:
     """What is made of a part alone: where only a part is read, as of a transformer's first token, the rest is not."""
     t.family = "parts"
-    unary = (*ACTIVATIONS, "gelu")
+    unary = {op: f"{op}({{}})" for op in (*ACTIVATIONS, "gelu", *PLAIN)}
+    unary |= {"clip": "clip({}, low=l, high=h)", "power": "power({}, exponent=e)"}
+    unary |= {"leakyrelu": "leakyrelu({}, alpha=a)", "hardsigmoid": "hardsigmoid({}, alpha=a, beta=b)"}
     for split in SPLITS:
 
         def part(x: str, axis: str = "k", at: str = "i", split: str = split) -> str:
             return f"{split}({x}, axis={axis}, at={at})"
 
-        for op in unary:
-            t.one(f"{split}-of-{op}", part(f"{op}(x)"), f"{op}({part('x')})", "", OURS)
+        for op, text in unary.items():
+            t.one(f"{split}-of-{op}", part(text.format("x")), text.format(part("x")), "", OURS)
+        for op in ("reducesum", "reducemean"):
+            text = f"{op}({{}}, axes=a)"
+            t.one(f"{split}-of-{op}", part(text.format("x")), text.format(part("x")), "", OURS)
         t.one(f"{split}-of-smul", part("smul(x, s)"), f"smul({part('x')}, s)", "", OURS)
         t.one(f"{split}-of-softmax", part("softmax(x, axis=j)"), f"softmax({part('x')}, axis=j)", "j != k", OURS)
         t.one(
             f"{split}-of-layernorm",
-            part("layernorm(x, g, b)"),
-            f"layernorm({part('x')}, g, b)",
+            part("layernorm(x, g, b, epsilon=e)"),
+            f"layernorm({part('x')}, g, b, epsilon=e)",
             "k < rank(x) - 1",
             OURS,
         )
-        for op in ("add", "mul"):
+        for op in ("add", "mul", "sub", "div"):
             place = "k - rank(x) + rank(y)"
             t.one(
                 f"{split}-of-{op}",
@@ -631,6 +637,14 @@ def _parts(t: _Table) -> None:
             part(product),
             f"matmul({part('x')}, w, act=a)",
             "rank(x) >= rank(w) and (k == rank(x) - 2 or k < rank(x) - rank(w))",
+            OURS,
+        )
+        t.one(
+            f"{split}-of-biased-matmul",
+            part("add(matmul(x, w), b)"),
+            f"add(matmul({part('x')}, w), b)",
+            "k == rank(x) - 2 and rank(x) >= rank(w) and elements(b) == dim(w, -1) and dim(b, -1) == dim(w, -1) and "
+            "rank(b) <= rank(x)",
             OURS,
         )
         t.one(
@@ -698,8 +712,8 @@ def load_rules(names: Iterable[str] | None = None) -> tuple[Rule, ...]:
     wanted = [PUBLISHED] if names is None else [names] if isinstance(names, str) else list(names)
     known = {rule.name for rule in rules()} | {rule.family for rule in rules()} | {ALL, PUBLISHED}
     for name in wanted:
-        if name not in known:
-            raise unknown_name("rule or family", name, known)
+        if not isinstance(name, str) or name not in known:
+            raise unknown_name("rule or family", name if isinstance(name, str) else repr(name), known)
     return tuple(
         rule
         for rule in rules()

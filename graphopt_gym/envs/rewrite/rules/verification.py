@@ -268,6 +268,10 @@ def _value(kind: tuple[str, str], rank: int, shapes: Mapping[str, Shape], chance
     if name in ("kernel", "size"):
         sizes = (1, 2, 3) if name == "kernel" else (1, 3, 5)
         return chance.choice(sizes), chance.choice(sizes)
+    if OPS[op].params[name][0] == "float":
+        return chance.choice((0.5, 1.0, 2.0, 3.0))
+    if name == "axes":
+        return tuple(sorted(chance.sample(range(rank), chance.randint(1, rank))))
     if name == "axis":
         return chance.randrange(rank)
     if name == "shape":

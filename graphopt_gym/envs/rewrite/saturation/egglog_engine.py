@@ -252,9 +252,10 @@ class EgglogExplorer:
         self._measure()
 
     def _intern(self, value: Any) -> int:
-        known = self._ids.get(value)
+        key = (type(value), value)  # 2 and 2.0 are equal, and parameters of different kinds
+        known = self._ids.get(key)
         if known is None:
-            known = self._ids[value] = len(self._values)
+            known = self._ids[key] = len(self._values)
             self._values.append(value)
         return known
 

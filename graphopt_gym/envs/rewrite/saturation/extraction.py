@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
+from graphopt_gym.envs.rewrite.fusing import may_be_absorbed
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph, ENode
 from graphopt_gym.envs.rewrite.saturation.explore import Saturation
 from graphopt_gym.envs.rewrite.saturation.limits import check_limit
 from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice
-from graphopt_gym.graphs.tensor_program.convert import class_of
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
 
 UNIT_S = 1e-15  # greedy adds whole femtoseconds, so that sums do not round
@@ -187,7 +187,7 @@ class Choices:
         priced, operations = [], []
         times = {id(node): 0.0 for node in nodes}
         for node in nodes:
-            if class_of(node.op, node.params) != "view":
+            if self.costs.counts(node.op, node.params) and not (self.costs.fused and self._may_be_absorbed(node)):
                 children = node.children
                 priced.append(id(node))
                 operations.append(
@@ -202,6 +202,10 @@ class Choices:
                 )
         times.update(zip(priced, self.costs.seconds(operations), strict=True))
         return times
+
+    def _may_be_absorbed(self, node: ENode) -> bool:
+        users = {user.op for user in self.graph.users_of(self.graph.find(node.owner)) if user.alive}
+        return may_be_absorbed(self.graph, node, users)
 
     def build(self, picked: Mapping[int, ENode]) -> TensorProgram:
         """The program of a picked e-node for each class; constants are made from their least deep programs.
