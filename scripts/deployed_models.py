@@ -176,8 +176,12 @@ MODELS = {  # name: a function that makes it, the input's shape
     "Inception-v3": (inception_v3, (1, 3, 299, 299)),
     "DenseNet-121": (densenet121, IMAGE),
     "RepVGG-A0, as trained": (repvgg_a0, IMAGE),
-    "ConvNeXt-T": (lambda: of_transformers("ConvNext ForImageClassification", "logits", layer_scale_init_value=0.1), SMALL),
-    "BERT, 4 layers, classifier": (lambda: of_transformers("Bert ForSequenceClassification", "logits", **SIZES), TOKENS),
+    "ConvNeXt-T": (
+        lambda: of_transformers("ConvNext ForImageClassification", "logits", layer_scale_init_value=0.1), SMALL
+    ),
+    "BERT, 4 layers, classifier": (
+        lambda: of_transformers("Bert ForSequenceClassification", "logits", **SIZES), TOKENS
+    ),
     "BERT, 4 layers, all tokens": (lambda: of_transformers("Bert Model", "last_hidden_state", **SIZES), TOKENS),
     "ViT, 6 layers": (
         lambda: of_transformers("ViT ForImageClassification", "logits", **SIZES | {"num_hidden_layers": 6}), IMAGE
