@@ -43,17 +43,31 @@ def table() -> list[str]:
         "| graph | split | paper's devices | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, entry in (ZOO | TRAINING | MEASURED).items():
-        path = Path(entry.path(name))
-        graph = read_graph(path)
-        facts = graph.statistics()
-        views = int((graph.op_class == VIEW).sum())
-        parameters = float((graph.param_bytes / np.array(list(DTYPE_BYTES.values()))[graph.dtype]).sum())
-        paper = f"{entry.split or ''} | {entry.devices or ''}"
-        lines.append(
-            f"| {name} | {paper} | {facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
-            f"{facts['flops'] / 1e12:.2f} | {parameters / 1e6:.1f} | {path.stat().st_size / 1024:.0f} |"
-        )
+    for name, entry in (ZOO | MEASURED).items():
+        lines.append(f"| {name} | {entry.split or ''} | {entry.devices or ''} | {_sizes(Path(entry.path(name)))} |")
+    return lines
+
+
+def _sizes(path: Path) -> str:
+    """The columns from ``ops`` to ``KB`` of a shipped file."""
+    graph = read_graph(path)
+    facts = graph.statistics()
+    views = int((graph.op_class == VIEW).sum())
+    parameters = float((graph.param_bytes / np.array(list(DTYPE_BYTES.values()))[graph.dtype]).sum())
+    return (
+        f"{facts['ops']} | {views} | {facts['edges']} | {facts['groups']} | "
+        f"{facts['flops'] / 1e12:.2f} | {parameters / 1e6:.1f} | {path.stat().st_size / 1024:.0f}"
+    )
+
+
+def training_table() -> list[str]:
+    """The table of further training steps in envs_data/graphs/README.md."""
+    lines = [
+        "| graph | family | optimiser | ops | of them views | edges | groups | TFLOP | parameters (M) | KB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in TRAINING.items():
+        lines.append(f"| {name} | {entry.family} | {entry.optimizer} | {_sizes(Path(entry.path(name)))} |")
     return lines
 
 
@@ -89,7 +103,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print the statistics table")
     given = parser.parse_args()
     if given.table:
-        print("\n".join([*table(), "", *inference_table()]))
+        print("\n".join([*table(), "", *inference_table(), "", *training_table()]))
         return 0
     differ = 0
     for name in given.names or ENTRIES:

@@ -15,10 +15,10 @@ from graphopt_gym.errors import InputError
 from graphopt_gym.graphs.graph import OP_CLASSES, PHASES, SOURCE, VIEW, ComputationGraph
 from graphopt_gym.graphs.io import save_graph
 from graphopt_gym.graphs.zoo import graph_names, load_graph
-from graphopt_gym.graphs.zoo.registry import MEASURED, PAPERS, SPLIT_OF_FAMILY, SPLITS, TRAINING, ZOO, held_out
+from graphopt_gym.graphs.zoo.registry import MEASURED, PAPERS, SPLIT_OF_FAMILY, SPLITS, ZOO, held_out
 
 REQUIRED = ("bert_base", "gpt2_small", "resnet50", "inception_v3_b32", "rnnlm_2layer", "transformer_xl_2layer")
-ENTRIES = ZOO | TRAINING | MEASURED
+ENTRIES = ZOO | MEASURED
 ROOT = Path(__file__).resolve().parents[2]
 
 # a small instance of every family
@@ -285,8 +285,6 @@ def test_shipped__fits_on_the_papers_devices_in_consecutive_blocks(shipped, name
         "wavenet_2x18",
         "amoebanet",
         "switchxl4_inf_s512_b1",
-        "dlrm_step",
-        "vit_l4_step",
     ],
 )
 def test_shipped__rebuilding_gives_the_same_bytes(name, tmp_path):
@@ -308,16 +306,6 @@ def test_readme__table_is_that_of_the_shipped_files():
 
 
 # ---- splits
-
-
-def test_training_steps__have_an_update_and_no_family_of_the_papers():
-    assert SPLITS["training_steps"] == tuple(TRAINING)
-    assert not {entry.family for entry in TRAINING.values()} & {ZOO[name].family for name in PAPERS}
-    assert sum(entry.path(name).stat().st_size for name, entry in TRAINING.items()) < 1_000_000
-    for name in TRAINING:
-        graph = load_graph(name)
-        assert (graph.phase == 1).any(), name
-        assert (graph.phase == 2).any(), name
 
 
 def test_splits__are_by_family_and_cover_the_zoo():

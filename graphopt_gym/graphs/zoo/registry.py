@@ -216,8 +216,8 @@ MEASURED = _measured() | _published()
 ENTRIES: dict[str, Entry] = ZOO | INFERENCE | TRAINING | MEASURED
 
 # What stands for several graphs: splits of the training steps by family, `papers`, and `all`; the same splits of the
-# inference graphs, `inference`, all in one of those, and `inference_all`; training steps of more families than the
-# papers'; the graphs of whole-model measurements.
+# inference graphs, `inference`, all in one of those, and `inference_all`; `training_steps`, of further families; the
+# graphs of whole-model measurements.
 SPLITS: dict[str, tuple[str, ...]] = {
     **{
         split: tuple(name for name, entry in ZOO.items() if entry.split == split)
