@@ -123,7 +123,8 @@ class RewriteProblem(Problem):
             else the shipped one.
         cost: ``"sum"``: the sum of operator times, as in TENSAT. ``"simulated"``: the simulator's step time. With one
             device the two differ by rounding alone, unless the simulator learns more about a device.
-        rules: names of rules or families, or ``"all"``; those of TENSAT's and TASO's families where left out.
+        rules: names of rules or families, ``"all"``, or ``"deployed"`` (for a processor, with ``"cpu"``); those of
+            TENSAT's and TASO's families where left out.
         cost_model: prices the operators: an object with ``op_times``, or how a program is run (``"eager"``,
             ``"back_to_back"``, ``"graph"``, or with TF32, ``"graph, tf32 all"``); back to back where left out.
         dims: sizes of symbolic dimensions, where the program is an ONNX file: ``{"batch": 1}``.

@@ -125,7 +125,8 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
 
     problem = problem_of(evaluator)
     started = time.perf_counter()
-    choices = Choices(explored)
+    until = started + (1 - RESERVE) * seconds
+    choices = Choices(explored, until)
 
     def propose(found: Extraction) -> None:
         evaluator.finish(as_decision(problem, found.program))
@@ -134,7 +135,7 @@ def extract(evaluator: Evaluator, explored: Saturation, seconds: float, *, ilp: 
     propose(greedy)
     details: dict[str, Any] = {"greedy_cost_s": greedy.cost, "greedy_s": greedy.seconds}
     if ilp:
-        shared = extract_shared(explored, choices)
+        shared = extract_shared(explored, choices, until=until)
         propose(shared)
         details |= {"shared_cost_s": shared.cost}
         seconds = SECONDS if not np.isfinite(seconds) else (1 - RESERVE) * seconds - (time.perf_counter() - started)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 
 import networkx as nx
 import numpy as np
 import pytest
 
+from graphopt_gym.envs.rewrite.cost import ProgramCosts
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
 from graphopt_gym.envs.rewrite.rules.patterns import make_rule
 from graphopt_gym.envs.rewrite.rules.table import load_rules
@@ -24,7 +26,7 @@ from graphopt_gym.graphs.tensor_program.convert import class_of
 from graphopt_gym.graphs.tensor_program.execute import execute, random_values
 from graphopt_gym.graphs.tensor_program.ops import infer
 from graphopt_gym.graphs.zoo.programs import build_program, known_best, program_names
-from tests.envs.rewrite.programs import all_programs
+from tests.envs.rewrite.programs import all_programs, inception
 
 UNARY, BINARY = ("relu", "tanh", "sigmoid"), ("add", "mul", "matmul")
 
@@ -228,8 +230,10 @@ def test_improve__never_worsens_and_finds_what_elimination_finds():
 def test_extraction__in_no_time_says_so_and_keeps_the_bound():
     problem = RewriteProblem(build_program("inception_v3"))
     explored = saturate(problem.program, None, problem.program_costs, node_limit=5000)
+    choices = Choices(explored)
+    choices.shared()  # what is found fast, which the solvers start from
     for solver in ("highs", "cp-sat", "both"):
-        found = extract_ilp(explored, seconds=0.2, solver=solver)
+        found = extract_ilp(explored, seconds=0.2, solver=solver, choices=choices)
         assert found.status == "time limit"
         assert found.improved
         assert 0 <= found.bound <= found.cost
@@ -411,3 +415,25 @@ def test_saturation__every_limit_fires_by_name_and_leaves_a_program(limits, stop
         assert explored.seconds < 2.0
     if "memory_bytes" in limits:
         assert explored.memory_bytes < 200 << 20
+
+
+def test_extract_ilp__looks_at_the_clock__and_starts_from_what_filtering_cycles_finds():
+    """An e-graph on which the solvers take all the time that they get."""
+    problem = RewriteProblem("nasnet_a")
+    rules = problem.matcher.rules
+    explored = saturate(problem.program, rules, problem.program_costs, node_limit=10_000, cycles="ilp")
+    started = time.process_time()  # of this process, as others may be busy
+    found = extract_ilp(explored, solver="cp-sat", seconds=2)
+    assert time.process_time() - started < 4
+    assert found.bound <= found.cost * (1 + 1e-6)
+    choices = Choices(explored)
+    filtered = choices._filtered()
+    assert filtered is not None
+    assert choices.price(choices.best_known()) <= choices.price(filtered) < choices.price(choices.greedy()[0])
+
+
+def test_unsolved__keeps_the_start_and_a_bound():
+    explored = saturate(inception(), None, ProgramCosts("t4"), node_limit=800)
+    exact, hurried = extract_ilp(explored), extract_ilp(explored, seconds=1e-6)
+    assert hurried.bound <= exact.cost * (1 + 1e-6)
+    assert exact.cost <= hurried.cost * (1 + 1e-9)

@@ -89,6 +89,9 @@ def test_load_rules__by_name_and_family():
     assert load_rules("all") == rules()
     assert load_rules() == load_rules("published") == tuple(rule for rule in rules() if rule.family not in BESIDE)
     assert len(load_rules()) == 159
+    deployed = load_rules("deployed")
+    assert {rule.family for rule in deployed} >= {*BESIDE, "split", "reshape", "transposes"}
+    assert not any(rule.merges or "commutes" in rule.name for rule in deployed)
     assert {rule.family for rule in load_rules(["parts", "relu-twice"])} == {"parts", "fused activation"}
     assert [rule.name for rule in load_rules(["relu-twice"])] == ["relu-twice"]
     assert {rule.family for rule in load_rules(["split"])} == {"split"}

@@ -36,7 +36,8 @@ axis) NasRNN's e-graph at k_multi 1 has 9,202 nodes instead of 3,846, and its se
 greedy extraction finds nothing cheaper on NasRNN, SqueezeNet, BERT and ResNeXt-50, as the concat is a copy. Where the
 operands are parts of one tensor it saves, and then ``elementwise on both parts of a split`` does it.
 
-Families beside these (:data:`BESIDE`) hold where they are asked for, by name or as ``rules="all"``:
+Families beside these (:data:`BESIDE`) hold where they are asked for, by name, as ``rules="all"`` or, with what goes
+well with them on a processor, as ``rules="deployed"``:
 
 - ``identity introduction``: a skip connection as a part of the weight beside it, ``x + conv(x, w) = conv(x, w + I)``;
 - ``composition``: a 1x1 convolution and the linear operator before or after it as one, by work on weights;
@@ -58,7 +59,8 @@ from graphopt_gym.errors import unknown_name
 from graphopt_gym.graphs.tensor_program.ops import PLAIN
 
 TASO, TENSAT, OURS = "TASO", "TENSAT", "ours"
-ALL, PUBLISHED = "all", "published"  # names for all rules, and for those of the published families
+# names for all rules, for those of the published families, and for those that pay on a processor
+ALL, PUBLISHED, DEPLOYED = "all", "published", "deployed"
 SPLITS = ("split0", "split1")
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
@@ -685,6 +687,9 @@ def _parts(t: _Table) -> None:
 
 # families that stand beside TENSAT's and TASO's: only where they are asked for, or all rules are
 BESIDE = ("identity introduction", "composition", "production", "parts")
+# what ``rules="deployed"`` stands for: these, and what brings operands together; no rule that merges two operators, as
+# runtimes copy the parts of what they made, nor commutativity, so that e-graphs of whole networks stay small
+DEPLOYED_PARTS = frozenset((*BESIDE, "split", "reshape", "transposes", "add-associates", "add-associates-reversed"))
 
 
 @cache
@@ -704,13 +709,14 @@ def load_rules(names: Iterable[str] | None = None) -> tuple[Rule, ...]:
     """Rules by name or by family, in the table's order; without names those of TENSAT's and TASO's families.
 
     Args:
-        names: ``"all"`` (or a list that holds it) for every rule; ``"published"`` for those of no names.
+        names: ``"all"`` (or a list that holds it) for every rule; ``"published"`` for those of no names;
+            ``"deployed"`` for :data:`DEPLOYED_PARTS`.
 
     Raises:
         InputError: no rule and no family has such a name.
     """
     wanted = [PUBLISHED] if names is None else [names] if isinstance(names, str) else list(names)
-    known = {rule.name for rule in rules()} | {rule.family for rule in rules()} | {ALL, PUBLISHED}
+    known = {rule.name for rule in rules()} | {rule.family for rule in rules()} | {ALL, PUBLISHED, DEPLOYED}
     for name in wanted:
         if not isinstance(name, str) or name not in known:
             raise unknown_name("rule or family", name if isinstance(name, str) else repr(name), known)
@@ -721,4 +727,5 @@ def load_rules(names: Iterable[str] | None = None) -> tuple[Rule, ...]:
         or rule.name in wanted
         or rule.family in wanted
         or (PUBLISHED in wanted and rule.family not in BESIDE)
+        or (DEPLOYED in wanted and not DEPLOYED_PARTS.isdisjoint((rule.name, rule.family)))
     )

@@ -9,10 +9,11 @@ What is left is solved part by part, see :mod:`.solvers`.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from graphopt_gym.envs.rewrite.cost import Operation
@@ -20,7 +21,17 @@ from graphopt_gym.envs.rewrite.fusing import may_be_absorbed
 from graphopt_gym.envs.rewrite.saturation.egraph import EGraph, ENode
 from graphopt_gym.envs.rewrite.saturation.explore import Saturation
 from graphopt_gym.envs.rewrite.saturation.limits import check_limit
-from graphopt_gym.envs.rewrite.saturation.solvers import SOLVERS, IlpModel, alike, eliminate, improve, like, parts_of
+from graphopt_gym.envs.rewrite.saturation.solvers import (
+    MODEL_S,
+    SOLVERS,
+    IlpModel,
+    alike,
+    eliminate,
+    improve,
+    like,
+    parts_of,
+    unsolved,
+)
 from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice
 from graphopt_gym.graphs.tensor_program.program import ProgramBuilder, TensorProgram
@@ -72,13 +83,17 @@ class Choices:
     A choice is hopeless if it needs its own class, or if another of its class costs no more and needs no other classes
     than those that it cannot do without (or, without cycles, that no program can do without).
 
+    Args:
+        until: of ``time.perf_counter``; past it hopeless choices stay.
+
     Attributes:
         of: class -> its choices, cheap ones first.
         mandatory: classes that every program makes.
         order: the classes in topological order, children first, as far as there are no cycles.
     """
 
-    def __init__(self, saturation: Saturation) -> None:
+    def __init__(self, saturation: Saturation, until: float = math.inf) -> None:
+        self._saturation, self._until = saturation, until
         self.graph: EGraph = saturation.graph
         self.costs = saturation.costs
         self.program = saturation.program
@@ -105,8 +120,9 @@ class Choices:
         self.mandatory: frozenset[int] = frozenset()
         self._instead: dict[int, ENode] = {}  # dropped e-node, by id -> one that does as well
         self._acyclic = saturation.acyclic
-        while self._drop_hopeless():
+        while self._drop_hopeless() and time.perf_counter() < until:
             pass
+        self._shared: dict[int, ENode] | None = None
         self.order = [cls for cls in self._place if cls in self.of]
         self._position = {cls: place for place, cls in enumerate(self._place)}
         self._cost_of = {id(option.node): option.cost for options in self.of.values() for option in options}
@@ -271,7 +287,11 @@ class Choices:
 
     def original(self) -> dict[int, ENode] | None:
         """E-nodes that make the program that the e-graph came from, or one as cheap; None where it is not in there."""
-        graph, program = self.graph, self.program
+        return self.picks_of(self.program)
+
+    def picks_of(self, program: TensorProgram) -> dict[int, ENode] | None:
+        """E-nodes that make a program of the e-graph, or one as cheap; None where it is not in there."""
+        graph = self.graph
         class_of: dict[int, int] = {}
         picked: dict[int, ENode] = {}
         for number in program.order:
@@ -295,9 +315,22 @@ class Choices:
 
     def best_known(self) -> dict[int, ENode]:
         """The cheapest of the answers that are found fast, to start from."""
-        answers = [self.shared() if self._acyclic else self.greedy()[0]]
+        answers = [self._shared or (self.shared(until=self._until) if self._acyclic else self.greedy()[0])]
+        if not self._acyclic:
+            filtered = self._filtered()
+            answers += [filtered] if filtered else []
         original = self.original()
         return min([*answers, *([original] if original else [])], key=self.price)
+
+    def _filtered(self) -> dict[int, ENode] | None:
+        """What is found fast where cycles are filtered, in this e-graph."""
+        graph = self.graph.copy()
+        graph.clean_up()
+        try:
+            choices = Choices(replace(self._saturation, graph=graph, acyclic=True), self._until)
+            return self.picks_of(choices.build(choices.shared(until=self._until)))
+        except (InputError, KeyError, ValueError):  # filtering left a root without a choice
+            return None
 
     def index(self, cls: int, node: ENode) -> int:
         """Which of a class's choices an e-node is."""
@@ -321,7 +354,7 @@ class Choices:
                     readers[child] += 1
         return readers
 
-    def shared(self, rounds: int = 30, seed: int = 0) -> dict[int, ENode]:
+    def shared(self, rounds: int = 30, seed: int = 0, until: float = math.inf) -> dict[int, ENode]:
         """An e-node for each class, where what several read is paid by all of them; of acyclic e-graphs only.
 
         This is area flow, as in technology mapping (Cong, Wu, Ding, FPGA 1999): a class passes on its cost, divided by
@@ -336,6 +369,8 @@ class Choices:
         could = {cls: {child for option in options for child in option.children} for cls, options in self.of.items()}
         picked = best
         for number in range(rounds):
+            if time.perf_counter() > until:
+                break
             made = self.made(picked)
             readers: dict[int, float] = {}
             for cls in made:
@@ -362,6 +397,7 @@ class Choices:
                 best, best_cost = picked, cost
             elif number % 5 == 4:
                 picked = best
+        self._shared = best
         return best
 
 
@@ -399,14 +435,16 @@ def extract_greedy(saturation: Saturation, choices: Choices | None = None) -> Ex
     return _finish(choices, picked, estimate, "greedy", started)
 
 
-def extract_shared(saturation: Saturation, choices: Choices | None = None, rounds: int = 30) -> Extraction:
+def extract_shared(
+    saturation: Saturation, choices: Choices | None = None, rounds: int = 30, until: float = math.inf
+) -> Extraction:
     """The best program of some rounds in which readers share the costs of what they read: fast, and with no bound.
 
-    On an e-graph with cycles the greedy one.
+    On an e-graph with cycles the greedy one. No round begins past ``until`` (of ``time.perf_counter``).
     """
     started = time.perf_counter()
     choices = choices or Choices(saturation)
-    picked = choices.shared(rounds) if saturation.acyclic else choices.greedy()[0]
+    picked = choices.shared(rounds, until=until) if saturation.acyclic else choices.greedy()[0]
     return _finish(choices, picked, choices.price(picked), "shared", started)
 
 
@@ -427,7 +465,7 @@ def extract_ilp(
         cycle_constraints: give each class of a cycle a place in a topological order that e-nodes must follow; None:
             where cycles were not filtered. Without them, on an e-graph with cycles, cyclic answers are cut off one at a
             time.
-        seconds: most time of the solvers (making a large model is not interrupted); the best so far is returned.
+        seconds: most time, by the clock from here on; the best so far is returned. Solvers may pass it a little.
         relative_gap: the solver stops when bound and cost are this close.
         elimination: solve narrow parts by elimination, and improve others by it first; otherwise all are integer
             linear programs from the start.
@@ -438,7 +476,8 @@ def extract_ilp(
     check_limit("seconds", seconds, whole=False)
     choice("solver", solver, SOLVERS)
     started = time.perf_counter()
-    choices = choices or Choices(saturation)
+    until = started + seconds
+    choices = choices or Choices(saturation, until)
     topological = not saturation.acyclic if cycle_constraints is None else cycle_constraints
     start = choices.best_known()
     first = {cls: choices.index(cls, start[cls]) for cls in choices.made(start)}
@@ -446,7 +485,7 @@ def extract_ilp(
     picks: dict[int, int] = {}
     bound, status, eliminated, wide = 0.0, "optimal", 0, []
     for part in parts:
-        solved = eliminate(part) if elimination or len(part.options) == 1 else None
+        solved = eliminate(part, until=until) if elimination or len(part.options) == 1 else None
         if solved is None:
             wide.append(part)
             continue
@@ -456,13 +495,19 @@ def extract_ilp(
     groups = alike(wide)
     for place, group in enumerate(groups):  # small ones first; what they leave of their time is for the others
         (part, order), *others = group
-        left = max(0.1, (seconds - (time.perf_counter() - started)) / (len(groups) - place))
-        if elimination and not part.cyclic:
+        left = (until - time.perf_counter()) / (len(groups) - place)
+        if elimination and not part.cyclic and left > 0:
             before = time.perf_counter()
             first |= improve(part, first, min(IMPROVING * left, MOST_IMPROVING_S))
             left -= time.perf_counter() - before
-        model = IlpModel(choices, part, topological)
-        solved = model.solve(solver, first, left, relative_gap, cut_cycles=not topological and bool(part.cyclic))
+        if left < MODEL_S * part.size:
+            solved = unsolved(part, first)
+        else:
+            before = time.perf_counter()
+            model = IlpModel(choices, part, topological)
+            left = max(0.1, left - (time.perf_counter() - before))
+            cuts = not topological and bool(part.cyclic)
+            solved = model.solve(solver, first, left, relative_gap, cut_cycles=cuts)
         picks |= solved.picks
         for other, other_order in others:
             picks |= like(part, order, solved.picks, other, other_order)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ MOST_WIDTH = 23  # dimensions that a variable's elimination leaves: 128 MiB befo
 MOST_CHILDREN = 16  # of a choice, in an elimination
 LEAST_REGION, REGION_ENTRIES = 30, 1 << 18  # of a neighbourhood: classes to begin with, and its tables
 MOST_IDLE, LEAST_GAIN = 300, 1e-9  # neighbourhoods without a gain before it ends; relative, less is rounding
+MODEL_S = 1e-4  # for each choice of a part, that making its linear program may take: where less is left, it is not made
 MOST_REFINED = 500  # classes of a part that is compared with others
 
 Picks = dict[int, int]  # class -> which of its choices
@@ -221,8 +223,9 @@ def _cycles(choices: Choices) -> dict[int, int]:
 # -- elimination -------------------------------------------------------------------------------------------------------
 
 
-def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
-    """The cheapest choices of a part without cycles; None where the tables would be too large.
+def eliminate(part: Part, most_entries: int = MOST_ENTRIES, until: float = math.inf) -> Solved | None:
+    """The cheapest choices of a part without cycles; None where the tables would be too large, or it is past ``until``
+    (of ``time.perf_counter``).
 
     The choices of a class are looked at one after the other, with a boolean after each: whether one was picked so far;
     the last of them is whether the class is made. So no table has to span all choices of a class.
@@ -265,7 +268,7 @@ def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
                 scope.insert(0, before)
             tables.append((scope, table))
             before = after
-    order = _elimination_order(count, [scope for scope, _ in tables], most_entries)
+    order = _elimination_order(count, [scope for scope, _ in tables], most_entries, until)
     if order is None:
         return None
     position = {var: place for place, var in enumerate(order)}
@@ -284,6 +287,8 @@ def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
         file([scope[place] for place in places], table.transpose(places))
     better: list[tuple[list[int], np.ndarray]] = []  # where the variable had better be true
     for place, bucket in enumerate(buckets):
+        if time.perf_counter() > until:
+            return None
         union = sorted({var for scope, _ in bucket for var in scope} | {order[place]}, key=position.__getitem__)
         table = np.zeros((2,) * len(union))
         for scope, part_table in sorted(bucket, key=lambda entry: entry[1].ndim):
@@ -304,8 +309,11 @@ def eliminate(part: Part, most_entries: int = MOST_ENTRIES) -> Solved | None:
     return Solved(picks, total, "optimal")
 
 
-def _elimination_order(count: int, scopes: Sequence[Sequence[int]], most_entries: int) -> list[int] | None:
-    """An order in which to minimise variables out, of fewest neighbours first; None if its tables are too large."""
+def _elimination_order(
+    count: int, scopes: Sequence[Sequence[int]], most_entries: int, until: float
+) -> list[int] | None:
+    """An order in which to minimise variables out, of fewest neighbours first; None if its tables are too large, or it
+    is past ``until``."""
     near: list[set[int]] = [set() for _ in range(count)]
     for scope in scopes:
         for var in scope:
@@ -322,7 +330,7 @@ def _elimination_order(count: int, scopes: Sequence[Sequence[int]], most_entries
         if done[var] or width != len(near[var]):
             continue
         entries += 2 << width
-        if entries > most_entries or width > MOST_WIDTH:
+        if entries > most_entries or width > MOST_WIDTH or time.perf_counter() > until:
             return None
         done[var] = True
         order.append(var)
@@ -418,6 +426,12 @@ def _made(part: Part, picked: Mapping[int, Option]) -> dict[int, Option]:
 
 
 # -- integer linear programs -------------------------------------------------------------------------------------------
+
+
+def unsolved(part: Part, first: Mapping[int, int]) -> Solved:
+    """The choices that are known already, and what classes that every program makes cost at least."""
+    bound = sum(min(option.cost for option in part.options[cls]) for cls in part.forced)
+    return Solved({cls: number for cls, number in first.items() if cls in part.options}, bound, "time limit")
 
 
 class IlpModel:
