@@ -106,7 +106,15 @@ def test_reproduce__lists_the_experiments_of_the_checkout(graphopt):
     code, out, _ = graphopt("reproduce", "--json")
     rows = {row["table"]: row["shows"] for row in only_json(out)["rows"]}
     assert code == 0
-    assert set(rows) == {"placement", "placement-learning", "placement-transfer", "joint", "chiplet", "rewrite"}
+    assert set(rows) == {
+        "placement",
+        "placement-learning",
+        "placement-transfer",
+        "joint",
+        "chiplet",
+        "rewrite",
+        "architecture",
+    }
     assert all(len(shows) > 40 for shows in rows.values())
 
 
