@@ -238,7 +238,8 @@ def _explored(problem: RewriteProblem, details: Mapping[str, Any]) -> str:
     if isinstance(bound, int | float) and isinstance(gap, int | float):
         parts.append(f'<p class="note">No program of this e-graph takes less than {format_seconds(bound)}, by the '
                      f"linear program's bound: its own is within {100 * gap:.1f} % "
-                     f"({_text(details.get('ilp_status', ''))}).</p>")  # fmt: skip
+                     f"({_text(details.get('ilp_status', ''))}). Other rules, or multi-pattern ones in more rounds, "
+                     f"make another e-graph.</p>")  # fmt: skip
     entered = details.get("rules_that_entered_the_e_graph")
     if isinstance(entered, Mapping) and entered:
         counted = ((rule, count) for rule, count in entered.items() if isinstance(count, int))

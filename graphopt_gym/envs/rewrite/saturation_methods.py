@@ -29,6 +29,7 @@ SATURATION_OPTIONS: dict[str, Any] = {
     "memory_bytes": 4 << 30,
     "cycles": "filter",
     "engine": "native",
+    "schedule": "first",
 }
 ILP_OPTIONS: dict[str, Any] = {**SATURATION_OPTIONS, "solver": "cp-sat"}
 REPEAT_OPTIONS: dict[str, Any] = {**ILP_OPTIONS, "rounds": 20}

@@ -171,3 +171,21 @@ def test_evaluate__the_second_program_is_compared_with_the_same_outputs_as_the_f
         texts = {"values": WRONG["values"][0], "merged": LAYER + merged + parts}
         valid = {name: problem.evaluate(texts[name]).valid for name in order}
         assert valid == {"values": False, "merged": True}
+
+
+def test_published__counts_work_on_weights__and_no_launches_or_transposes():
+    text = LAYER + "return matmul(x, concat(w, v, axis=1)), transpose(matmul(x, w), perm=(1, 0))"
+    program = parse_program(text)
+    plain, published = (RewriteProblem(program, cost=cost) for cost in ("sum", "published"))
+    ops = [[problem.program.nodes[node].op for node in problem.original.node_costs] for problem in (plain, published)]
+    assert sorted(ops[0]) == ["matmul", "matmul", "transpose"]
+    assert sorted(ops[1]) == ["concat", "matmul", "matmul"]
+    products = [[cost for node, cost in problem.original.node_costs.items() if program.nodes[node].op == "matmul"]
+                for problem in (plain, published)]  # fmt: skip
+    launch = plain.program_costs.model.launch_s(plain.device)
+    assert launch > 0
+    assert products[1] == pytest.approx([cost - launch for cost in products[0]], rel=1e-9)
+    state, rng = published.original, np.random.default_rng(0)
+    for _ in range(30):
+        state = published.neighbour(state, rng)
+        assert dict(state.node_costs) == published.program_costs.node_costs(state.program)

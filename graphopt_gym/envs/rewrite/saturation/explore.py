@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.rewrite.saturation.egglog_engine import EgglogExplorer
 
 CYCLES = ("filter", "ilp")
+SCHEDULES = ("first", "need")
+SATURATED = "saturated"
 ENGINES = ("native", "egglog")
 CHECK_EVERY = 256  # matches between looks at the clock and the memory
 
@@ -309,8 +311,9 @@ class Saturation:
 
     Attributes:
         roots: the classes of the program's outputs.
-        stopped_by: ``saturated`` (no rule adds anything), or the limit that was hit: ``node limit``,
-            ``iteration limit``, ``time limit``, ``memory limit``.
+        stopped_by: ``saturated`` (no rule adds anything, multi-pattern ones neither); ``saturated for k=1`` (no rule
+            that is still applied does: another ``k_multi`` may find more, and so may a bound on its e-graph); or the
+            limit that was hit: ``node limit``, ``iteration limit``, ``time limit``, ``memory limit``.
         iterations: what each iteration did.
         memory_bytes: by how much the process grew.
         acyclic: whether cycles were filtered.
@@ -349,14 +352,17 @@ def saturate(
     memory_bytes: int = 4 << 30,
     cycles: str = "filter",
     engine: str = "native",
+    schedule: str = "first",
 ) -> Saturation:
     """Applies all rules at once, until nothing new comes or a limit is hit; extraction may always follow.
 
     Args:
         rules: rules, or names of rules or families; None for all.
         costs: what programs are priced by when they are extracted.
-        k_multi: in how many first iterations multi-pattern rules are applied; those on the two parts of a split, which
+        k_multi: in how many iterations multi-pattern rules are applied; those on the two parts of a split, which
             multiply nothing, are applied in all.
+        schedule: which iterations these are: ``first``, the first ones, as in TENSAT; or by ``need``: each time that
+            the other rules add nothing any more, so that they see operands that rules made.
         node_limit: most e-nodes.
         seconds: most time, cleaning up not counted.
         memory_bytes: by how much the process may grow.
@@ -374,6 +380,7 @@ def saturate(
     check_limit("memory_bytes", memory_bytes)
     choice("cycles", cycles, CYCLES)
     choice("engine", engine, ENGINES)
+    choice("schedule", schedule, SCHEDULES)
     chosen = resolve_rules(rules)
     limits = Limits(node_limit, seconds, memory_bytes)
     explorer: Explorer | EgglogExplorer
@@ -387,14 +394,21 @@ def saturate(
     first = [index for index, rule in enumerate(chosen) if rule.merges]
     done: list[Iteration] = []
     stopped = "iteration limit"
-    for number in range(iteration_limit):
-        iteration, limit = explorer.iterate(first + always if number < k_multi else always, limits)
+    left, quiet = (k_multi if first else 0), False  # rounds of multi-pattern rules; whether the others add nothing
+    for _ in range(iteration_limit):
+        merging = left > 0 and (schedule == "first" or quiet)
+        left -= merging
+        iteration, limit = explorer.iterate(first + always if merging else always, limits)
         done.append(iteration)
         if limit:
             stopped = limit
             break
-        if not iteration.applied and number + 1 >= k_multi:
-            stopped = "saturated"
+        quiet = not iteration.applied
+        if quiet and (merging or not first):
+            stopped = SATURATED
+            break
+        if quiet and not left:
+            stopped = f"{SATURATED} for k={k_multi}"
             break
     return Saturation(
         program,
