@@ -284,3 +284,25 @@ def test_opaque__costs_what_it_says():
     assert kinds == ["input", "relu", "LSTM", "getitem", "add", "Cast", "parameter"]
     assert graph.flops.tolist() == [0, 6, 9, 0, 5, 0, 0]
     assert graph.bytes_read.tolist() == [0, 24, 4, 0, 20, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_dtype__is_what_tensors_are_priced_as(dtype):
+    text = f"""
+i = input(name="i", shape=(64,), dtype="int64")
+x = input(name="x", shape=(4, 8), dtype="{dtype}")
+return relu(matmul(x, weight(name="w", shape=(8, 8), dtype="{dtype}"))), i
+"""
+    program = parse_program(text)
+    assert program.dtype == dtype
+    assert parse_program(program_text(program)) == program
+    graph = to_computation_graph(program)
+    item = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}[dtype]
+    assert graph.bytes_written.sum() == 2 * item * 4 * 8
+    other = parse_program(text.replace(f'"{dtype}"', '"float32"'))
+    assert (other == program) == (dtype == "float32")
+
+
+def test_dtype__unknown_ones_are_refused():
+    with pytest.raises(InputError, match="is of dtype 'float31'; known: float32"):
+        parse_program('return input(name="x", shape=(1,), dtype="float31")')

@@ -54,13 +54,18 @@ class ProgramCosts:
         model: prices the operators, see :func:`cost_model_of`; where left out, the fitted roofline with kernels issued
             back to back, as an inference runtime does.
         published: TENSAT's own accounting.
+        dtype: what tensors are priced as.
     """
 
     def __init__(
-        self, device: str | Device = "t4", model: str | CostModel | None = None, published: bool = False
+        self,
+        device: str | Device = "t4",
+        model: str | CostModel | None = None,
+        published: bool = False,
+        dtype: str = "float32",
     ) -> None:
         self.device = load_device(device) if isinstance(device, str) else device
-        self.published = published
+        self.published, self.dtype = published, dtype
         if published:
             self.device = with_launch(self.device, 0.0)
         self.model = cost_model_of(model, LAUNCH)
@@ -92,7 +97,7 @@ class ProgramCosts:
         """Seconds of operations, whatever program they are in; new ones are priced together."""
         new = [operation for operation in dict.fromkeys(operations) if operation not in self._seconds]
         if new:
-            rows = GraphRows(fusing.copied if self.fused else None)
+            rows = GraphRows(self.dtype, fusing.copied if self.fused else None)
             at = []
             for op, params, shape, inputs, static, same in map(fusing.as_run, new) if self.fused else new:
                 sources: list[int] = []

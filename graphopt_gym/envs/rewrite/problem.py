@@ -159,7 +159,9 @@ class RewriteProblem(Problem):
         self.device = self.cluster.devices[0]
         self.cost_kind = cost
         self.matcher = Matcher(_rules_of(rules))
-        self.program_costs = ProgramCosts(self.device, cost_model, published=cost == "published")
+        self.program_costs = ProgramCosts(
+            self.device, cost_model, published=cost == "published", dtype=self.program.dtype
+        )
         self.graph = to_computation_graph(self.program)
         self.config = {
             "graph": stored_name(graph, self.program),

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.graph import COLUMNS, DTYPES, MAX_RANK, OP_CLASSES, ComputationGraph
+from graphopt_gym.graphs.graph import COLUMNS, DTYPE_BYTES, DTYPES, MAX_RANK, OP_CLASSES, ComputationGraph
 from graphopt_gym.graphs.tensor_program.ops import OPS, PARAMETRIC, PLAIN, Params, Shape
 from graphopt_gym.graphs.tensor_program.program import TensorProgram
 
-ITEM_BYTES = 4  # tensors are priced as float32
 CLASS_OF = {
     "matmul": "matmul",
     "conv2d": "conv",
@@ -78,15 +77,16 @@ def op_flops(op: str, params: Params, shape: Shape, inputs: Sequence[Shape]) -> 
 
 
 class GraphRows:
-    """Collects rows of a :class:`ComputationGraph`, float32, all in the forward phase.
+    """Collects rows of a :class:`ComputationGraph`, all of one type and in the forward phase.
 
     Args:
+        dtype: of all tensors.
         copied: (op, parameters, shape) -> how often a view's bytes are read and written, where it is none; None: all
             views are.
     """
 
-    def __init__(self, copied: Callable[[str, Params, Shape], float] | None = None) -> None:
-        self.copied = copied
+    def __init__(self, dtype: str = "float32", copied: Callable[[str, Params, Shape], float] | None = None) -> None:
+        self.copied, self.dtype, self.item_bytes = copied, DTYPES.index(dtype), DTYPE_BYTES[dtype]
         self.columns: dict[str, list[int]] = {column: [] for column in COLUMNS if column != "output_shape"}
         self.shapes: list[list[int]] = []
         self.edges: list[tuple[int, int]] = []
@@ -94,13 +94,13 @@ class GraphRows:
 
     def source(self, kind: str, shape: Shape) -> int:
         """A leaf, or the constant that a subgraph of weights becomes (kind ``parameter``)."""
-        size = ITEM_BYTES * math.prod(shape)
+        size = self.item_bytes * math.prod(shape)
         return self._add(kind, "source", shape, output_bytes=size, param_bytes=size if kind == "parameter" else 0)
 
     def op(self, op: str, params: Params, shape: Shape, rows: Sequence[int]) -> int:
         """An op that reads the given rows; one that it reads twice is one tensor, read once."""
         inputs = [tuple(size for size in self.shapes[row] if size >= 0) for row in rows]
-        size = ITEM_BYTES * math.prod(shape)
+        size = self.item_bytes * math.prod(shape)
         op_class, kind, written = class_of(op, params), op, size
         read = sum(self.columns["output_bytes"][row] for row in set(rows))
         if op == "opaque":
@@ -124,7 +124,7 @@ class GraphRows:
         values |= {
             "kind": self.kinds.setdefault(kind, len(self.kinds)),
             "op_class": OP_CLASSES.index(op_class),
-            "dtype": DTYPES.index("float32"),
+            "dtype": self.dtype,
             "colocation": -1,
         }
         for column, entries in self.columns.items():
@@ -153,7 +153,7 @@ def to_computation_graph(program: TensorProgram) -> ComputationGraph:
 
     ``metadata["program_nodes"]`` lists, for each op of the graph, the position in ``program.order`` that it stands for.
     """
-    rows = GraphRows()
+    rows = GraphRows(program.dtype)
     row_of: dict[int, int] = {}
     stands_for = []
     for position, node in enumerate(program.order):

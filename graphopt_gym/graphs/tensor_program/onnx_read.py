@@ -295,7 +295,7 @@ class _Reader:
             self.loose.add(value.name)
             self.ids[value.name] = self._foreign(value.name, "Input", ())
         else:
-            self.ids[value.name] = self.builder.input(value.name, shape)
+            self.ids[value.name] = self.builder.input(value.name, shape, _priced_as(self.dtype(value.name)))
 
     def _id(self, name: str) -> int:
         """The node of a tensor; a constant becomes a weight."""
@@ -321,7 +321,7 @@ class _Reader:
         while name in self.values:
             name += "_"
         self.values[name] = value
-        return self.builder.weight(name, value.shape)
+        return self.builder.weight(name, value.shape, _priced_as(value.dtype.name))
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -787,6 +787,12 @@ def _as_image(attributes: Mapping[str, Any]) -> dict[str, Any]:
     pads = attributes.get("pads", (0, 0))
     wide = {name: (1, *attributes[name]) for name in ("strides", "dilations") if name in attributes}
     return {**attributes, "strides": (1, 1), **wide, "pads": (0, pads[0], 0, pads[1])}
+
+
+def _priced_as(dtype: str) -> str:
+    """A program's word for a type of elements; float32 for those that it has none for, as text."""
+    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+    return dtype if dtype in DTYPE_BYTES else "float32"
 
 
 def _number(value: float) -> float:

@@ -15,6 +15,7 @@ input weight``. Where ours differ:
 - ``enlarge`` takes the size, not a reference kernel; ``merge`` takes how many groups there were, which says how the
   output channels belong to them.
 - ``concat`` takes two operands or more.
+- ``input`` and ``weight`` may say a ``dtype``: what tensors are priced as; what they compute does not depend on it.
 
 - ``padding`` of convolutions and pools may be four numbers, too: zeros above, left, below, right.
 
@@ -36,7 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt_gym.errors import InputError, unknown_name
-from graphopt_gym.graphs.graph import MAX_RANK, OP_CLASSES
+from graphopt_gym.graphs.graph import DTYPES, MAX_RANK, OP_CLASSES
 
 Shape = tuple[int, ...]
 Params = tuple[Any, ...]
@@ -191,7 +192,9 @@ def normal_padding(kernel: Shape, padding: Padding) -> Padding:
     return padding
 
 
-def _leaf(shapes: Sequence[Shape], name: str, shape: Shape) -> Shape:
+def _leaf(shapes: Sequence[Shape], name: str, shape: Shape, dtype: str) -> Shape:
+    if dtype not in DTYPES:
+        raise ShapeError(f"is of dtype {dtype!r}; known: {', '.join(DTYPES)}")
     return shape
 
 
@@ -396,6 +399,7 @@ _INT, _INTS, _STR = ("int", REQUIRED), ("ints", REQUIRED), ("str", REQUIRED)
 _ACT, _PAD, _STRIDE = ("act", "none"), ("padding", "same"), ("ints", (1, 1))
 _DTYPE, _NONE = ("str", "float32"), ("int", 0)
 _AXES = {"axes": _INTS, "keepdims": ("int", 1)}
+FLOATS = ("float32", "float64", "float16", "bfloat16")
 LARGEST = 3.4028234663852886e38  # of float32: clip's bound where it has none
 PLAIN = ("erf", "sqrt", "reciprocal", "exp", "log", "abs", "hardswish")  # functions without parameters
 PARAMETRIC = ("clip", "power", "leakyrelu", "hardsigmoid")
@@ -405,8 +409,8 @@ _POOL = {"kernel": _INTS, "stride": _STRIDE, "padding": _PAD}
 OPS: dict[str, OpSpec] = {
     spec.name: spec
     for spec in (
-        OpSpec("input", 0, {"name": _STR, "shape": _INTS}, _leaf),
-        OpSpec("weight", 0, {"name": _STR, "shape": _INTS}, _leaf),
+        OpSpec("input", 0, {"name": _STR, "shape": _INTS, "dtype": _DTYPE}, _leaf),
+        OpSpec("weight", 0, {"name": _STR, "shape": _INTS, "dtype": _DTYPE}, _leaf),
         OpSpec("add", 2, {}, _elementwise),
         OpSpec("mul", 2, {}, _elementwise),
         OpSpec("smul", 2, {}, _smul),
@@ -445,5 +449,5 @@ OPS: dict[str, OpSpec] = {
     )
 }  # fmt: skip
 # parameters that operators were given later; a program's fingerprint leaves them out where they are as before
-ADDED = {"layernorm": 1}
+ADDED = {"layernorm": 1, "input": 1, "weight": 1}
 LEAVES = frozenset(name for name, spec in OPS.items() if spec.operands == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from graphopt_gym.errors import InputError
-from graphopt_gym.graphs.tensor_program.ops import ADDED, OPS, Params, Shape, infer, make_params
+from graphopt_gym.graphs.tensor_program.ops import ADDED, FLOATS, OPS, Params, Shape, infer, make_params
 
 
 class Node(NamedTuple):
@@ -160,6 +161,15 @@ class TensorProgram:
         found = (self._nodes[node] for node in self.order)
         return {node.params[0]: node.shape for node in found if node.op == op}
 
+    @cached_property
+    def dtype(self) -> str:
+        """The type of floats that most elements of its leaves are of, which its tensors are priced as."""
+        sizes: dict[str, int] = {}
+        for node in self._nodes.values():
+            if node.op in ("input", "weight") and node.params[2] in FLOATS:
+                sizes[node.params[2]] = sizes.get(node.params[2], 0) + math.prod(node.shape)
+        return max(sizes, key=lambda dtype: (sizes[dtype], dtype), default=FLOATS[0])
+
     def edit(self) -> ProgramBuilder:
         """A builder that starts from this program and leaves it as it is."""
         return ProgramBuilder(self.name, self)
@@ -227,14 +237,11 @@ class ProgramBuilder:
         """The name of an input or a weight."""
         return str(self._nodes[node].params[0])
 
-    def input(self, name: str, shape: Sequence[int]) -> int:
-        return self._leaf("input", name, shape)
+    def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> int:
+        return self.op("input", name=name, shape=tuple(shape), dtype=dtype)
 
-    def weight(self, name: str, shape: Sequence[int]) -> int:
-        return self._leaf("weight", name, shape)
-
-    def _leaf(self, op: str, name: str, shape: Sequence[int]) -> int:
-        return self.op(op, name=name, shape=tuple(shape))
+    def weight(self, name: str, shape: Sequence[int], dtype: str = "float32") -> int:
+        return self.op("weight", name=name, shape=tuple(shape), dtype=dtype)
 
     def op(self, op: str, *inputs: int, **params: Any) -> int:
         """Adds an op with parameters by name; returns its id, or that of the node that already computes it.
