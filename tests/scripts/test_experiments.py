@@ -112,6 +112,7 @@ def test_reproduce__lists_the_experiments_of_the_checkout(graphopt):
         "placement-transfer",
         "joint",
         "chiplet",
+        "gang",
         "rewrite",
         "architecture",
     }
