@@ -70,3 +70,26 @@ def test_document__says_what_the_stored_runs_say():
 def test_policy__was_trained_on_other_programs():
     facts = json.loads(data_path("checkpoints", "rewrite.json").read_text(encoding="utf-8"))
     assert not set(facts["args"]["graphs"]) & set(GRAPHS)
+
+
+def test_stored_files__are_what_the_page_says__and_none_is_slower_than_it_was():
+    pytest.importorskip("jinja2")
+    script = data_path().parent / "scripts" / "deployed_rewriting.py"
+    text = script.with_suffix(".md").read_text(encoding="utf-8")
+    rows = json.loads(data_path("rewrite", "deployed.json").read_text(encoding="utf-8"))
+    assert len(rows) >= 8
+    for row in rows:
+        assert row["valid"]
+        assert row["rewritten_s"] <= row["simulated_s"]
+        one = row["levels"]["all"]["rewritten"]
+        assert one["low"] <= one["ratio"] <= one["high"]
+    verdicts = [row["levels"]["all"]["rewritten"]["verdict"] for row in rows]
+    assert "slower" not in verdicts
+    assert verdicts.count("faster") >= 3
+    page = (ROOT / "docs" / "rewrite_files.md").read_text(encoding="utf-8")
+    for row in rows:
+        one = row["levels"]["all"]["rewritten"]
+        assert f"| {100 * (1 - 1 / one['ratio']):.1f} % |" in page
+    for line in text.splitlines():  # the page is of this template
+        if line.startswith("## "):
+            assert line in page
