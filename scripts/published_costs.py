@@ -20,7 +20,7 @@ from graphopt_gym.files import write_text
 from graphopt_gym.hardware.cluster import load_device
 from graphopt_gym.search.solve import solve
 
-PROGRAMS = ("nasrnn_tensat", "bert_tensat", "resnext50", "nasnet_a", "squeezenet", "vgg19", "inception_v3")
+PROGRAMS = ("nasrnn_tensat", "bert_tensat", "squeezenet", "resnext50", "inception_v3", "vgg19", "nasnet_a")
 METHODS = {"greedy": {}, "taso": {}, "saturation": {"k_multi": 1}}
 LAUNCHES_US = (18.0, 5.0, 2.0)
 HEAD = """# Rewriting: costs as TENSAT counts them, and what a launch changes

@@ -79,7 +79,8 @@ def _file_of(problem: RewriteProblem) -> tuple[str, dict[str, int]] | None:
 
     source = problem.config["graph"]
     file, dims = CATALOG.split_dims(source) if isinstance(source, str) else ("", {})
-    return (file, dims | (problem.config.get("dims") or {})) if Path(file).suffix.lower() == ".onnx" else None
+    sized = (os.fspath(file), dims | (problem.config.get("dims") or {}))
+    return sized if Path(file).suffix.lower() == ".onnx" else None
 
 
 def _file_rows(

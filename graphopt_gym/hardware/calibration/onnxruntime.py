@@ -162,10 +162,10 @@ def fit_rows(rows: Iterable[Row]) -> tuple[dict[str, dict[str, float]], list[dic
             continue
         family = family_of(key) if key.startswith("class:") else _family(key)
         amounts = features([work for work, _ in members], family)
-        seconds = np.array([took for _, took in members])
-        prices = fit_prices(amounts, seconds, NOISE_OF_CLASS if key.startswith("class:") else NOISE)
+        times = np.array([took for _, took in members])
+        prices = fit_prices(amounts, times, NOISE_OF_CLASS if key.startswith("class:") else NOISE)
         table[key] = {term: float(price) for term, price in zip(TERMS[family], prices, strict=True) if price > 0}
-        errors = np.abs(validated(amounts, seconds) / seconds - 1)
+        errors = np.abs(validated(amounts, times) / times - 1)
         report.append(
             {"op": key, "kernels": len(members), "median_error": float(np.median(errors)),
              "p90_error": float(np.percentile(errors, 90))}
