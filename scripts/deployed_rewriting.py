@@ -22,6 +22,8 @@ from deployed_models import MODELS, export
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.rewrite.onnx_timing import LEVELS, TWIN, slimmed, spread_of, time_files, verdict
 from graphopt_gym.envs.rewrite.problem import RewriteProblem
+from graphopt_gym.envs.rewrite.rules.table import BESIDE
+from graphopt_gym.envs.rewrite.saturation.explore import saturate
 from graphopt_gym.extras import installed
 from graphopt_gym.files import write_text
 from graphopt_gym.graphs.tensor_program.onnx_edit import original_runs, write_edited
@@ -30,6 +32,16 @@ from graphopt_gym.search.solve import solve
 
 METHODS = {"greedy": {}, "saturation": {"iteration_limit": 60, "node_limit": 20_000}}
 RULES = "deployed"
+GROWN = (
+    "small_recurrent",
+    "small_fire",
+    "small_separable",
+    "small_siamese",
+    "bert",
+    "resnext50",
+    "squeezenet",
+    "vgg19",
+)
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "rewrite_files.md"
 TEMPLATE = Path(__file__).resolve().with_suffix(".md")
 
@@ -86,7 +98,21 @@ def measured(name: str, seconds: float, runs: int, search_s: float) -> dict:
     }  # fmt: skip
 
 
-def page(rows: list[dict]) -> str:
+def growth() -> list[dict]:
+    """E-nodes after saturation of small programs and networks on a T4, with each family beside the published ones."""
+    found = []
+    for name in GROWN:
+        row: dict = {"program": name}
+        for family in (None, *BESIDE):
+            problem = RewriteProblem(name, "t4", rules=["published", *([family] if family else [])])
+            limits = {"k_multi": 1, "node_limit": 20_000, "iteration_limit": 8, "seconds": 20}
+            explored = saturate(problem.program, problem.matcher.rules, problem.program_costs, **limits)
+            row[family or "published"] = [explored.nodes, explored.stopped_by]
+        found.append(row)
+    return found
+
+
+def page(rows: list[dict], grown: list[dict]) -> str:
     import jinja2
 
     def saved(one: dict) -> str:
@@ -97,7 +123,13 @@ def page(rows: list[dict]) -> str:
     environment.filters["saved"] = saved
     words = {word: [row["model"] for row in rows if row["levels"]["all"]["rewritten"]["verdict"] == word]
              for word in ("faster", "the same", "slower")}  # fmt: skip
-    return environment.from_string(text).render(rows=rows, words=words, levels=LEVELS).rstrip() + "\n"
+    most = max(row["methods"]["saturation"]["nodes"] for row in rows)
+    return (
+        environment.from_string(text)
+        .render(rows=rows, words=words, levels=LEVELS, grown=grown, families=BESIDE, most=most)
+        .rstrip()
+        + "\n"
+    )
 
 
 def main() -> None:
@@ -115,7 +147,10 @@ def main() -> None:
         print(f"{len(rows)} of {len(MODELS)}: {name}", file=sys.stderr, flush=True)
         rows.append(measured(name, options.seconds, options.runs, options.search))
         write_text(options.out, json.dumps(rows, indent=1) + "\n")
-    write_text(PAGE, page(rows))
+    path = options.out.with_name("growth.json")
+    if not path.exists():
+        write_text(path, json.dumps(growth(), indent=1) + "\n")
+    write_text(PAGE, page(rows, json.loads(path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":
