@@ -22,7 +22,7 @@ PIPELINES = (
 )  # fmt: skip
 TENANTS = ("tenants_crossing", "tenants_crossing_128", "tenants_crossing+place")
 FAIR = ("tenants_crossing+fairness",)
-POLICIES = ("fifo", "shortest", "longest", "stride", "round_robin")
+POLICIES = ("fifo", "stride", "longest", "shortest", "backfill", "backfill_longest")
 ORDERS = ("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2", "zb_v")
 SEARCHES = ("annealing", "hill_climbing", "evolution", "cross_entropy", "random")
 ENTRIES = {
@@ -31,6 +31,8 @@ ENTRIES = {
     "longest": Entry("longest"),
     "stride": Entry("stride"),
     "round_robin": Entry("round robin"),
+    "backfill": Entry("backfill"),
+    "backfill_longest": Entry("backfill, longest"),
     "gpipe": Entry("GPipe", graphs=PIPELINES),
     "1f1b": Entry("1F1B", graphs=PIPELINES),
     "interleaved": Entry("interleaved", graphs=PIPELINES[:1]),
@@ -47,7 +49,7 @@ ENTRIES = {
 COMPARED = [
     *((method, "fifo") for method in ("heuristics", *SEARCHES)), *((method, "heuristics") for method in SEARCHES),
     ("annealing", "gpipe"), ("annealing", "1f1b"), ("annealing", "zb_h2"), ("annealing", "stride"),
-    ("best_known", "fifo"), ("best_known", "heuristics"),
+    ("annealing", "backfill_longest"), ("best_known", "fifo"), ("best_known", "heuristics"),
 ]  # fmt: skip
 HOLDS = {  # what the paper says of dispatch, of a row of computations a second
     "fused, one controller matches many (within 1 %) up to 1,024 TPUs": lambda row: (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graphopt_gym.envs.gang.problem import GangProblem
     from graphopt_gym.simulator.gang.simulator import GangSimulator
 
-POLICIES = ("fifo", "shortest", "longest", "stride", "round_robin")
+POLICIES = ("fifo", "shortest", "longest", "stride", "round_robin", "backfill", "backfill_longest")
 ORDERS = ("gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2", "zb_v")
 
 
@@ -31,6 +31,10 @@ def policy_decision(problem: GangProblem, plan: int, policy: str, first_core: np
     if policy in by_level and problem.safe:
         return problem.decision_of(plan, problem.levels_of_priorities(by_level[policy]), False, first)
     simulator = problem.simulator(plan, first)
+    if policy.startswith("backfill"):
+        urgency = program.remaining_s if policy == "backfill_longest" else np.zeros(program.num_gangs)
+        levels = problem.levels_of_order(start_order(simulator, backfilled(simulator, urgency)))
+        return problem.decision_of(plan, levels, True, first)
     if policy == "longest":
         state = simulator.begin("priority", priorities=program.remaining_s)
     else:
@@ -65,6 +69,23 @@ def least_loaded(problem: GangProblem, plan: int) -> np.ndarray:
         found[v] = places[int(np.argmin(highest))]
         load[found[v] : found[v] + size] += work[v]
     return found
+
+
+def backfilled(simulator: GangSimulator, urgency: np.ndarray) -> State:
+    """A run in which no core is kept free for a gang that cannot start yet: of the gangs that may start always the most
+    urgent does, of those the earliest ready, then that of the lowest number.
+
+    Args:
+        simulator: of the program.
+        urgency: float64 [G].
+    """
+    state = simulator.choose()
+    count = simulator.step(state)
+    while count:
+        may = np.flatnonzero(simulator.candidates(state))
+        order = np.lexsort((may, state.ready_s[may], -urgency[may]))
+        count = int(engine.advance(simulator.lowered.tables, state, int(may[order[0]])))
+    return state
 
 
 def start_order(simulator: GangSimulator, state: State) -> np.ndarray:

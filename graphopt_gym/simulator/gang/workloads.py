@@ -468,7 +468,7 @@ def _crossing(
     programs, weights = [], []
     for _ in range(pipelines):
         stages, batches = int(rng.choice([one for one in (2, 4) if one <= cores])), int(rng.choice([4, 8]))
-        uneven = np.exp(0.5 * rng.normal(size=3 * stages))
+        uneven = np.exp(0.5 * rng.normal(size=3 * stages)).tolist()
         step_s = float(rng.uniform(10e-3, 25e-3)) * cores
         layers = uneven_layers("training", uneven, step_s, int(rng.integers(2**31)), batches)
         programs.append(layers.plan(stages, batches, cores - cores % stages).program)
@@ -660,7 +660,7 @@ class RandomPipelines(Generator[Workload]):
     @property
     def most(self) -> Mapping[str, int]:
         stages, batches = self.stages[1], self.micro_batches[1]
-        return {"gangs": stages * (3 * batches + 1), "slices": stages, "clients": 1, "plans": 3,
+        return {"gangs": stages * (3 * batches + 1), "slices": stages, "clients": 1, "plans": 4,
                 "edges": stages * 8 * batches}  # fmt: skip
 
     def _make(self, rng: np.random.Generator, name: str) -> Workload:
@@ -673,7 +673,7 @@ class RandomPipelines(Generator[Workload]):
         weights = np.exp(spread * rng.normal(size=4 * stages))
         layers = uneven_layers(name, weights, float(rng.uniform(0.5, 2.0)) * cores, int(rng.integers(2**31)), batches)
         cores = -(-cores // stages) * stages
-        forms: tuple[dict[str, Any], ...] = ({}, {"cut": "dp"}, {"split": True})
+        forms: tuple[dict[str, Any], ...] = ({}, {"cut": "dp"}, {"split": True}, {"cut": "dp", "split": True})
         return Workload(name, tuple(layers.plan(stages, batches, cores, **one) for one in forms), "drawn")
 
 

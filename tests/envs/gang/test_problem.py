@@ -89,12 +89,42 @@ def test_policies__are_decisions_that_cost_the_same(policy, graph):
         simulator = problem.simulator(plan, first)
         if policy == "longest":
             run = simulator.run("priority", priorities=simulator.program.remaining_s)
+        elif policy.startswith("backfill"):
+            run = greedily(simulator, simulator.program.remaining_s if policy == "backfill_longest" else None)
         else:
             run = simulator.run(policy)
         decision = policy_decision(problem, plan, policy)
         assert problem.costs(decision[None])[0][0] == run.makespan_s
         again = problem.timeline(decision)
         assert again.gang_start_s.tolist() == run.gang_start_s.tolist()
+
+
+def greedily(simulator, urgency):
+    """A run in which whatever can start does, the most urgent first, then the earliest ready."""
+    state = simulator.choose()
+    count = simulator.step(state)
+    while count:
+        may = [gang for gang, able in enumerate(simulator.candidates(state)) if able]
+        urgent = [0.0 if urgency is None else -urgency[gang] for gang in may]
+        count = simulator.step(state, min(zip(urgent, state.ready_s[may], may, strict=True))[2])
+    return simulator.timeline(state)
+
+
+def test_backfill__keeps_no_core_free_for_a_wide_gang():
+    """Two narrow gangs after the other while a wide one waits for both halves; in turn it goes before the second."""
+    build = Builder("wide")
+    left, right, both = build.slice("left", 2), build.slice("right", 2), build.slice("both", 4)
+    for name, at, time_s, arrival_s in (
+        ("a", left, 2e-3, 0.0), ("b", right, 4e-3, 0.0), ("wide", both, 1e-3, 1e-3), ("c", left, 2e-3, 1.5e-3),
+    ):  # fmt: skip
+        build.call(arrival_s=arrival_s)
+        build.gang(name, at, time_s)
+    problem = GangProblem(workload_of(build.program()), "toy_islands", controllers="none")
+    places = np.array([0, 2, 0])
+    costs = {
+        name: problem.costs(policy_decision(problem, 0, name, places)[None])[0][0] for name in ("fifo", "backfill")
+    }
+    assert costs == pytest.approx({"fifo": 7e-3, "backfill": 5e-3})
 
 
 @pytest.mark.parametrize("order", ORDERS)
