@@ -93,3 +93,15 @@ def test_stored_files__are_what_the_page_says__and_none_is_slower_than_it_was():
     for line in text.splitlines():  # the page is of this template
         if line.startswith("## "):
             assert line in page
+
+
+def test_stored_published__is_what_the_page_says():
+    rows = json.loads(data_path("rewrite", "published.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "rewrite_published.md").read_text(encoding="utf-8")
+    for row in rows:
+        cells = " | ".join(f"{100 * row['published'][method]:.1f} %" for method in ("greedy", "taso", "saturation"))
+        assert f"| {row['program']} | {cells} |" in page
+        launches = [max(row[f"{launch} us"].values()) for launch in (18, 5, 2)]
+        cells = " | ".join(f"{100 * gain:.1f} %" for gain in launches)
+        assert f" | {cells} |" in page
+        assert all(gain >= 0 for setting in row if setting.endswith("us") for gain in row[setting].values())
