@@ -14,6 +14,7 @@ from experiments.runner.runs import stored_runs
 from graphopt_gym.data import data_path
 from graphopt_gym.envs.architecture.program import parse_architecture
 from graphopt_gym.envs.architecture.training import Trainer
+from graphopt_gym.registration import make_problem
 
 FOLDER = data_path().parent / "scripts" / "experiments"
 ROOM = data_path("architecture")
@@ -76,6 +77,20 @@ def test_stored_runs__on_the_table_are_looked_up_again():
         assert min(regret["500"]) == pytest.approx(
             100 * (problem.table.best[1] - problem.quality(problem.check(RUNS[job]["decision"])).value), abs=1e-9
         )
+
+
+def test_stored_times__are_those_of_the_cost_model():
+    rows = [
+        (one["case"], row) for one in json.loads((ROOM / "summary.json").read_text())["timed"] for row in one["rows"]
+    ]
+    devices = module(FOLDER, "architecture").DEVICES
+    for case, row in rows:
+        problem = make_problem(EXPERIMENT.env, graph=case, cluster=devices[row["device"]], objective="time")
+        if problem.costs_version == row["costs_version"]:  # those of another version are to be made again
+            assert problem.seconds(parse_architecture(row["text"])) == pytest.approx(row["best_s"], rel=1e-9)
+            assert problem.seconds(problem.seed) == pytest.approx(row["seed_s"], rel=1e-9)
+        assert row["best_s"] <= row["seed_s"]
+        assert min(row["really_s"], row["seed_really_s"]) > 0
 
 
 def test_document__says_what_the_stored_runs_say():

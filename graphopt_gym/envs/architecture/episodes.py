@@ -20,6 +20,7 @@ from graphopt_gym.envs.architecture.instances import ArchitectureRoster, Instanc
 from graphopt_gym.envs.architecture.moves import mutate_block
 from graphopt_gym.envs.architecture.problem import MOST_SHARE
 from graphopt_gym.envs.core.episodes import Episodes, Result
+from graphopt_gym.errors import InputError
 from graphopt_gym.fields import choice, whole
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ class ArchitectureEpisodes(Episodes[Instance]):
 
     def _look(self, row: int, network: Any, judged: tuple[float, float, str]) -> None:
         """The episode goes on from a network of this worth."""
-        problem, (price, quality, reason) = self.instance(row).problem, judged
+        price, quality, reason = judged
         self.network[row], self.now[row] = network, judged
         better = price < self.best_cost[row] if self.best_valid[row] == (not reason) else not reason
         if better:
             self.best[row], self.best_cost[row], self.best_valid[row] = network, price, not reason
         if self.reward == "hypervolume" and quality > 0:
-            self.met[row].append((problem.objective_share(network), quality))
+            self.met[row].append((self._share(row), quality))
             self.covered[row] = hypervolume(self.met[row])
 
     def act(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,7 +161,7 @@ class ArchitectureEpisodes(Episodes[Instance]):
 
     def _progress(self, row: int) -> tuple[float, ...]:
         problem, (price, quality, reason) = self.instance(row).problem, self.now[row]
-        share = price if not reason else problem.objective_share(self.network[row])
+        share = price if not reason else self._share(row)
         best = float(self.best_cost[row])
         spare = quality - (problem.seed_quality - problem.tolerance)
         return (
@@ -168,6 +169,13 @@ class ArchitectureEpisodes(Episodes[Instance]):
             best / (1 + best), float(self.failed[row]),
             1 - self.steps[row] / self.max_steps,
         )  # fmt: skip
+
+    def _share(self, row: int) -> float:
+        """The objective of the network to the seed's; the most where it has none."""
+        try:
+            return self.instance(row).problem.objective_share(self.network[row])
+        except InputError:
+            return MOST_SHARE
 
     # -- what is told ----------------------------------------------------------------------------------------------
 

@@ -356,7 +356,10 @@ class ArchitectureProblem(Problem):
     def _judge(self, decision: Any, found: Quality) -> tuple[float, float, str]:
         if found.reason:
             return MOST_SHARE + FAILED, 0.0, found.reason
-        cost = self.objective_share(decision)
+        try:
+            cost = self.objective_share(decision)
+        except InputError as error:  # a network that cannot be captured
+            return MOST_SHARE + FAILED, found.value, str(error)
         if self.objective != "error":
             least = self.seed_quality - self.tolerance
             if found.value < least - 1e-12:

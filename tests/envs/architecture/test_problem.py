@@ -40,6 +40,28 @@ def test_costs__are_shares_of_the_seed():
     assert not gg.make_problem(ENV, graph="cnn_8").costs_version
 
 
+def test_time__of_a_group_norm_of_one_value_a_group():
+    b = ArchitectureBuilder("lonely groups")
+    x = b.op("mean", b.input("image", (1, 8, 8)), axes=(1, 2), keep=True)
+    x = b.op("group_norm", b.op("conv", x, features=4, kernel=1), groups=4)
+    network = b.finish(b.op("dense", b.op("reshape", x, shape=(-1,)), features=10))
+    problem = gg.make_problem(ENV, graph="cnn_8", objective="time", tolerance=1.0)
+    assert problem.evaluate(network).valid
+    assert problem.seconds(network) > 0
+
+
+def test_time__of_what_cannot_be_captured_is_a_reason(monkeypatch):
+    problem = gg.make_problem(ENV, graph="cnn_8", objective="time", tolerance=1.0)
+    other = load_seed("cnn_8", width=3)
+
+    def broken(architecture):
+        raise InputError("capture: it fails")
+
+    monkeypatch.setattr(problem, "seconds", broken)
+    assert problem.costs([other])[0][0] == MOST_SHARE + 2
+    assert problem.judged([other])[0][2] == "capture: it fails"
+
+
 def test_trained__is_valid_where_accuracy_is_no_lower_than_allowed():
     seed, other = small(16), small(2)
     recipe = {"epochs": 2}
