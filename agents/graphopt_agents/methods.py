@@ -71,3 +71,15 @@ rewrite_rl_pretrained = _method(
     "rl_pretrained",
     start_from="rewrite",
 )
+
+GANG_POLICY = "ours; PPO: Schulman et al., arXiv:1707.06347, 2017"
+gang_rl = _method(
+    "gang", "the policy of gang scheduling, trained on this workload alone until the budget is spent", GANG_POLICY, "rl"
+)
+gang_rl_pretrained = _method(
+    "gang",
+    "the shipped policy of gang scheduling, as it is and then fine-tuned on this workload until the budget is spent",
+    GANG_POLICY,
+    "rl_pretrained",
+    start_from="gang",
+)

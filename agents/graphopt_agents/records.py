@@ -53,3 +53,11 @@ REWRITE = Agent(
     ("RewriteOrder-v0",),
     cluster="t4",
 )
+GANG = Agent(
+    "gang",
+    "a scorer of the gangs that may start, which fits any program and machine",
+    "ours; PPO: Schulman et al., arXiv:1707.06347, 2017",
+    "graphopt_agents.gang:Trainer",
+    ("GangScheduling-v0",),
+    cluster="pathways_b_4hosts",
+)

@@ -113,6 +113,8 @@ def test_reproduce__lists_the_experiments_of_the_checkout(graphopt):
         "joint",
         "chiplet",
         "gang",
+        "gang-learning",
+        "gang-transfer",
         "rewrite",
         "architecture",
     }
