@@ -106,9 +106,9 @@ def zoo_arguments(graph: ComputationGraph, name: str) -> dict[str, Any] | None:
     """
     from graphopt_gym.graphs.zoo.registry import ENTRIES
 
-    entry = ENTRIES.get(name)
-    family = entry.family if entry else graph.metadata.get("family")
-    config = dict(entry.config) if entry else graph.metadata.get("configuration")
+    if name in ENTRIES:
+        return ENTRIES[name].arguments(device="cpu")
+    family, config = graph.metadata.get("family"), graph.metadata.get("configuration")
     if family not in {one.family for one in ENTRIES.values()} or not isinstance(config, Mapping):
         return None
     build = importlib.import_module(f"graphopt_gym.graphs.zoo.{family}").build

@@ -109,6 +109,20 @@ def test_zoo_graph__is_built_again_from_its_name_and_from_its_metadata():
         zoo_arguments(graph.replace(metadata={"family": "rnnlm", "configuration": {"colour": 3}}), "small")
 
 
+@pytest.mark.parametrize("name", ["resnet18_b1", "vgg11_b1", "dcgan_both_step_b128"])
+def test_zoo_graph__is_built_as_its_table_says(name):
+    from graphopt_gym.execution.program import zoo_arguments
+    from graphopt_gym.graphs.zoo import load_graph
+    from graphopt_gym.graphs.zoo.registry import ENTRIES
+
+    built, told = zoo_arguments(load_graph(name), name), ENTRIES[name].arguments()
+    for field in ("train", "optimizer", "loss"):
+        assert built.get(field) == told.get(field), field
+    types = [{one.dtype for one in given["module"].parameters()} for given in (built, told)]
+    assert types[0] == types[1]
+    assert not any(one.is_meta for one in built["module"].parameters())
+
+
 def test_further__are_valid_distinct_and_spread():
     problem = gg.make_problem("Placement-v0", graph="transformer_xl_2layer", cluster="v100x4")
     known = np.zeros(problem.num_groups, int)
