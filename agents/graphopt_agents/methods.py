@@ -31,6 +31,21 @@ hdp = _method(
     "Mirhoseini et al., ICLR 2018",
 )
 
+placer = _method(
+    "placer",
+    "placements by the shipped scorers and by heuristics, those first that a plan likes",
+    "ours",
+    start_from="placer",
+    search=False,
+)
+placer_search = _method(
+    "placer",
+    "the best of these, then a search whose moves the shipped ranker chooses by the simulated timeline",
+    "ours",
+    "placer_search",
+    start_from="placer",
+)
+
 GO_PAPER = "Zhou et al., Transferable Graph Optimizers for ML Compilers, NeurIPS 2020"
 go = _method("go", "GO's network, trained on this graph alone until the budget is spent", GO_PAPER)
 go_search = _method(

@@ -29,6 +29,14 @@ GDP = Agent(
     ("Placement-v0", "PlacementOneShot-v0"),
     cluster="the paper's of a paper's graph, else v100x4",
 )
+PLACER = Agent(
+    "placer",
+    "scorers that place groups by local features, and a ranker of moves that guides a search",
+    "ours; by CMA-ES (Hansen and Ostermeier, 2001) and after DAgger (Ross et al., 2011)",
+    "graphopt_agents.placer:Trainer",
+    ("Placement-v0", "PlacementOneShot-v0"),
+    cluster="drawn in training; then the paper's of a paper's graph, else v100x4",
+)
 GO = Agent(
     "go",
     "a graph network that places, fuses and schedules the whole graph at once",

@@ -163,15 +163,20 @@ class Evaluator:
         """Whether the problem prices, so that a walk of its own may stand for calls of :meth:`price`."""
         return type(self).price is Evaluator.price
 
-    def walk(self, walk: Walk, steps: int, most_idle: int) -> None:
-        """Steps of a walk of the problem's own, see :meth:`Problem.walk`, counted as evaluations.
+    def walk(
+        self, walk: Walk, steps: int, most_idle: int, take: Callable[[Walk, int, int], None] | None = None
+    ) -> None:
+        """Steps of a walk, counted as evaluations.
+
+        Args:
+            take: takes them, as :meth:`Problem.walk` says; the problem's own where left out.
 
         Raises:
             BudgetSpent: nothing is left.
         """
         self.check_left()
         began, before, valid = self.wall_s, walk.step, walk.valid
-        self.problem.walk(walk, min(steps, self.left), most_idle)
+        (take or self.problem.walk)(walk, min(steps, self.left), most_idle)
         taken, wall_s = walk.step - before, self.wall_s - began
         for step, cost in walk.improvements:  # when each came: as if all steps took equally long
             done = step - before + 1

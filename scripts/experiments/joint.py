@@ -127,19 +127,6 @@ def label(name):
     return ENTRIES[name].label if name in ENTRIES else name.replace("_", " ")
 
 
-def not_run(runs):
-    """The entries that have fewer seeds than they should somewhere, in words."""
-    lacking = []
-    for name, entry in ENTRIES.items():
-        wanted = EXPERIMENT.seeds if EXPERIMENT.is_random(name) else EXPERIMENT.seeds[:1]
-        cases = entry.graphs or EXPERIMENT.graphs
-        there = [sum((case, name, seed) in runs for seed in wanted) for case in cases]
-        few = [number for number in there if number < len(wanted)]
-        if few:
-            lacking.append(f"{entry.label} on {len(few)} of {len(cases)} ({min(few)} of {len(wanted)} seeds at least)")
-    return lacking
-
-
 def summarise(runs, out):
     rows, today = [], EXPERIMENT.is_of_today(runs)
     for graph in GRAPHS:
@@ -155,7 +142,8 @@ def summarise(runs, out):
         rows.append(row)
     against = comparisons(rows, COMPARED)
     return {
-        "calls": CALLS, "seeds": EXPERIMENT.names_in(runs), "missing": not_run(runs), "rows": rows, "against": against,
+        "calls": CALLS, "seeds": EXPERIMENT.names_in(runs), "missing": EXPERIMENT.lacking(runs), "rows": rows,
+        "against": against,
     }  # fmt: skip
 
 

@@ -49,13 +49,14 @@ TrainerT = TypeVar("TrainerT", bound="Trainer")
 
 
 @dataclass(frozen=True)
-class TrainArgs:
-    """What every run of a network depends on; an agent's own are a frozen dataclass with this and the configuration
-    of its network, ``config_class``, among its bases. Stored with the checkpoint."""
+class RunArgs:
+    """What every run depends on; an agent's own arguments are a frozen dataclass with this, or :class:`TrainArgs`, and
+    the configuration of its network, ``config_class``, among its bases. Stored with the checkpoint."""
 
     env_id: ClassVar[str]
     config_class: ClassVar[type[Any]]
     default_cluster: ClassVar[str]  # of all graphs where none is named
+    paired: ClassVar[bool] = True  # whether clusters are one for all graphs or one for each, or else drawn
 
     graphs: tuple[
         str, ...
@@ -63,13 +64,6 @@ class TrainArgs:
     clusters: tuple[str, ...] = ()  # one for all graphs, or one for each
     seed: int = 0
     updates: int = 100
-    graphs_per_update: int = 4  # at most; each graph in turn
-    epochs: int = 2  # PPO steps an update, or passes over it
-    learning_rate: float = 1e-3
-    decay: bool = False  # whether it falls linearly to 0 over all updates
-    clip: float = 0.2
-    entropy: float = 0.003  # bonus for the mean entropy of a choice
-    max_grad_norm: float = 1.0
     checkpoint_every: int = 20  # updates
 
     def __post_init__(self) -> None:
@@ -90,13 +84,12 @@ class TrainArgs:
         object.__setattr__(self, "graphs", graphs)
         if not self.clusters:
             object.__setattr__(self, "clusters", self.own_clusters(self.graphs))
-        if len(self.clusters) not in (1, len(self.graphs)):
+        if self.paired and len(self.clusters) not in (1, len(self.graphs)):
             raise InputError(
                 f"clusters has {len(self.clusters)} entries for {len(self.graphs)} graphs; give one, or one for each"
             )
         whole("seed", self.seed, 0, MOST_SEED)
-        wholes = dict.fromkeys(("updates", "graphs_per_update", "epochs", "checkpoint_every"), 1)
-        check_fields(self, wholes, above=("learning_rate", "clip", "max_grad_norm"), at_least=("entropy",))
+        check_fields(self, dict.fromkeys(("updates", "checkpoint_every"), 1))
 
     def own_clusters(self, graphs: tuple[str, ...]) -> tuple[str, ...]:
         """What graphs are on where no cluster is named."""
@@ -114,6 +107,24 @@ class TrainArgs:
     def json(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class TrainArgs(RunArgs):
+    """What every run that descends along gradients depends on."""
+
+    graphs_per_update: int = 4  # at most; each graph in turn
+    epochs: int = 2  # PPO steps an update, or passes over it
+    learning_rate: float = 1e-3
+    decay: bool = False  # whether it falls linearly to 0 over all updates
+    clip: float = 0.2
+    entropy: float = 0.003  # bonus for the mean entropy of a choice
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wholes = dict.fromkeys(("graphs_per_update", "epochs"), 1)
+        check_fields(self, wholes, above=("learning_rate", "clip", "max_grad_norm"), at_least=("entropy",))
 
 
 @dataclass(kw_only=True)

@@ -36,5 +36,10 @@ TASK = Task(
             "seconds and memory of GDP's and GO's networks, up to 80,000 ops",
             needs=("torch", "torch_geometric", "stable_baselines3", "graphopt_agents"),
         ),
+        "placer": Benchmark(
+            "graphopt_agents.placer.benchmark:placer_report",
+            "what the placer's parts take beside a simulation, and its search beside annealing",
+            needs=("torch", "cmaes", "graphopt_agents"),
+        ),
     },
 )

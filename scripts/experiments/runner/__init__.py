@@ -177,6 +177,19 @@ class Experiment:
         found = {name: len({seed for _, method, seed in runs if method == name}) for name in self.entries}
         return {name: seeds for name, seeds in found.items() if seeds}
 
+    def lacking(self, runs: Runs) -> list[str]:
+        """The entries that have fewer seeds than they should somewhere, in words."""
+        found = []
+        for name, entry in self.entries.items():
+            wanted = self.seeds if self.is_random(name) else self.seeds[:1]
+            cases = entry.graphs or self.graphs
+            there = [sum((case, name, seed) in runs for seed in wanted) for case in cases]
+            few = [number for number in there if number < len(wanted)]
+            if few:
+                least = f"{min(few)} of {len(wanted)} seeds at least"
+                found.append(f"{entry.label} on {len(few)} of {len(cases)} ({least})")
+        return found
+
 
 def summaries(folder: Path) -> dict[str, str]:
     """The experiments of a folder, by name, and the first line of what each file says of itself."""
