@@ -337,9 +337,12 @@ def reshaped(content):
         (["evaluate", "a.npz"], "'a.npz' "),
         (
             ["train", "ppo", "--graphs", "a.npz,b.npz"],
-            "ppo trains on one graph, not 2; agents for several: chiplet, gdp",
+            "ppo trains on one graph, not 2; agents for several: chiplet, gang, gdp, go, placer, rewrite",
         ),
-        (["train", "ppo", "--start-from", "run"], "ppo takes no --start-from; agents that do: chiplet, gdp"),
+        (
+            ["train", "ppo", "--start-from", "run"],
+            "ppo takes no --start-from; agents that do: chiplet, gang, gdp, go, placer, rewrite",
+        ),
         (["train", "ppo", "--out", "run", "--resume"], "is of agent 'gdp', not 'ppo'"),
     ],
 )
@@ -356,7 +359,7 @@ def test_other_commands__bad_input__one_line_and_exit_status_2(graphopt, run, ar
 
 
 def test_methods__of_the_agents_are_found_by_name_and_not_among_the_classical(graphopt, three):
-    assert set(installed_methods("Placement-v0")) == {"gdp", "gdp_search", "hdp"}
+    assert set(installed_methods("Placement-v0")) == {"gdp", "gdp_search", "hdp", "placer", "placer_search"}
     assert not set(installed_methods("Placement-v0")) & set(methods("Placement-v0"))
     for name in installed_methods("Placement-v0"):
         method = find_method("Placement-v0", name)

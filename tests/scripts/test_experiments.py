@@ -110,6 +110,7 @@ def test_reproduce__lists_the_experiments_of_the_checkout(graphopt):
         "placement",
         "placement-learning",
         "placement-transfer",
+        "placer",
         "joint",
         "chiplet",
         "gang",
