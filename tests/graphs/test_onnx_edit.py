@@ -268,6 +268,13 @@ def test_write_edited__weights_beside_the_model_stay_beside_it(tmp_path):
     assert (tmp_path / "out.onnx.data").stat().st_size == 64 * 64 * 4
     assert not difference(run_file(tmp_path / "out.onnx"), run_file(path))
     assert sorted(os.listdir(tmp_path)) == ["given.data", "given.onnx", "out.onnx", "out.onnx.data"]
+    (tmp_path / "link").symlink_to("out.onnx")
+    write_edited(loaded, loaded.program, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe' is no file, beside which the model's weights could lie"):
+        write_edited(loaded, loaded.program, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def run_file(path):

@@ -189,10 +189,15 @@ def _whole(path: Path, where: str) -> tuple[onnx.ModelProto, bool]:
 
 
 def _write_beside(model: onnx.ModelProto, path: Path) -> None:
-    """The weights first, so that no model is there without them."""
+    """The weights first, so that no model is there without them. A link stays, and its target is replaced."""
     import onnx
     from onnx.external_data_helper import convert_model_to_external_data
 
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
+        raise InputError(
+            f"{quoted(os.fspath(path))} is no file, beside which the model's weights could lie; give the path of one"
+        )
+    path = Path(os.path.realpath(path))
     data = path.with_name(path.name + ".data")
     check_output(data)
     convert_model_to_external_data(model, location=data.name, size_threshold=LARGE)
